@@ -1,0 +1,1 @@
+"""wsworker: a WebSocket worker daemon for Linux."""

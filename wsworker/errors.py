@@ -1,0 +1,209 @@
+"""The exception tree: every documented condition has a class here, and nothing else does.
+
+    WsworkerError
+    ├── ConfigError          the config file, the environment or a flag is wrong        exit 78
+    ├── AppError             the user's module cannot be imported, or a callback is wrong    78
+    ├── PlatformError        not Linux, or a kernel without pidfd                            1
+    ├── AlreadyRunning       another master holds the lock of this configuration             1
+    ├── RunDirError          the run directory cannot be made, or is somebody else's         1
+    ├── BindError            a listening address cannot be had                               1
+    ├── PrivilegeError       a worker could not become the configured user                   1
+    ├── NotRunning           no master answers for this configuration                        7
+    ├── ControlError         a master answers, but not with what was asked                   1
+    ├── WireError            a malformed message between two of our own processes
+    └── InternalError        a bug in wsworker; never caught except at an entry
+    Reject                   raised by the user's on_handshake to refuse a client
+
+Each carries its facts as fields and makes its sentence in __str__, so that callers and tests compare fields.
+The sentence names the thing, the place and the next step; cli/main.py prints it behind "error: " and alone
+maps a class to an exit code. A fault, that is any other exception, travels untouched to an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class WsworkerError(Exception):
+    """Base of all documented conditions; str() is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a config source.
+
+    place: "config.yaml", "environment WSWORKER_LISTEN" or "flag -b"; line and column count from 1 and are 0 where the
+    source has none; excerpt is the source line as written, or "" ; width is how many characters the caret underlines.
+    """
+
+    place: str
+    line: int
+    column: int
+    message: str
+    excerpt: str = ""
+    width: int = 1
+
+    def __str__(self) -> str:
+        where = f"{self.place}:{self.line}:{self.column}" if self.line else self.place
+        text = f"{where}: error: {self.message}"
+        if self.excerpt:
+            # a tab stays a tab in front of the caret, so that both lines indent alike in every terminal
+            indent = "".join("\t" if char == "\t" else " " for char in self.excerpt[: self.column - 1])
+            text += f"\n  {self.excerpt}\n  {indent}{'^' * max(1, self.width)}"
+        return text
+
+
+@dataclass(eq=False)
+class ConfigError(WsworkerError):
+    """Everything wrong with one configuration, in the order of its lines; file is the path as the user gave it."""
+
+    file: str
+    problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        blocks = [str(problem) for problem in self.problems]
+        blocks.append(f"wsworker: {count} error{'s' if count != 1 else ''} in {self.file}")
+        return "\n".join(blocks)
+
+
+@dataclass(eq=False)
+class AppError(WsworkerError):
+    """The user's module does not import, names no callback, or has a callback with a wrong name or signature.
+
+    message: one sentence; trace: the user's own traceback, trimmed of our frames, or "" where it says no more.
+    """
+
+    message: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.trace}".rstrip() if self.trace else self.message
+
+
+@dataclass(eq=False)
+class PlatformError(WsworkerError):
+    """The system cannot run a master; reason is the whole sentence."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(eq=False)
+class AlreadyRunning(WsworkerError):
+    """Another master holds the lock. pid is None when the pid file is unreadable."""
+
+    name: str
+    pid: int | None
+
+    def __str__(self) -> str:
+        pid = f" (pid {self.pid})" if self.pid else ""
+        return f"{self.name} is already running{pid}; use `wsworker reload` or `wsworker restart`"
+
+
+@dataclass(eq=False)
+class RunDirError(WsworkerError):
+    """The run directory or a file in it cannot be used; path is absolute, reason a clause, cure the next step."""
+
+    path: str
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"run directory {self.path}: {self.reason}; {self.cure}"
+
+
+@dataclass(eq=False)
+class BindError(WsworkerError):
+    """An address of `listen` cannot be bound or listened on.
+
+    reason: a clause such as "address in use"; owner: "pid 812 (nginx)" or "" when nothing is visible;
+    place: where the address was set, such as "config.yaml:3:9", or "".
+    """
+
+    address: str
+    reason: str
+    owner: str = ""
+    place: str = ""
+
+    def __str__(self) -> str:
+        by = f" by {self.owner}" if self.owner else ""
+        place = f" ({self.place})" if self.place else ""
+        return f"cannot listen on {self.address}: {self.reason}{by}; change `listen`{place}"
+
+
+@dataclass(eq=False)
+class PrivilegeError(WsworkerError):
+    """A worker could not become the configured user or group; step names the call that failed."""
+
+    step: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot drop privileges: {self.step} failed ({self.reason}); start as root or remove `user` and `group`"
+
+
+@dataclass(eq=False)
+class NotRunning(WsworkerError):
+    """No master answers. leftovers: files of a dead master that the next start replaces, absolute paths."""
+
+    name: str
+    socket: str
+    leftovers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} is not running (no socket at {self.socket}); start it with `wsworker start`"
+
+
+@dataclass(eq=False)
+class ControlError(WsworkerError):
+    """A master is there, but the command failed. code is one of the error codes of --json, such as "timeout"."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(eq=False)
+class WireError(WsworkerError):
+    """A peer process sent something that is not a message of ours; the reader closes that channel."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"malformed message: {self.reason}"
+
+
+class InternalError(WsworkerError):
+    """A bug in wsworker."""
+
+
+@dataclass(eq=False)
+class Reject(Exception):
+    """Raise it in on_handshake to refuse a client with an HTTP response.
+
+    status: 300 to 599, else ValueError; headers: names to values, without CR, LF or NUL, and none that belongs to the
+    handshake (Connection, Upgrade, Sec-WebSocket-*), else ValueError; body: sent as UTF-8 text/plain.
+    A browser page never sees any of it (it gets close code 1006): to tell it why, accept and close with 3500-4999.
+    """
+
+    status: int = 403
+    headers: Mapping[str, str] | None = field(default=None)
+    body: str = ""
+
+    def __post_init__(self) -> None:
+        if not 300 <= self.status <= 599:
+            raise ValueError(f"Reject takes a status from 300 to 599, not {self.status}")
+        for name, value in (self.headers or {}).items():
+            if any(char in "\r\n\0" for char in f"{name}{value}"):
+                raise ValueError(f"header {name!r} holds a CR, LF or NUL")
+            if name.lower() in ("connection", "upgrade", "content-length") or name.lower().startswith("sec-websocket-"):
+                raise ValueError(f"header {name!r} belongs to the handshake and cannot be set")
+
+    def __str__(self) -> str:
+        return f"handshake refused with {self.status}"

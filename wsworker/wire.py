@@ -1,0 +1,151 @@
+"""Messages between processes: Command and Reply (CLI and master), Order and Report (master and worker).
+
+Both channels are local stream sockets and carry one JSON object a line, with the version of this format in each. JSON,
+because a person can read it with nc, and because nothing in it can run code on arrival, as pickle would. A channel's
+reader gives what it read to Lines.feed and each line to the decode function of the class it expects; a line that is
+not exactly such a message raises WireError, upon which the reader closes that channel and lives on.
+
+Client bytes and published messages never pass through here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from wsworker.errors import WireError
+
+VERSION = 1
+MAX_LINE_BYTES = 64 * 1024
+
+CommandName: TypeAlias = Literal["status", "reload", "stop"]
+OrderName: TypeAlias = Literal["go", "drain"]
+ReportName: TypeAlias = Literal["ready", "failed", "leaving"]
+DrainReason: TypeAlias = Literal["", "reload", "replace", "stop", "quick"]
+FailureKind: TypeAlias = Literal["", "app", "boot"]
+Body: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the CLI asks of the master; quick belongs to stop."""
+
+    name: CommandName
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the master answers: progress (final is False) any number of times, then one result.
+
+    body: JSON values only; its keys are those of `--json` in docs/commands.md.
+    """
+
+    final: bool
+    body: Body = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the master tells a worker.
+
+    go: the listeners listen, accept from now on. drain: leave; why says which close code and pace clients get:
+    reload and replace 1012 spread, stop 1001 spread, quick 1001 at once.
+    """
+
+    name: OrderName
+    why: DrainReason = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells the master.
+
+    ready: it could accept; seconds is how long the import took. failed: it cannot boot and exits now; kind is app
+    (import or callback names) or boot (anything else), error one sentence, trace the user's trimmed traceback or "".
+    leaving: it was asked to go by a signal from outside and wants a replacement first.
+    """
+
+    name: ReportName
+    seconds: float = 0.0
+    kind: FailureKind = ""
+    error: str = ""
+    trace: str = ""
+
+
+Message: TypeAlias = Command | Reply | Order | Report
+
+
+class Lines:
+    """Cuts a byte stream into lines. limit: the longest line in bytes, so that a peer cannot make us hold more."""
+
+    def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that data completes, without newlines; raises WireError once a line is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > self._limit or any(len(line) > self._limit for line in lines):
+            raise WireError(f"a line is longer than {self._limit} bytes")
+        return lines
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as one line, newline included."""
+    fields = {"v": VERSION, "type": type(message).__name__.lower()} | vars(message)
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Return the Command in a line; raises WireError for anything else."""
+    fields = _fields(line, "command", {"name": str, "quick": bool})
+    return Command(_one_of(CommandName, fields["name"]), fields["quick"])
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Return the Reply in a line; raises WireError for anything else."""
+    fields = _fields(line, "reply", {"final": bool, "body": dict})
+    return Reply(fields["final"], fields["body"])
+
+
+def decode_order(line: bytes) -> Order:
+    """Return the Order in a line; raises WireError for anything else."""
+    fields = _fields(line, "order", {"name": str, "why": str})
+    return Order(_one_of(OrderName, fields["name"]), _one_of(DrainReason, fields["why"]))
+
+
+def decode_report(line: bytes) -> Report:
+    """Return the Report in a line; raises WireError for anything else."""
+    shape = {"name": str, "seconds": float, "kind": str, "error": str, "trace": str}
+    fields = _fields(line, "report", shape)
+    name, kind = _one_of(ReportName, fields["name"]), _one_of(FailureKind, fields["kind"])
+    return Report(name, fields["seconds"], kind, fields["error"], fields["trace"])
+
+
+def _fields(line: bytes, kind: str, shape: Mapping[str, type]) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        raise WireError("not JSON") from None
+    if not isinstance(fields, dict):
+        raise WireError("not an object")
+    if fields.pop("v", None) != VERSION:
+        raise WireError(f"version is not {VERSION}")
+    if fields.pop("type", None) != kind:
+        raise WireError(f"not a {kind}")
+    if fields.keys() != shape.keys():
+        raise WireError(f"a {kind} has the fields {', '.join(shape)}")
+    for name, wanted in shape.items():
+        # type() and not isinstance(): a bool is an int to Python, and no field may be both
+        if type(fields[name]) is not wanted:
+            raise WireError(f"{name} is not a {wanted.__name__}")
+    return fields
+
+
+def _one_of(names: Any, value: str) -> Any:
+    if value not in get_args(names):
+        raise WireError(f"{value!r} is none of {', '.join(filter(None, get_args(names)))}")
+    return value

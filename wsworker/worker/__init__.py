@@ -1,0 +1,1 @@
+"""A worker: one process, one event loop, the user's module."""
