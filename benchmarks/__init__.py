@@ -1,0 +1,1 @@
+"""Measurements of wsworker beside other servers; see README.md."""

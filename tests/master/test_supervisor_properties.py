@@ -1,0 +1,363 @@
+"""The supervisor's promises, as a state machine over a fake kernel.
+
+The kernel holds fake processes. Rules boot them, fail them, hang them, kill them, let time go by, and send what people
+send; every action is checked as it comes, and the whole roster after each rule. At the end the kernel is run to rest.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from wsworker.config import Config
+from wsworker.master import events
+from wsworker.master.events import Action, Event, Exit, Reading, Spawn, WorkerId
+from wsworker.master.restarts import RestartPolicy, delay
+from wsworker.master.roster import ServiceState, WorkerState
+from wsworker.master.supervisor import ABORT_SECONDS, FAILED_SECONDS, KILL_MARGIN_SECONDS, QUICK_SECONDS, Supervisor
+
+CONFIG = Config(app="hello", boot_timeout="20s", worker_timeout="8s", graceful_timeout="6s")
+POLICY = RestartPolicy()
+
+
+@dataclass
+class Process:
+    """A fake worker process as the kernel sees it."""
+
+    slot: int
+    generation: int
+    spawned_at: float
+    ready_at: float | None = None
+    failed_at: float | None = None
+    drained: bool = False
+    killed_at: float = math.inf
+    aborted_at: float | None = None
+    hung: bool = False
+    killed: bool = False
+    beat_at: float = 0.0
+
+    @property
+    def serving(self) -> bool:
+        return self.ready_at is not None and not self.drained and self.aborted_at is None
+
+
+@dataclass
+class Kernel:
+    """Feeds events as master/main.py does, performs the actions on fake processes, and checks each."""
+
+    slots: int
+    seed: int
+    now: float = 1000.0
+    processes: dict[WorkerId, Process] = field(default_factory=dict)
+    gone: set[WorkerId] = field(default_factory=set)
+    unanswered: set[int] = field(default_factory=set)
+    exits: list[Exit] = field(default_factory=list)
+    journal: list[tuple[Event, float, list[Action]]] = field(default_factory=list)
+    fork_fails: bool = False
+    stop_asked: bool = False
+    reload_ready: int | None = None
+    reload_deaths: int = 0
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(random.Random(self.seed).random, POLICY)
+        self.config = CONFIG.model_copy(update={"workers": self.slots})
+
+    def feed(self, event: Event) -> None:
+        waiting = [event]
+        while waiting:
+            event = waiting.pop(0)
+            actions = self.supervisor.handle(event, self.now)
+            self.journal.append((event, self.now, actions))
+            self.note_reload()
+            for action in actions:
+                outcome = self.perform(action)
+                if outcome:
+                    waiting.append(outcome)
+
+    def note_reload(self) -> None:
+        reloading = self.supervisor.state is ServiceState.RELOADING
+        if reloading and self.reload_ready is None:
+            self.reload_ready, self.reload_deaths = self.supervisor.roster.ready_count(), 0
+        elif not reloading:
+            self.reload_ready = None
+
+    def perform(self, action: Action) -> Event | None:
+        match action:
+            case Spawn():
+                return self.spawn(action)
+            case events.OpenSlot(slot):
+                return events.SlotOpened(slot)
+            case events.Tell(worker, order):
+                self.check_known(worker)
+                process = self.processes[worker]
+                if order.name == "drain":
+                    self.check_drain(process, order.why)
+                    grace = QUICK_SECONDS if order.why == "quick" else CONFIG.graceful_timeout + KILL_MARGIN_SECONDS
+                    process.drained = True
+                    process.killed_at = min(process.killed_at, self.now + grace)
+            case events.Signal(worker, name):
+                self.check_known(worker)
+                self.check_signal(self.processes[worker], name)
+            case events.Weigh(weights):
+                self.check_weights(weights)
+            case events.Progress(reply):
+                assert reply in self.unanswered
+            case events.Answer(reply) | events.ShowStatus(reply):
+                self.unanswered.remove(reply)
+            case Exit():
+                assert not self.processes
+                self.exits.append(action)
+            case _:
+                pass
+        return None
+
+    def spawn(self, action: Spawn) -> Event:
+        assert not self.stop_asked, "a spawn after stop"
+        assert not self.exits
+        assert action.worker not in self.gone | self.processes.keys()
+        living = [process for process in self.processes.values() if process.slot == action.slot]
+        assert len(living) <= 1
+        exits = self.supervisor.roster.slots[action.slot].history
+        if exits and not living and self.supervisor.state is not ServiceState.RELOADING:
+            parked = len(exits) >= POLICY.intensity
+            least = POLICY.parked_seconds if parked else delay(len(exits), POLICY) * 0.8
+            assert self.now - exits[-1] >= least - 1e-6, "a respawn came before its delay was over"
+        if self.fork_fails:
+            self.gone.add(action.worker)
+            return events.SpawnFailed(action.worker, "no memory")
+        self.processes[action.worker] = Process(action.slot, action.generation, self.now, beat_at=self.now)
+        return events.Spawned(action.worker, 10_000 + action.worker)
+
+    def check_known(self, worker: WorkerId) -> None:
+        assert worker in self.processes, "an action names a worker that has exited"
+
+    def check_drain(self, process: Process, why: str) -> None:
+        if why in ("reload", "replace"):
+            others = [other for other in self.processes.values() if other.slot == process.slot and other is not process]
+            assert any(other.serving for other in others), "drained before its replacement was ready"
+        else:
+            assert self.stop_asked or self.supervisor.state is ServiceState.STOPPING
+
+    def check_signal(self, process: Process, name: str) -> None:
+        stopping = self.supervisor.state is ServiceState.STOPPING
+        match name:
+            case "SIGKILL":
+                assert process.killed or self.grace_is_over(process), "killed before its grace was over"
+                process.killed = True
+            case "SIGABRT":
+                assert self.now - process.beat_at >= self.config.worker_timeout - 1e-6
+                process.aborted_at = self.now
+                self.reload_deaths += 1
+            case "SIGUSR2":
+                assert self.now - process.beat_at >= self.config.worker_timeout / 2 - 1e-6
+            case "SIGTERM" | "SIGCONT":
+                assert stopping
+
+    def grace_is_over(self, process: Process) -> bool:
+        graces = [process.killed_at]
+        if process.aborted_at is not None:
+            graces.append(process.aborted_at + ABORT_SECONDS)
+        if process.ready_at is None:
+            graces.append(process.spawned_at + self.config.boot_timeout)
+        if process.failed_at is not None:
+            graces.append(process.failed_at + FAILED_SECONDS)
+        return self.now >= min(graces) - 1e-6
+
+    def check_weights(self, weights: tuple[int, ...]) -> None:
+        assert len(weights) == self.slots
+        serving = {process.slot for process in self.processes.values() if process.serving}
+        for slot, weight in enumerate(weights, 1):
+            assert weight == 0 or slot in serving, "a slot without a READY worker has weight"
+
+    def exit(self, worker: WorkerId, **how: Any) -> None:
+        process = self.processes.pop(worker)
+        self.gone.add(worker)
+        self.reload_deaths += process.serving
+        self.feed(events.WorkerExited(worker, **how))
+
+    def read_table(self) -> None:
+        for process in self.processes.values():
+            if not process.hung:
+                process.beat_at = self.now
+        readings = {worker: Reading(process.beat_at, 1) for worker, process in self.processes.items()}
+        self.feed(events.SlotsRead(readings))
+
+    def advance(self, seconds: float) -> None:
+        """Let time go by as main.py does: the table once a second, each deadline when it is due."""
+        end = self.now + seconds
+        next_read = self.now + 1.0
+        for _ in range(10_000):
+            deadline = self.supervisor.next_deadline()
+            step = min(next_read, end if deadline is None else deadline)
+            if step > end:
+                break
+            self.now = max(self.now, step)
+            if self.now >= next_read:
+                self.read_table()
+                next_read = self.now + 1.0
+            deadline = self.supervisor.next_deadline()
+            if deadline is not None and deadline <= self.now:
+                before = self.snapshot()
+                self.feed(events.DeadlinePassed())
+                assert before != self.snapshot(), "DeadlinePassed changed nothing: the loop would spin"
+            elif self.now >= end:
+                break
+        else:
+            raise AssertionError("time stands still")
+        self.now = end
+
+    def snapshot(self) -> str:
+        return repr((self.supervisor.state, self.supervisor.roster, self.supervisor.generation))
+
+
+class Supervision(RuleBasedStateMachine):
+    """Rules are what the world does; invariants and the checks of Kernel are what the supervisor promises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel: Kernel = Kernel(1, 0)
+        self.token = 0
+
+    @initialize(slots=st.integers(1, 4), seed=st.integers(0, 3), boots=st.booleans())
+    def start(self, slots: int, seed: int, boots: bool) -> None:
+        self.kernel = Kernel(slots, seed)
+        self.kernel.feed(events.Started(self.kernel.config))
+        # most stories begin with a service that runs
+        while boots and self.booting():
+            self.ready(self.booting()[0])
+
+    def booting(self) -> list[WorkerId]:
+        return [w for w, p in self.kernel.processes.items() if p.ready_at is None and p.failed_at is None]
+
+    def serving(self) -> list[WorkerId]:
+        return [w for w, p in self.kernel.processes.items() if p.serving]
+
+    def ready(self, worker: WorkerId) -> None:
+        process = self.kernel.processes[worker]
+        if not process.drained and not process.killed:
+            process.ready_at = process.beat_at = self.kernel.now
+        else:
+            process.failed_at = self.kernel.now
+        self.kernel.feed(events.WorkerReady(worker, 0.1))
+
+    def ask(self) -> int:
+        self.token += 1
+        self.kernel.unanswered.add(self.token)
+        return self.token
+
+    @precondition(lambda self: self.booting())
+    @rule(data=st.data())
+    def boots(self, data: st.DataObject) -> None:
+        self.ready(data.draw(st.sampled_from(self.booting())))
+
+    @precondition(lambda self: self.booting())
+    @rule(data=st.data(), kind=st.sampled_from(["app", "boot"]), exits=st.booleans())
+    def fails(self, data: st.DataObject, kind: Any, exits: bool) -> None:
+        worker = data.draw(st.sampled_from(self.booting()))
+        self.kernel.processes[worker].failed_at = self.kernel.now
+        self.kernel.feed(events.WorkerFailed(worker, kind, "it does not import", "a traceback"))
+        if exits:
+            self.kernel.exit(worker, code=78)
+
+    @precondition(lambda self: self.kernel.processes)
+    @rule(data=st.data(), signal=st.sampled_from([None, "SIGKILL", "SIGSEGV"]))
+    def dies(self, data: st.DataObject, signal: str | None) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.kernel.processes)))
+        self.kernel.exit(worker, code=None if signal else 0, signal=signal)
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data(), hung=st.booleans())
+    def hangs(self, data: st.DataObject, hung: bool) -> None:
+        self.kernel.processes[data.draw(st.sampled_from(self.serving()))].hung = hung
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data())
+    def is_told_from_outside(self, data: st.DataObject) -> None:
+        self.kernel.feed(events.WorkerLeaving(data.draw(st.sampled_from(self.serving()))))
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 1.0, 3.0, 9.0, 30.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.kernel.advance(seconds)
+
+    @rule()
+    def those_told_to_go_have_gone(self) -> None:
+        going = [w for w, p in self.kernel.processes.items() if p.drained or p.killed]
+        for worker in going:
+            self.kernel.exit(worker, code=0)
+
+    @rule(fails=st.booleans())
+    def memory_gets_short(self, fails: bool) -> None:
+        self.kernel.fork_fails = fails
+
+    @rule(by_signal=st.booleans())
+    def reload(self, by_signal: bool) -> None:
+        self.kernel.feed(events.ReloadRequested(self.kernel.config, None if by_signal else self.ask()))
+
+    @rule()
+    def status(self) -> None:
+        self.kernel.feed(events.StatusRequested(self.ask()))
+        self.kernel.supervisor.status(self.kernel.now)
+
+    @precondition(lambda self: self.kernel.now > 1003)
+    @rule(quick=st.booleans(), by_signal=st.booleans())
+    def stop(self, quick: bool, by_signal: bool) -> None:
+        self.kernel.stop_asked = True
+        self.kernel.feed(events.StopRequested(quick, None if by_signal else self.ask()))
+
+    @rule(event=st.sampled_from([events.WorkerReady, events.WorkerExited, events.WorkerLeaving]))
+    def a_stranger_speaks(self, event: Any) -> None:
+        before = self.kernel.snapshot()
+        self.kernel.feed(event(999_999))
+        assert before == self.kernel.snapshot(), "an unknown worker changed something"
+
+    @invariant()
+    def never_too_many_workers(self) -> None:
+        roster = self.kernel.supervisor.roster
+        active = [w for w in roster.workers.values() if w.state in (WorkerState.STARTING, WorkerState.READY)]
+        assert len(active) <= self.kernel.slots + 1
+        for slot in roster.slots:
+            living = roster.living(slot)
+            generations = [worker.generation for worker in living if worker.state is WorkerState.READY]
+            assert len(living) <= 2
+            assert len(generations) == len(set(generations))
+
+    @invariant()
+    def the_roster_is_the_kernel(self) -> None:
+        assert self.kernel.supervisor.roster.workers.keys() == self.kernel.processes.keys()
+
+    @invariant()
+    def a_reload_loses_no_ready_worker(self) -> None:
+        kernel = self.kernel
+        if kernel.supervisor.state is ServiceState.RELOADING and kernel.reload_ready is not None:
+            assert kernel.supervisor.roster.ready_count() >= kernel.reload_ready - kernel.reload_deaths
+
+    @invariant()
+    def histories_stay_short(self) -> None:
+        assert all(len(slot.history) <= POLICY.intensity for slot in self.kernel.supervisor.roster.slots.values())
+
+    def teardown(self) -> None:
+        kernel = self.kernel
+        if not kernel.journal:
+            return
+        if not kernel.stop_asked:
+            self.stop(False, False)
+        while kernel.processes:
+            kernel.exit(min(kernel.processes), code=0)
+        kernel.advance(400.0)
+        assert len(kernel.exits) == 1
+        assert not kernel.unanswered, "a caller never got an answer"
+        again = Supervisor(random.Random(kernel.seed).random, POLICY)
+        for event, now, actions in kernel.journal:
+            assert again.handle(event, now) == actions, "the same events and times gave other actions"
+
+
+TestSupervision = Supervision.TestCase
+TestSupervision.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,249 @@
+"""Admission: every condition has its answer, and the conditions have an order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from wsworker.protocol.admission import Admitted, Facts, Origins, Policy, Refusal, check
+
+GOOD = {
+    "Host": "localhost:8080",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+OPEN = Policy("same-origin", ())
+FREE = Facts(full=False, draining=False, retry_after=3)
+
+
+def request_with(
+    *more: tuple[str, str], method: str = "GET", protocol: str = "HTTP/1.1", **changed: str | None
+) -> Request:
+    """Return a good handshake with some headers changed (None: left out; _ for -) and more added."""
+    changes = {name.replace("_", "-"): value for name, value in changed.items()}
+    fields = [(name, value) for name, value in (GOOD | changes).items() if value is not None]
+    return Request("/", Headers([*fields, *more]), method, protocol)
+
+
+def refusal(request: Request, policy: Policy = OPEN, facts: Facts = FREE) -> Refusal:
+    """Return the refusal of a request that is refused, and check what holds for all of them."""
+    verdict = check(request, policy, facts)
+    assert isinstance(verdict, Refusal)
+    assert verdict.body.endswith(".\n")
+    assert verdict.log.startswith("refused ")
+    assert "\n" not in verdict.log
+    return verdict
+
+
+DEFECTS = {
+    "no Host": (request_with(Host=None), 400, {}),
+    "two Hosts": (request_with(("Host", "a")), 400, {}),
+    "plain": (request_with(Upgrade=None), 426, {"Upgrade": "websocket"}),
+    "plain post": (request_with(Upgrade=None, method="POST"), 426, {"Upgrade": "websocket"}),
+    "plain 1.0": (request_with(Upgrade=None, protocol="HTTP/1.0"), 426, {"Upgrade": "websocket"}),
+    "h2c": (request_with(Upgrade="h2c"), 426, {"Upgrade": "websocket"}),
+    "two upgrades": (request_with(("Upgrade", "websocket")), 426, {"Upgrade": "websocket"}),
+    "post": (request_with(method="POST"), 405, {"Allow": "GET"}),
+    "lower-case get": (request_with(method="get"), 405, {"Allow": "GET"}),
+    "1.0": (request_with(protocol="HTTP/1.0"), 505, {}),
+    "two versions": (request_with(("Sec-WebSocket-Version", "13")), 400, {}),
+    "no upgrade token": (request_with(Connection="keep-alive"), 426, {"Upgrade": "websocket"}),
+    "no Connection": (request_with(Connection=None), 426, {"Upgrade": "websocket"}),
+    "token within a word": (request_with(Connection="x-upgrade"), 426, {"Upgrade": "websocket"}),
+    "no key": (request_with(Sec_WebSocket_Key=None), 400, {}),
+    "another header's key": (request_with(Sec_WebSocket_Key=None, X_Sec_WebSocket_Key="x"), 400, {}),
+    "two keys": (request_with(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")), 400, {}),
+    "short key": (request_with(Sec_WebSocket_Key="dGhlIHNhbXBsZQ=="), 400, {}),
+    "long key": (request_with(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZSE="), 400, {}),
+    "strange key": (request_with(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25j!!=="), 400, {}),
+    "two Origins": (request_with(("Origin", "http://a"), ("Origin", "http://a")), 400, {}),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects(name: str) -> None:
+    """A table of handshake defects and their answers."""
+    request, status, headers = DEFECTS[name]
+    found = refusal(request)
+    assert (status, headers) == (found.status, found.headers)
+
+
+@pytest.mark.parametrize("version", [None, "0", "7", "8", "12", "14", "13, 8", "013", ""])
+def test_versions(version: str | None) -> None:
+    """Any version but 13 is told the right one; before RFC 6455 there was none."""
+    found = refusal(request_with(Sec_WebSocket_Version=version))
+    assert found.status == 426
+    assert found.headers == {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        request_with(Connection="keep-alive, Upgrade"),
+        request_with(("Connection", "UPGRADE"), Connection="keep-alive"),
+        request_with(Upgrade="WebSocket"),
+        request_with(Origin=None),
+        request_with(Host="", Origin=None),
+    ],
+)
+def test_admitted(request_: Request) -> None:
+    """Lists, casing and the lack of an Origin are fine, and ServerProtocol agrees."""
+    assert Admitted(None) == check(request_, OPEN, FREE)
+    assert ServerProtocol().accept(request_).status_code == 101
+
+
+def test_plain_http_is_told_what_this_is() -> None:
+    """A person with curl reads that this is a WebSocket server and how to connect."""
+    body = refusal(request_with(Upgrade=None)).body
+    assert "This is a WebSocket server" in body
+    assert "new WebSocket(" in body
+
+
+def test_order() -> None:
+    """Of several defects the first of the table is answered; each one repaired uncovers the next."""
+    broken: dict[str, str | None] = {
+        "Host": None,
+        "Upgrade": None,
+        "method": "POST",
+        "protocol": "HTTP/1.0",
+        "Sec_WebSocket_Version": "8",
+        "Connection": "close",
+        "Sec_WebSocket_Key": "x",
+    }
+    policy, origin = Policy("same-origin", ()), ("Origin", "http://evil.example")
+    busy = Facts(full=True, draining=False, retry_after=1)
+    seen = []
+    while broken:
+        seen.append(refusal(request_with(origin, **broken), policy, busy).status)  # type: ignore[arg-type]
+        del broken[next(iter(broken))]
+    assert seen == [400, 426, 405, 505, 426, 426, 400]
+    assert refusal(request_with(origin), policy, busy).status == 503
+    assert refusal(request_with(origin), policy, FREE).status == 403
+
+
+@pytest.mark.parametrize(
+    ("facts", "word"),
+    [
+        (Facts(full=True, draining=False, retry_after=4), "no place"),
+        (Facts(full=False, draining=True, retry_after=4), "shutting down"),
+        (Facts(full=True, draining=True, retry_after=4), "shutting down"),
+    ],
+)
+def test_capacity(facts: Facts, word: str) -> None:
+    """A full or draining worker says when to come back."""
+    found = refusal(request_with(), facts=facts)
+    assert (found.status, found.headers) == (503, {"Retry-After": "4"})
+    assert word in found.body
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        ("http://localhost:8080", "localhost:8080", True),
+        ("http://LocalHost:8080", "LOCALHOST:8080", True),
+        ("http://example.org", "example.org", True),
+        ("https://example.org", "example.org", True),
+        ("http://example.org", "example.org:80", True),
+        ("https://example.org", "example.org:443", True),
+        ("https://example.org:443", "example.org", True),
+        ("http://example.org:80", "example.org", True),
+        ("http://[::1]:8080", "[::1]:8080", True),
+        ("http://[::1]", "[::1]", True),
+        ("http://example.org", "example.org:443", False),
+        ("https://example.org", "example.org:80", False),
+        ("http://example.org:8080", "example.org", False),
+        ("http://example.org", "example.org:8080", False),
+        ("http://localhost:8080", "127.0.0.1:8080", False),
+        ("http://example.org.evil.example", "example.org", False),
+        ("http://evil.example/example.org", "example.org", False),
+        ("http://example.org@evil.example", "example.org", False),
+        ("http://evil.example#example.org", "example.org", False),
+        ("null", "null", False),
+        ("", "", False),
+        ("example.org", "example.org", False),
+        ("chrome-extension://abcdef", "abcdef", False),
+        ("http://example.org:99999999", "example.org:99999999", True),
+    ],
+)
+def test_same_origin(origin: str, host: str, same: bool) -> None:
+    """An Origin is the same if host and port are those of Host, default ports filled in by the Origin's scheme."""
+    verdict = check(request_with(Host=host, Origin=origin), OPEN, FREE)
+    assert same == isinstance(verdict, Admitted)
+    if isinstance(verdict, Refusal):
+        assert verdict.status == 403
+        assert "websocket.origins" in verdict.log
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed", "admitted"),
+    [
+        ("https://example.org", ("https://example.org",), True),
+        ("https://example.org", ("http://a.example", "https://example.org:443"), True),
+        ("https://example.org", ("http://example.org",), False),
+        ("https://example.org:8443", ("https://example.org",), False),
+        ("https://www.example.org", ("https://example.org",), False),
+        ("http://localhost:8080", ("https://example.org",), False),
+        ("null", ("null",), True),
+        ("null", ("https://example.org",), False),
+        ("chrome-extension://abc", ("chrome-extension://abc",), True),
+        ("chrome-extension://abc", ("chrome-extension://abd", "null"), False),
+        ("https://example.org", (), False),
+        ("https://evil.example", "*", True),
+        ("null", "*", True),
+    ],
+)
+def test_listed_origins(origin: str, allowed: Origins, admitted: bool) -> None:
+    """A list admits exactly its entries, null only if it is one; * admits all."""
+    verdict = check(request_with(Origin=origin), Policy(allowed, ()), FREE)
+    assert admitted == isinstance(verdict, Admitted)
+    if isinstance(verdict, Refusal):
+        assert verdict.status == 403
+        assert "websocket.origins" in verdict.log
+
+
+def test_log_escapes_the_client_text() -> None:
+    """An Origin cannot forge a log line, paint the terminal or fill the disk."""
+    log = refusal(request_with(Origin="x\x9b31m\xe9" + "y" * 8000)).log
+    assert log.isascii()
+    assert log.isprintable()
+    assert len(log) < 500
+    assert "'..." in log
+
+
+@pytest.mark.parametrize(
+    ("preferred", "offered", "chosen"),
+    [
+        (("soap", "xmpp"), ["xmpp, soap"], "soap"),
+        (("soap", "xmpp"), ["xmpp"], "xmpp"),
+        (("soap",), ["a", "b,soap"], "soap"),
+        (("soap",), ["SOAP"], None),
+        (("soap",), ["soapy"], None),
+        (("soap",), [], None),
+        ((), ["soap"], None),
+    ],
+)
+def test_subprotocol(preferred: tuple[str, ...], offered: list[str], chosen: str | None) -> None:
+    """Our first one that the client offered, in exact case, else none."""
+    more = [("Sec-WebSocket-Protocol", value) for value in offered]
+    assert Admitted(chosen) == check(request_with(*more), Policy("*", preferred), FREE)
+
+
+names = st.sampled_from([*GOOD, "Origin", "Sec-WebSocket-Protocol"])
+values = st.one_of(st.sampled_from([*GOOD.values(), "", "a,b"]), st.text(st.characters(codec="latin-1"), max_size=40))
+
+
+@given(st.lists(st.tuples(names, values)), st.sampled_from(["same-origin", "*", ("http://a",)]))
+def test_never_raises(fields: list[tuple[str, str]], origins: Origins) -> None:
+    """Whatever the headers hold, there is a verdict; a refusal has a status of the table."""
+    headers = Headers()
+    for name, value in fields:
+        headers.set_insecure(name, value)
+    verdict = check(Request("/", headers), Policy(origins, ("a",)), FREE)
+    if isinstance(verdict, Refusal):
+        assert verdict.status in (400, 403, 426)

@@ -1,0 +1,247 @@
+"""Opening: every defect of a head has its status and its sentence, wherever the bytes were cut."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from websockets.protocol import State
+
+from wsworker.errors import InternalError
+from wsworker.protocol.handshake import MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES, SILENT, Opening
+
+FIELDS = (
+    b"Host: localhost\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+LINE = b"GET /chat?a=1 HTTP/1.1\r\n"
+HEAD = LINE + FIELDS + b"\r\n"
+
+
+def verdict(data: bytes, step: int = 2**20) -> tuple[int, str] | None:
+    """Return what take says of data that comes in pieces of step bytes."""
+    opening, inbox = Opening(), bytearray()
+    for start in range(0, len(data), step):
+        inbox += data[start : start + step]
+        found = opening.take(inbox)
+        if found is not None:
+            return found
+    return None
+
+
+def complete(data: bytes = HEAD) -> Opening:
+    """Return an Opening that has taken a whole head."""
+    opening = Opening()
+    assert opening.take(bytearray(data)) is None
+    assert opening.request is not None
+    return opening
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_take(step: int) -> None:
+    """A good head is taken whole, and not one byte behind it."""
+    opening, inbox, data = Opening(), bytearray(), HEAD + b"\x81\x80abcd"
+    for start in range(0, len(data), step):
+        inbox += data[start : start + step]
+        assert opening.take(inbox) is None
+    assert opening.request is not None
+    assert opening.request.path == "/chat?a=1"
+    assert inbox == b"\x81\x80abcd"
+
+
+def test_started() -> None:
+    """A head has started with its first whole line; what waits before that is the session's."""
+    opening = Opening()
+    opening.take(bytearray(b"GET / HT"))
+    assert not opening.started
+    opening.take(bytearray(LINE))
+    assert opening.started
+
+
+def padded(name: str, size: int) -> bytes:
+    """Return a header line of size bytes, its end included."""
+    return f"{name}: ".encode().ljust(size - 2, b"x") + b"\r\n"
+
+
+REST = MAX_HEAD_BYTES - len(HEAD) - MAX_LINE_BYTES
+
+DEFECTS = {
+    "empty line": (b"\r\n", 400),
+    "words": (b"hello\r\n", 400),
+    "two spaces": (b"GET  / HTTP/1.1\r\n", 400),
+    "no version": (b"GET /\r\n", 400),
+    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n", 400),
+    "bare LF in the first line": (b"GET / HTTP/1.1\n", 400),
+    "bare LF in a header": (LINE + b"Host: a\n", 400),
+    "bare LF at the end": (LINE + FIELDS + b"\n", 400),
+    "bare CR in a header": (LINE + b"Host: a\rb\r\n", 400),
+    "NUL in a header": (LINE + b"Host: a\x00\r\n", 400),
+    "folded": (LINE + b"Host: a\r\n b\r\n", 400),
+    "folded by a tab": (LINE + b"Host: a\r\n\tb\r\n", 400),
+    "space before colon": (LINE + b"Host : a\r\n", 400),
+    "tab before colon": (LINE + b"Host\t: a\r\n", 400),
+    "no colon": (LINE + b"Host\r\n", 400),
+    "no name": (LINE + b": a\r\n", 400),
+    "non-ASCII name": (LINE + b"H\xf6st: a\r\n", 400),
+    "non-ASCII target": (b"GET /\xff HTTP/1.1\r\n", 400),
+    "control character in the target": (b"GET /\x1b[2J HTTP/1.1\r\n" + FIELDS + b"\r\n", 400),
+    "CR in the target": (b"GET /\rX HTTP/1.1\r\n" + FIELDS + b"\r\n", 400),
+    "empty target": (b"GET  HTTP/1.1\r\n" + FIELDS + b"\r\n", 400),
+    "no method": (b" / HTTP/1.1\r\n" + FIELDS + b"\r\n", 400),
+    "strange method": (b"G@T / HTTP/1.1\r\n" + FIELDS + b"\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n", 505),
+    "HTTP/1.2": (b"GET / HTTP/1.2\r\n", 505),
+    "chunked": (LINE + FIELDS + b"Transfer-Encoding: chunked\r\n\r\n", 400),
+    "identity": (LINE + FIELDS + b"transfer-encoding:\r\n\r\n", 400),
+    "body": (LINE + FIELDS + b"Content-Length: 1\r\n\r\n", 400),
+    "two lengths": (LINE + FIELDS + b"Content-Length: 0\r\nContent-Length: 1\r\n\r\n", 400),
+    "signed length": (LINE + FIELDS + b"Content-Length: +0\r\n\r\n", 400),
+    "long request line": (b"GET /".ljust(MAX_LINE_BYTES - 10, b"x") + b" HTTP/1.1\r\n", 414),
+    "endless request line": (b"x" * (MAX_LINE_BYTES + 1), 414),
+    "long header": (LINE + padded("X", MAX_LINE_BYTES + 1), 431),
+    "endless header": (LINE + b"x" * (MAX_LINE_BYTES + 1), 431),
+    "long head": (LINE + FIELDS + padded("X", MAX_LINE_BYTES) + padded("Y", REST + 1) + b"\r\n", 431),
+    "many headers": (LINE + b"a:b\r\n" * (MAX_HEADERS + 1) + b"\r\n", 431),
+}
+
+NO_DEFECTS = {
+    "no header": LINE + b"\r\n",
+    "HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",
+    "length 0": LINE + FIELDS + b"Content-Length: 0\r\n\r\n",
+    "Latin-1 in a value": LINE + b"X: \xe9\r\n\r\n",
+    "longest request line": b"GET /".ljust(MAX_LINE_BYTES - 11, b"x") + b" HTTP/1.1\r\n\r\n",
+    "longest header": LINE + padded("X", MAX_LINE_BYTES) + b"\r\n",
+    "longest head": LINE + FIELDS + padded("X", MAX_LINE_BYTES) + padded("Y", REST) + b"\r\n",
+    "most headers": LINE + b"a:b\r\n" * MAX_HEADERS + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects(name: str) -> None:
+    """Each defect gets its status and one sentence, the same however the bytes were split."""
+    data, status = DEFECTS[name]
+    found = verdict(data)
+    assert found is not None
+    assert status == found[0]
+    assert re.fullmatch(r"[A-Z].*\.", found[1])
+    assert [found] * 3 == [verdict(data, step) for step in (1, 3, 1000)]
+
+
+@pytest.mark.parametrize("name", NO_DEFECTS)
+def test_no_defects(name: str) -> None:
+    """What stands at a limit, or is merely unusual, passes."""
+    data = NO_DEFECTS[name]
+    assert verdict(data) is None
+    complete(data)
+    assert verdict(data, 1000) is None
+
+
+def test_sentences() -> None:
+    """The sentence names the defect that it is about."""
+    sentences = {
+        "bare LF in a header": "CR LF",
+        "folded": "folded",
+        "space before colon": "space",
+        "no colon": "Name: value",
+        "body": "body",
+        "chunked": "Transfer-Encoding",
+        "HTTP/2": "HTTP/1.1",
+        "words": "METHOD target",
+        "control character in the target": "characters",
+        "many headers": "100 headers",
+    }
+    for name, part in sentences.items():
+        found = verdict(DEFECTS[name][0])
+        assert found is not None
+        assert part in found[1], name
+
+
+def test_accept() -> None:
+    """The 101 holds the accept value of RFC 6455 section 1.3, the subprotocol and our headers."""
+    response = complete().accept("chat", {"Set-Cookie": "a=1"})
+    assert response.status_code == 101
+    assert response.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert response.headers["Sec-WebSocket-Protocol"] == "chat"
+    assert response.headers["Set-Cookie"] == "a=1"
+
+
+def test_accept_without_subprotocol() -> None:
+    """Without a subprotocol the header is left out: a browser fails on one it did not offer."""
+    assert "Sec-WebSocket-Protocol" not in complete().accept(None, {}).headers
+
+
+def test_accept_refused_by_server_protocol() -> None:
+    """What admission would have refused is refused by ServerProtocol too, and our headers stay out of it."""
+    response = complete(LINE + b"\r\n").accept("chat", {"Set-Cookie": "a=1"})
+    assert response.status_code == 426
+    assert "Set-Cookie" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "name", ["Connection", "upgrade", "Content-Length", "Transfer-Encoding", "Sec-WebSocket-Accept", "sec-websocket-x"]
+)
+def test_accept_guards_the_handshake(name: str) -> None:
+    """Headers of the handshake cannot be set from outside."""
+    with pytest.raises(ValueError, match="belongs to the handshake"):
+        complete().accept(None, {name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("X", "a\r\nSet-Cookie: b"), ("X", "a\n"), ("X", "a\0"), ("X", "\xe9"), ("X\r\nY", "a"), ("X Y", "a"), ("", "a")],
+)
+def test_no_response_splitting(name: str, value: str) -> None:
+    """Neither answer lets a header through that would begin another one; the same holds for the subprotocol."""
+    with pytest.raises(ValueError, match="characters"):
+        complete().accept(None, {name: value})
+    with pytest.raises(ValueError, match="characters"):
+        complete().reject(403, {name: value}, "")
+    if name == "X":
+        with pytest.raises(ValueError, match="characters"):
+            complete().accept(value, {})
+
+
+def test_reject() -> None:
+    """A refusal frames its body and closes; the caller's Content-Type replaces ours."""
+    response = complete().reject(403, {"X-Why": "policy", "content-type": "application/json"}, "{}é")
+    assert (response.status_code, response.reason_phrase, response.body) == (403, "Forbidden", "{}é".encode())
+    assert response.headers["Content-Length"] == "4"
+    assert response.headers["Connection"] == "close"
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["X-Why"] == "policy"
+
+
+def test_reject_before_the_head_is_complete() -> None:
+    """A client that is too slow can be told so; plain text is the default."""
+    response = Opening().reject(408, {}, "too slow")
+    assert response.reason_phrase == "Request Timeout"
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
+def test_reject_with_a_status_that_nobody_registered() -> None:
+    """Any status has a reason phrase."""
+    assert complete().reject(599, {}, "").serialize().startswith(b"HTTP/1.1 599 Refused\r\n")
+
+
+def test_reject_guards_its_framing() -> None:
+    """Headers that would change where the response ends cannot be set."""
+    for name in ("Connection", "content-length", "Transfer-Encoding"):
+        with pytest.raises(ValueError, match="frames the response"):
+            complete().reject(403, {name: "x"}, "")
+
+
+def test_reject_answers_head_without_body() -> None:
+    """The answer to HEAD has the length of the body, but not the body (RFC 9110 section 9.3.2)."""
+    response = complete(HEAD.replace(b"GET", b"HEAD")).reject(426, {}, "text")
+    assert (response.headers["Content-Length"], response.body) == ("4", b"")
+
+
+def test_silent() -> None:
+    """The logger is off for every level, says nothing, and turns what websockets calls an error into our bug."""
+    assert not SILENT.isEnabledFor(10)
+    assert SILENT.info("connection %s", State.OPEN) is None
+    with pytest.raises(InternalError, match="parser failed"):
+        SILENT.error("parser failed", exc_info=True)

@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsworker.errors import PlatformError
+from wsworker.log import Line, Look, Output, escape, set_up
+
+AT = 1_738_284_053.25  # 2025-01-31T00:40:53.250 UTC
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[logging.Logger]:
+    """Take our output off the root logger afterwards, and put the levels back."""
+    root, websockets = logging.getLogger(), logging.getLogger("websockets")
+    levels = root.level, websockets.level
+    yield root
+    root.setLevel(levels[0])
+    websockets.setLevel(levels[1])
+    for output in outputs():
+        root.removeHandler(output)
+        output.close()
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let local time be an hour ahead of UTC."""
+    import time
+
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def outputs() -> list[Output]:
+    """Return ours among the handlers of the root logger."""
+    return [known for known in logging.getLogger().handlers if isinstance(known, Output)]
+
+
+def record(message: str, *args: object, level: int = logging.INFO) -> logging.LogRecord:
+    """Return a record made at a known time and place."""
+    made = logging.LogRecord("app", level, "/srv/app.py", 14, message, args, None)
+    made.created = AT
+    return made
+
+
+def formatted(look: Look, message: str, *args: object, level: int = logging.INFO, process: str = "worker 1") -> str:
+    """Return the text of one record."""
+    return Line(look, process).format(record(message, *args, level=level))
+
+
+# ---- the line
+
+
+@pytest.mark.parametrize(
+    ("look", "process", "line"),
+    [
+        ("terminal", "worker 1", "01:40:53 INFO  worker 1  ready, pid 4243"),
+        ("terminal", "master", "01:40:53 INFO  master    ready, pid 4243"),
+        ("terminal", "worker 12", "01:40:53 INFO  worker 12  ready, pid 4243"),
+        ("plain", "worker 1", "2025-01-31T01:40:53.250+01:00 INFO  worker 1  ready, pid 4243"),
+        ("journal", "worker 1", "<6>worker 1  ready, pid 4243"),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_looks(look: Look, process: str, line: str) -> None:
+    """Each look has its time, level and process in front of the message."""
+    assert formatted(look, "ready, pid %d", 4243, process=process) == line
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "priority"),
+    [
+        (logging.DEBUG, "DEBUG", 7),
+        (logging.INFO, "INFO ", 6),
+        (logging.WARNING, "WARN ", 4),
+        (logging.ERROR, "ERROR", 3),
+        (logging.CRITICAL, "CRIT ", 2),
+    ],
+)
+def test_levels(level: int, name: str, priority: int) -> None:
+    """Level names are five characters wide, and each has its priority in the journal."""
+    assert formatted("terminal", "hi", level=level)[8:] == f" {name} worker 1  hi"
+    assert formatted("journal", "hi", level=level) == f"<{priority}>worker 1  hi"
+
+
+def test_a_traceback_is_indented() -> None:
+    """A traceback follows its message, on lines that begin with two blanks."""
+    failed = record("on_message failed")
+    try:
+        raise ValueError("one\ntwo")
+    except ValueError:
+        failed.exc_info = sys.exc_info()
+    first, *others = Line("plain", "worker 1").format(failed).split("\n")
+    assert first.endswith("on_message failed")
+    assert others[0] == "  Traceback (most recent call last):"
+    assert others[-2:] == ["  ValueError: one", "  two"]
+    assert all(line.startswith("  ") for line in others)
+
+
+def test_the_journal_sees_the_priority_of_each_line() -> None:
+    """Each line is an entry of its own there, so none may fall back to the default priority."""
+    assert formatted("journal", "one\ntwo", level=logging.ERROR) == "<3>worker 1  one\n<3>  two"
+
+
+def test_a_tab_stays() -> None:
+    """Tabs are harmless and frequent in tracebacks."""
+    assert formatted("journal", "a\tb") == "<6>worker 1  a\tb"
+
+
+def test_a_line_cannot_be_forged() -> None:
+    """A line end in the data of a client gives an indented line, and its colours become text."""
+    text = formatted("terminal", "path %s", "/\r\n01:40:54 INFO  master  \x1b[31mfake")
+    assert text.split("\n")[0].endswith(r"path /\x0d")
+    assert text.split("\n")[1:] == [r"  01:40:54 INFO  master  \x1b[31mfake"]
+
+
+@given(st.text())
+def test_no_message_writes_a_control_character(message: str) -> None:
+    """Whatever is logged: lines after the first are indented, and only tab and newline are left of the controls."""
+    first, *others = formatted("plain", "%s", message).split("\n")
+    assert all(line.startswith("  ") for line in others)
+    assert len(others) == message.count("\n")
+    text = "".join([first, *others])
+    assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e\ud800-\udfff]", text) is None
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("message", "args"), [("%d clients", ("many",)), ("%s %s", ("one",))])
+def test_arguments_that_do_not_fit(message: str, args: tuple[str, ...]) -> None:
+    """The line names the message and its place instead of being lost."""
+    text = formatted("journal", message, *args)
+    assert text == f"<6>worker 1  cannot format {message!r} of /srv/app.py:14 (TypeError)"
+
+
+# ---- client text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/chat?room=1", "/chat?room=1"),
+        ("Grüße 🐍", "Grüße 🐍"),
+        ("a\r\nb\tc", r"a\x0d\x0ab\x09c"),
+        ("\x1b[2J\x00\x7f\x9b", r"\x1b[2J\x00\x7f\x9b"),
+        ("\u2028\u202e\u2066\udc80", r"\u2028\u202e\u2066\udc80"),
+        (r"C:\x1b", r"C:\x1b"),
+        ("", ""),
+    ],
+)
+def test_escape(text: str, shown: str) -> None:
+    """Control characters, line ends, marks that reorder text and surrogates become visible; the rest stays."""
+    assert escape(text) == shown
+
+
+def test_escape_cuts() -> None:
+    """Up to the limit nothing is cut; behind it the number of missing characters stands."""
+    assert escape("x" * 200) == "x" * 200
+    assert escape("x" * 201) == "x" * 200 + "... (1 more)"
+    assert escape("\x00\x00\x00", limit=2) == r"\x00\x00... (1 more)"
+
+
+# ---- the process
+
+
+def test_user_code_looks_like_ours(tmp_path: Path) -> None:
+    """A logger of the user's and one of ours write the same line."""
+    file = tmp_path / "log"
+    set_up("info", str(file), "worker 3")
+    logging.getLogger("some.module").info("one")
+    logging.getLogger("wsworker.worker").info("two")
+    logging.info("three")
+    assert [line[29:] for line in file.read_text().splitlines()] == [
+        " INFO  worker 3  one",
+        " INFO  worker 3  two",
+        " INFO  worker 3  three",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["DEBUG", "INFO", "WARN", "ERROR"]),
+        ("info", ["INFO", "WARN", "ERROR"]),
+        ("warning", ["WARN", "ERROR"]),
+        ("error", ["ERROR"]),
+    ],
+)
+def test_level(level: str, shown: list[str], tmp_path: Path) -> None:
+    """Records below the configured level are not written."""
+    file = tmp_path / "log"
+    set_up(level, str(file), "master")
+    log = logging.getLogger("wsworker.master")
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        log.log(number, "x")
+    assert [line.split()[1] for line in file.read_text().splitlines()] == shown
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", ["WARN", "ERROR"]), ("error", ["ERROR"])])
+def test_websockets_is_silent(level: str, shown: list[str], tmp_path: Path) -> None:
+    """The library is heard from WARNING up, and never more than the configured level allows."""
+    file = tmp_path / "log"
+    set_up(level, str(file), "master")
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logging.getLogger("websockets.server").log(number, "x")
+    assert [line.split()[1] for line in file.read_text().splitlines()] == shown
+
+
+def test_the_file(tmp_path: Path) -> None:
+    """A new file is not for everybody, is appended to, and is not inherited by programs."""
+    file = tmp_path / "log"
+    mask = os.umask(0o022)
+    try:
+        fd = set_up("info", str(file), "master")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert not os.get_inheritable(fd)
+    logging.getLogger("wsworker").info("one")
+    file.write_text("")
+    logging.getLogger("wsworker").info("two")
+    assert file.read_text().endswith("INFO  master    two\n")
+    assert "\0" not in file.read_text()
+
+
+def test_a_worker_keeps_the_file_of_the_master(tmp_path: Path) -> None:
+    """A second set-up changes the name in the lines and opens nothing: the file may be out of reach by now."""
+    file = tmp_path / "log"
+    fd = set_up("info", str(file), "master")
+    file.rename(tmp_path / "moved")
+    assert set_up("warning", str(file), "worker 1") == fd
+    logging.getLogger("wsworker").warning("hi")
+    assert not file.exists()
+    assert (tmp_path / "moved").read_text()[29:] == " WARN  worker 1  hi\n"
+    assert len(outputs()) == 1
+
+
+def test_another_file(tmp_path: Path) -> None:
+    """With another file the first one is closed and gets no more lines."""
+    first = set_up("info", str(tmp_path / "first"), "master")
+    second = set_up("info", str(tmp_path / "second"), "master")
+    logging.getLogger("wsworker").info("hi")
+    assert (tmp_path / "first").read_text() == ""
+    assert (tmp_path / "second").read_text()[29:] == " INFO  master    hi\n"
+    assert len(outputs()) == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(first)
+    os.fstat(second)
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    """The error names the file, the reason and the key; the old output stays."""
+    set_up("info", str(tmp_path / "log"), "master")
+    with pytest.raises(PlatformError) as error:
+        set_up("info", str(tmp_path / "nowhere" / "log"), "master")
+    assert str(error.value) == (
+        f"cannot open the log file {tmp_path}/nowhere/log: No such file or directory; "
+        "change `log.file` or make it writable"
+    )
+    logging.getLogger("wsworker").info("hi")
+    assert (tmp_path / "log").read_text()[29:] == " INFO  master    hi\n"
+
+
+def test_a_named_pipe_without_a_reader(tmp_path: Path) -> None:
+    """Opening it is an error; it does not wait."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PlatformError):
+        set_up("info", str(tmp_path / "pipe"), "master")
+
+
+def test_a_full_disk(root_logger: logging.Logger) -> None:
+    """What cannot be written is counted, and the caller hears nothing."""
+    set_up("info", "/dev/full", "master")
+    root_logger.info("one")
+    root_logger.info("two")
+    assert [output.dropped for output in outputs()] == [2]
+
+
+def test_a_full_pipe(root_logger: logging.Logger, tmp_path: Path) -> None:
+    """A pipe that nobody empties takes what it can, then records are dropped; a record that is cut counts too."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    set_up("info", str(tmp_path / "pipe"), "master")
+    root_logger.info("x" * 1_000_000)
+    root_logger.info("y")
+    os.close(reader)
+    assert [output.dropped for output in outputs()] == [2]
+
+
+def test_an_argument_that_cannot_be_shown(tmp_path: Path) -> None:
+    """Not even a message whose own repr raises reaches the caller."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    set_up("info", str(tmp_path / "log"), "master")
+    broken = record("")
+    broken.msg = Broken()
+    outputs()[0].handle(broken)
+    assert [output.dropped for output in outputs()] == [1]
+
+
+# ---- standard error: in a process of its own, because the test runner has its hands on ours
+
+ON_STDERR = """
+import logging, os, sys
+if sys.argv[1] == "journal":
+    status = os.fstat(2)
+    os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+from wsworker import log
+assert log.set_up("info", "-", "worker 1") == 2
+logging.getLogger(__name__).info("hi")
+"""
+
+
+def run(code: str, *arguments: str, stderr: int = subprocess.PIPE, journal_stream: str = "") -> str:
+    """Run Python code in a process of its own; return what came out on stderr."""
+    environ = {"PATH": os.environ["PATH"], "JOURNAL_STREAM": journal_stream}
+    command = [sys.executable, "-c", code, *arguments]
+    folder = Path(__file__).parent.parent
+    done = subprocess.run(command, env=environ, cwd=folder, stderr=stderr, text=True, check=True)
+    return done.stderr or ""
+
+
+def test_stderr() -> None:
+    """On a pipe the lines carry date, time and offset."""
+    line = run(ON_STDERR, "pipe")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d INFO  worker 1  hi\n", line)
+
+
+def test_the_journal_on_stderr() -> None:
+    """When $JOURNAL_STREAM names our stderr, the journal's look is used."""
+    assert run(ON_STDERR, "journal") == "<6>worker 1  hi\n"
+
+
+def test_a_journal_of_somebody_else() -> None:
+    """An inherited $JOURNAL_STREAM that is not our stderr means nothing."""
+    assert not run(ON_STDERR, "pipe", journal_stream="8:1234").startswith("<6>")
+
+
+def test_a_terminal_on_stderr() -> None:
+    """On a terminal the lines carry the time of day only."""
+    ours, theirs = pty.openpty()
+    run(ON_STDERR, "terminal", stderr=theirs)
+    os.close(theirs)
+    line = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO  worker 1  hi\r\n", line)
+
+
+PRINTING = """
+import logging, os, subprocess, sys
+from wsworker import log
+fd = log.set_up("info", sys.argv[1], "worker 1")
+log.redirect_output(fd)
+print("printed")
+logging.getLogger(__name__).info("logged")
+print("complained", file=sys.stderr)
+subprocess.run(["echo", "by a program"], check=True)
+os._exit(0)
+"""
+
+
+def test_what_is_printed_goes_to_the_file(tmp_path: Path) -> None:
+    """Prints, log lines and the output of programs meet in the file, in the order in which they were made."""
+    assert run(PRINTING, str(tmp_path / "log")) == ""
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.removeprefix(line[:29] + " ") if "INFO" in line else line for line in lines] == [
+        "printed",
+        "INFO  worker 1  logged",
+        "complained",
+        "by a program",
+    ]
+
+
+def test_nothing_open_to_print_to(tmp_path: Path) -> None:
+    """A process that was started without stdout and stderr can be redirected too."""
+    code = PRINTING.replace("fd = ", "sys.stdout = sys.stderr = None\nfd = ").replace('print("printed")', "")
+    code = code.replace('print("complained", file=sys.stderr)', "")
+    run(code, str(tmp_path / "log"))
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "by a program"

@@ -1,0 +1,192 @@
+"""The control socket: commands of the CLI in, replies out, one JSON object a line (wire.py).
+
+A Unix stream socket, mode 0600; and since a mode is only as good as its directory, the kernel is asked for the peer's
+uid too (SO_PEERCRED, unix(7)): root and the master's own uid may command. Each connection carries one command. Its
+token names it inside the master; a caller that leaves does not cancel what it asked for, its replies go nowhere.
+
+The master's loop never waits for a caller: sockets do not block, a request must be whole within 5 s, replies that are
+not read pile up to 1 MiB, and whoever is over a limit is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from wsworker.errors import WireError
+from wsworker.master.events import Token
+from wsworker.wire import Command, Lines, Reply, decode_command, encode
+
+MAX_CLIENTS: Final = 16
+REQUEST_SECONDS: Final = 5.0
+MAX_UNREAD_BYTES: Final = 1024 * 1024
+_UCRED: Final = struct.Struct("3i")
+
+
+class Client:
+    """One caller. answered: its result is in output, which is sent before the socket is closed."""
+
+    def __init__(self, connection: socket.socket, token: Token, give_up_at: float) -> None:
+        self.connection = connection
+        self.token = token
+        self.give_up_at: float | None = give_up_at
+        self.lines = Lines()
+        self.output = b""
+        self.answered = False
+
+
+class Control:
+    """The listening socket and its clients.
+
+    selector: the master's; a handler stands in the data of each key and takes no argument. received: called with each
+    complete command and the token for its replies. now: a clock.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        selector: selectors.BaseSelector,
+        received: Callable[[Command, Token], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._selector = selector
+        self._received = received
+        self._now = now
+        self._clients: dict[Token, Client] = {}
+        self._next_token = 1
+        self._listener: socket.socket | None = None
+
+    def open(self) -> None:
+        """Bind and listen. Raises OSError. The mode is right from the first moment on: the umask sees to it."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        umask = os.umask(0o177)
+        try:
+            listener.bind(str(self._path))
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.umask(umask)
+        listener.listen(MAX_CLIENTS)
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+
+    def close(self) -> None:
+        """Close everything, in the master at its end and in each forked child; the socket file stays."""
+        for client in self._clients.values():
+            client.connection.close()
+        self._clients.clear()
+        if self._listener:
+            self._listener.close()
+
+    def finish(self) -> None:
+        """Send what is left to send, as far as that goes without waiting, and close."""
+        for client in [*self._clients.values()]:
+            self._write(client)
+        self.close()
+
+    def progress(self, token: Token, body: Mapping[str, Any]) -> None:
+        """Send a line on the way to the result; nothing if that caller has gone."""
+        if client := self._clients.get(token):
+            self._reply(client, Reply(False, body))
+
+    def answer(self, token: Token, body: Mapping[str, Any]) -> None:
+        """Send the result and close that connection; nothing if that caller has gone."""
+        if client := self._clients.get(token):
+            client.answered = True
+            self._reply(client, Reply(True, body))
+
+    def expire(self) -> None:
+        """Cut off who has not sent a whole command in time; to be called about once a second."""
+        now = self._now()
+        for client in [*self._clients.values()]:
+            if client.give_up_at is not None and client.give_up_at <= now:
+                self._drop(client)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            # the caller has gone again, or descriptors are short: the next one comes with the next turn
+            return
+        connection.setblocking(False)
+        if len(self._clients) >= MAX_CLIENTS or not _may_command(connection):
+            connection.close()
+            return
+        client = Client(connection, self._next_token, self._now() + REQUEST_SECONDS)
+        self._next_token += 1
+        self._clients[client.token] = client
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._ready(client))
+
+    def _ready(self, client: Client) -> None:
+        if client.output:
+            self._write(client)
+        if client.token in self._clients:
+            self._read(client)
+
+    def _read(self, client: Client) -> None:
+        try:
+            data = client.connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        if client.give_up_at is None:
+            # one command a connection: what comes behind it means nothing
+            return
+        try:
+            lines = client.lines.feed(data)
+            command = decode_command(lines[0]) if lines else None
+        except WireError as error:
+            message = {"code": "usage", "message": str(error)}
+            self.answer(client.token, {"error": message})
+            return
+        if command:
+            client.give_up_at = None
+            self._received(command, client.token)
+
+    def _reply(self, client: Client, reply: Reply) -> None:
+        client.output += encode(reply)
+        if len(client.output) > MAX_UNREAD_BYTES:
+            self._drop(client)
+        else:
+            self._write(client)
+
+    def _write(self, client: Client) -> None:
+        try:
+            sent = client.connection.send(client.output)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop(client)
+            return
+        client.output = client.output[sent:]
+        if client.answered and not client.output:
+            self._drop(client)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.output else 0)
+        key = self._selector.get_key(client.connection)
+        if key.events != events:
+            self._selector.modify(client.connection, events, key.data)
+
+    def _drop(self, client: Client) -> None:
+        if self._clients.pop(client.token, None):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(client.connection)
+            client.connection.close()
+
+
+def _may_command(connection: socket.socket) -> bool:
+    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return uid in (0, os.geteuid())

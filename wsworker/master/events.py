@@ -1,0 +1,268 @@
+"""The supervisor's vocabulary: what it is told, what it wants done.
+
+An event is a fact: main.py makes one of every signal, command, report, death and timeout. An action is a wish: main.py
+performs it and, where performing it has an outcome, feeds that back as the next event. Both are frozen data and name
+workers by ids that the supervisor invents. A pid appears once, in Spawned, and only to be shown.
+
+Times are seconds on CLOCK_MONOTONIC and stand in no event: handle(event, now) takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from wsworker.config import Config
+from wsworker.wire import FailureKind, Order
+
+WorkerId: TypeAlias = int
+Token: TypeAlias = int
+"""Names one caller of the control socket; None stands for a signal, which nobody waits for."""
+
+SignalName: TypeAlias = Literal["SIGTERM", "SIGABRT", "SIGKILL", "SIGUSR2", "SIGCONT"]
+ServiceNews: TypeAlias = Literal["ready", "reloading", "stopping", "status"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the shared table says of one worker. beat_at: its last sign of life, 0.0 before the first."""
+
+    beat_at: float
+    connections: int = 0
+    full: bool = False
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The master is set up; sockets are bound and do not listen yet. config.workers is a number here."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The fork of a worker worked."""
+
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The fork of a worker failed; no process exists."""
+
+    worker: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotOpened:
+    """The listeners of a slot listen."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFailed:
+    """The listeners of a slot cannot listen; error is a whole sentence."""
+
+    slot: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker has loaded the user's module and waits for go. seconds: how long the import took."""
+
+    worker: WorkerId
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """A worker says that it cannot boot; its exit follows."""
+
+    worker: WorkerId
+    kind: FailureKind
+    error: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeaving:
+    """A worker was told to go by a signal from outside and wants a replacement first."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """A worker is dead and reaped: by a signal (its name) or with an exit code, the other one is None."""
+
+    worker: WorkerId
+    code: int | None = None
+    signal: str | None = None
+
+    def __str__(self) -> str:
+        return f"killed by {self.signal}" if self.signal else f"exit {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsRead:
+    """The table was read, as it is once a second. Workers that have no seat are absent."""
+
+    readings: Mapping[WorkerId, Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time that next_deadline() named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """Someone wants the code and config that are on disk now. config is valid; restart_needed is told to the caller."""
+
+    config: Config
+    reply: Token | None = None
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Someone wants the service to end."""
+
+    quick: bool = False
+    reply: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequested:
+    """Someone asks how things stand."""
+
+    reply: Token
+
+
+Event: TypeAlias = (
+    Started
+    | Spawned
+    | SpawnFailed
+    | SlotOpened
+    | SlotFailed
+    | WorkerReady
+    | WorkerFailed
+    | WorkerLeaving
+    | WorkerExited
+    | SlotsRead
+    | DeadlinePassed
+    | ReloadRequested
+    | StopRequested
+    | StatusRequested
+)
+
+# Actions
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a worker into a slot. You must answer with Spawned or SpawnFailed."""
+
+    worker: WorkerId
+    slot: int
+    generation: int
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlot:
+    """Make the listeners of a slot listen. You must answer with SlotOpened or SlotFailed."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSlot:
+    """Close the master's listeners of a slot: whoever comes from now on is refused, unless a worker still listens."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send an order over the worker's channel; a broken channel is no error, its death follows."""
+
+    worker: WorkerId
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to a worker."""
+
+    worker: WorkerId
+    name: SignalName
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """Steer new connections: one weight per slot, 0 for none; all 0 leaves it to the kernel's hash."""
+
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tell a waiting caller how far its command is."""
+
+    reply: Token
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Give a caller the one result of its command."""
+
+    reply: Token
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowStatus:
+    """Answer a status command: status() joined with what only the shell knows (pids, counters, memory)."""
+
+    reply: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the service manager, and whoever waits in `start -d`; text is one line for people."""
+
+    news: ServiceNews
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write one line to the log; trace, if any, is a user's traceback that goes below it."""
+
+    level: LogLevel
+    text: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the master. error: a sentence and perhaps a user's traceback, printed once by `start`; "" after a stop."""
+
+    code: int
+    error: str = ""
+
+
+Action: TypeAlias = (
+    Spawn | OpenSlot | CloseSlot | Tell | Signal | Weigh | Progress | Answer | ShowStatus | Notify | Log | Exit
+)

@@ -1,0 +1,295 @@
+"""Processes: the one file that forks, signals, reaps and drops privileges.
+
+A worker is known here by its pid and a pidfd. Signals go through the pidfd (pidfd_send_signal(2)) and the exit status
+is taken through it (waitid(2), P_PIDFD), so neither ever hits a stranger that got the same pid.
+
+The fork is plain os.fork, since a worker shares the master's sockets and table, and the master runs one thread. All
+signals are blocked around it: until the child has its own handlers it must not run the master's, whose wakeup pipe it
+shares. The child never returns into the master's stack: it leaves by os._exit.
+
+Two nets make a worker die with its master. PR_SET_PDEATHSIG kills it at once, even when its loop is blocked; the end of
+file on its channel, which worker/main.py watches, is for the case that prctl(2) is not to be had.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import grp
+import json
+import math
+import os
+import pwd
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import psutil
+
+from wsworker.config import Config
+from wsworker.errors import PrivilegeError
+from wsworker.master.events import SignalName
+
+PR_SET_PDEATHSIG: Final = 1
+"""From linux/prctl.h. The setting follows the thread that forked, and a change of uid or gid clears it: prctl(2)."""
+
+IGNORED_BY_WORKERS: Final = (
+    signal.SIGINT,  # Ctrl-C reaches the whole process group, the master decides
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGWINCH,
+    signal.SIGPIPE,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a worker is to be. uid and gid are None to stay as the master is; user names the groups to take over."""
+
+    user: str | None
+    uid: int | None
+    gid: int | None
+    umask: int
+
+
+def identity(config: Config) -> Identity:
+    """Return who the workers of a configuration are; its user and group exist, as loading it has checked.
+
+    A user without a group takes that user's own group. Raises KeyError if an account was removed since.
+    """
+    account = pwd.getpwnam(config.user) if config.user is not None else None
+    gid = grp.getgrnam(config.group).gr_gid if config.group is not None else account.pw_gid if account else None
+    return Identity(config.user, account.pw_uid if account else None, gid, config.umask)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A forked worker; pidfd becomes readable when it is dead and is closed by reap."""
+
+    pid: int
+    pidfd: int
+
+    def signal(self, name: SignalName) -> None:
+        """Send a signal; nothing happens if the process is dead already."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, getattr(signal, name))
+
+    def reap(self) -> tuple[int | None, str | None] | None:
+        """Return (exit code, None) or (None, signal name) and close the pidfd; None while it lives. waitid(2)."""
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return None
+        os.close(self.pidfd)
+        if result.si_code == os.CLD_EXITED:
+            return result.si_status, None
+        return None, signal.Signals(result.si_status).name
+
+
+def spawn(prepare: Callable[[], None], identity: Identity, run: Callable[[], int]) -> Process:
+    """Fork a worker. In the child: prepare closes what is the master's, then identity is taken, then run runs.
+
+    run returns the exit code; whatever prepare, the change of identity or run raises ends the child with 1.
+    Raises OSError when the fork or the pidfd is not to be had; then no child is left.
+    """
+    # a second thread could hold a lock that the child would wait for for ever
+    assert threading.active_count() == 1, "the master runs one thread"
+    master_pid = os.getpid()
+    every_signal = set(signal.valid_signals())
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(master_pid, prepare, identity, run)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    try:
+        return Process(pid, os.pidfd_open(pid))
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _become_worker(
+    master_pid: int, prepare: Callable[[], None], identity: Identity, run: Callable[[], int]
+) -> NoReturn:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        _take_worker_signals()
+        # what the master registered to run at its end is not the worker's to run
+        atexit._clear()
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        prepare()
+        take_identity(identity)
+        die_with_parent(master_pid)
+        code = run()
+        atexit._run_exitfuncs()
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    except PrivilegeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _take_worker_signals() -> None:
+    """Replace the master's handlers: TERM ends it until it is READY, CHLD is as in any program, the rest does nothing.
+
+    "Does nothing" is a handler and not SIG_IGN, which programs that the user's code executes would inherit.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in IGNORED_BY_WORKERS:
+        signal.signal(number, do_nothing)
+
+
+def do_nothing(number: int, frame: object) -> None:
+    """Be a signal handler that only lets the wakeup descriptor tell."""
+
+
+def take_identity(identity: Identity) -> None:
+    """Take the umask, then groups, gid and uid for good, in the order in which each is still permitted.
+
+    Raises PrivilegeError; the caller must end the process then, it never runs on as somebody else. setresuid(2).
+    """
+    os.umask(identity.umask)
+    steps: list[tuple[str, Callable[[], None]]] = []
+    uid, gid = identity.uid, identity.gid
+    if os.geteuid() == 0 and (uid is not None or gid is not None):
+        if identity.user is not None and gid is not None:
+            user = identity.user
+            steps.append(("initgroups", lambda: os.initgroups(user, gid)))
+        else:
+            steps.append(("setgroups", lambda: os.setgroups([])))
+    if gid is not None and (gid,) * 3 != os.getresgid():
+        steps.append(("setresgid", lambda: os.setresgid(gid, gid, gid)))
+    if uid is not None and (uid,) * 3 != os.getresuid():
+        steps.append(("setresuid", lambda: os.setresuid(uid, uid, uid)))
+    for name, step in steps:
+        try:
+            step()
+        except OSError as error:
+            raise PrivilegeError(name, error.strerror or str(error)) from None
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies; end it now if the parent is dead already.
+
+    The parent is compared with the pid it had and not with 1, because an orphan may go to a subreaper. A kernel or a
+    sandbox without prctl(2) leaves the other net: end of file on the channel.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
+    """Run daemon in the background and wait until it has told how its start went.
+
+    daemon gets the descriptor of a pipe, tells through announce and returns its exit code; its standard input is
+    /dev/null, and it has a session of its own without a terminal. Returns (exit code, error text) for the waiting
+    process: what was announced, or (1, sentence) if the daemon ended without a word. Ctrl-C while waiting stops it.
+    """
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.setsid()
+        # not a session leader any more: opening a terminal can never make it the controlling one
+        if os.fork():
+            os._exit(0)
+        _run_detached(daemon, writer)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, encoding="utf-8") as lines:
+        pid = json.loads(lines.readline() or "0")
+        try:
+            outcome = json.loads(lines.readline() or "null")
+        except KeyboardInterrupt:
+            os.kill(pid, signal.SIGTERM)
+            lines.readline()
+            return 1, "interrupted; the service was stopped again"
+    if outcome is None:
+        return 1, "the service ended without a word; see `log.file`"
+    return outcome["code"], outcome["error"]
+
+
+def _run_detached(daemon: Callable[[int], int], writer: int) -> NoReturn:
+    code = 1
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.close(null)
+        os.write(writer, f"{os.getpid()}\n".encode())
+        code = daemon(writer)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def announce(pipe: int, code: int, error: str) -> None:
+    """Tell the process that waits in detach how the start went, and close the pipe. It may be gone: no error then."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(pipe, json.dumps({"code": code, "error": error}).encode() + b"\n")
+    os.close(pipe)
+
+
+def memory_and_cpu(pid: int) -> tuple[int, float] | None:
+    """Return (resident bytes, CPU seconds so far) of a process, or None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return process.memory_info().rss, times.user + times.system
+    except psutil.Error:
+        return None
+
+
+def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many CPUs this process may use: its affinity, cut by the quota of its cgroup. At least 1.
+
+    Affinity alone does not show a container's quota: cpu.max of every cgroup above counts (cgroup-v2, "cpu.max").
+    """
+    cpus = float(len(os.sched_getaffinity(0)))
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = cgroup_root / own.lstrip("/")
+    for folder in (group, *group.parents):
+        if folder != cgroup_root and cgroup_root not in folder.parents:
+            break
+        cpus = min(cpus, _quota(folder / "cpu.max"))
+    return max(1, math.ceil(cpus))
+
+
+def _quota(file: Path) -> float:
+    try:
+        quota, period = file.read_text().split()
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if quota == "max" else int(quota) / int(period)

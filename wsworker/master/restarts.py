@@ -1,0 +1,68 @@
+"""When a slot whose worker died gets the next one: a pure function of its history.
+
+Only exits that nobody asked for count. The first replacement comes at once, since most deaths are single; from the
+second on the delay starts at policy.first_delay and doubles up to policy.longest_delay, each drawn from +-20 % so that
+slots that died together do not come back together. After policy.intensity exits in a row the slot is parked: tried
+again only every policy.parked_seconds, and at a reload. Whoever keeps the history clears it once a worker of the slot
+has been READY for policy.healthy_seconds.
+
+OTP's supervisor counts restarts in a window and then gives up itself (supervisor.erl, add_restart). Here a crash loop
+costs one slot and not the service, hence the delay instead of an end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+JITTER: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """The numbers of the back-off; all times in seconds."""
+
+    first_delay: float = 0.1
+    longest_delay: float = 30.0
+    intensity: int = 10
+    parked_seconds: float = 300.0
+    healthy_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Respawn:
+    """Start the next worker at `at`; keep `history`."""
+
+    at: float
+    history: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Give the slot up for now; try once more at `at`; keep `history`."""
+
+    at: float
+    history: tuple[float, ...]
+
+
+def verdict(history: tuple[float, ...], now: float, policy: RestartPolicy, draw: float) -> Respawn | Park:
+    """Decide what a slot does after an exit that nobody asked for.
+
+    history: earlier exits of this slot in a row, oldest first, seconds on CLOCK_MONOTONIC; may be empty; none after
+    now. draw: a random number from 0 to 1, which places the delay between -20 % and +20 %.
+    You must keep the returned history; it never grows beyond policy.intensity entries.
+    Never raises. Source: the shape of OTP supervisor.erl, add_restart.
+    """
+    exits = (*history, now)[-policy.intensity :]
+    if len(exits) >= policy.intensity:
+        return Park(now + policy.parked_seconds, exits)
+    spread = 1 - JITTER + 2 * JITTER * draw
+    return Respawn(now + delay(len(exits), policy) * spread, exits)
+
+
+def delay(exits: int, policy: RestartPolicy) -> float:
+    """Return the delay in seconds, without jitter, before the worker that follows the nth exit in a row, n from 1."""
+    if exits <= 1:
+        return 0.0
+    doubled: float = policy.first_delay * 2.0 ** (exits - 2)
+    return min(doubled, policy.longest_delay)

@@ -1,0 +1,102 @@
+"""One reload: who waits for it, how far it is, which slot is next, and what its callers are told.
+
+A reload tries the new code in a canary in slot 1. Once that is READY the reload is accepted and rolls: slot by slot a
+worker of the new generation starts, and when it is READY the old one is told to drain. supervisor.py drives it; this
+file holds its facts and answers its questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsworker.config import Config
+from wsworker.master.events import Token, WorkerFailed, WorkerId
+from wsworker.master.roster import Roster, Worker
+
+
+@dataclass(slots=True)
+class Roll:
+    """A reload, waiting or under way. current: the worker whose verdict it waits for; asked: connections told to go."""
+
+    config: Config
+    replies: list[Token]
+    restart_needed: tuple[str, ...]
+    began_at: float = 0.0
+    canary: WorkerId | None = None
+    current: WorkerId | None = None
+    asked: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something happens; worker: whose verdict belongs to this roll, if anybody's does."""
+
+    worker: WorkerId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Start a worker of the new generation in this slot."""
+
+    slot: int
+
+
+def next_step(roster: Roster, generation: int) -> Wait | Replace | None:
+    """Say what an accepted roll does next while nobody boots on its behalf; None: every slot runs the generation."""
+    for number in roster.slots:
+        booting = roster.booting(number)
+        if booting:
+            # it follows a dead worker; if it was started before the reload was accepted, the roll goes over it later
+            return Wait(booting.id if booting.generation == generation else None)
+        ready = roster.ready(number)
+        if ready is None:
+            return Replace(number) if roster.can_spawn(number) else Wait(None)
+        if ready.generation != generation:
+            return Replace(number)
+    return None
+
+
+def replaced(roll: Roll, worker: Worker, older: Worker | None, seconds: float) -> dict[str, Any]:
+    """Return the row for one replaced slot, as progress and in the result; seconds: how long the import took."""
+    return {
+        "slot": worker.slot,
+        "old_pid": older.pid if older else None,
+        "new_pid": worker.pid,
+        "seconds": seconds,
+        "canary": worker.id == roll.canary,
+    }
+
+
+def failed(roll: Roll, failure: WorkerFailed, roster: Roster) -> dict[str, Any]:
+    """Return the result and error of a roll that ends early: refused by its canary, or partial."""
+    if failure.worker == roll.canary:
+        kept = roster.ready_count()
+        result = "refused"
+        message = f"the new code does not start; the {kept} old worker{'s' if kept != 1 else ''} keep serving"
+    else:
+        result = "partial"
+        message = f"the new code stopped starting after {len(roll.rows)} of {len(roster.slots)} workers"
+        message += "; the others keep the old code"
+    error = {"code": f"reload_{result}", "message": message, "cause": failure.error, "trace": failure.trace}
+    return {"result": result, "error": error}
+
+
+def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float) -> dict[str, Any]:
+    """Return the whole result of a reload, as its callers get it and as `status` shows the last one."""
+    return {
+        **outcome,
+        "workers": roll.rows,
+        "asked": roll.asked,
+        "seconds": now - roll.began_at,
+        "generation": generation,
+        "restart_needed": list(roll.restart_needed),
+    }
+
+
+def stopping() -> dict[str, Any]:
+    """Return the answer to a reload that a stop has overtaken."""
+    error = {"code": "reload_refused", "message": "the service is stopping", "cause": "", "trace": ""}
+    return {"result": "stopping", "error": error, "workers": [], "asked": 0, "seconds": 0.0, "restart_needed": []}

@@ -1,0 +1,178 @@
+"""The run directory: the lock that says a service runs, its control socket, its pid file.
+
+    NAME.lock    flock(2) for the life of the master: the only truth on "running". Never removed: a second master could
+                 lock the removed file while a third one locks a new one of that name.
+    NAME.sock    the control socket
+    NAME.pid     pid and start ticks (/proc/PID/stat), for people and for `stop` when the master does not answer
+
+The directory is $RUNTIME_DIRECTORY (systemd), else $XDG_RUNTIME_DIR/wsworker, else wsworker-UID in the system's
+temporary directory. In a directory that others can write to, somebody may have made ours first: it must be a real
+directory, ours, and closed to others, or nothing starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wsworker.errors import AlreadyRunning, RunDirError
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""sun_path holds 108 bytes with its final zero: unix(7)."""
+
+LOCK_PATIENCE_SECONDS: Final = 0.2
+"""A client that looks whether the lock is held takes it for a moment; the patience of a start covers that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where one service keeps its files; all absolute."""
+
+    folder: Path
+    lock: Path
+    socket: Path
+    pid: Path
+
+
+def paths(name: str, control_socket: str, environ: Mapping[str, str], uid: int) -> Paths:
+    """Return the files of a service. control_socket: "auto" or an absolute path; nothing is looked up on disk."""
+    folder = _folder(environ, uid)
+    socket = folder / f"{name}.sock" if control_socket == "auto" else Path(control_socket)
+    return Paths(folder, folder / f"{name}.lock", socket, folder / f"{name}.pid")
+
+
+def _folder(environ: Mapping[str, str], uid: int) -> Path:
+    if runtime := environ.get("RUNTIME_DIRECTORY"):
+        # systemd.exec(5): several directories are separated by colons
+        return Path(runtime.split(":")[0])
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "wsworker"
+    return Path(tempfile.gettempdir()) / f"wsworker-{uid}"
+
+
+def elsewhere(name: str) -> list[Paths]:
+    """Return where a service run by systemd keeps its files, for a client whose own environment does not say."""
+    base = Path("/run/wsworker")
+    folders = [base]
+    with contextlib.suppress(OSError):
+        folders += sorted(entry for entry in base.iterdir() if entry.is_dir())
+    return [Paths(f, f / f"{name}.lock", f / f"{name}.sock", f / f"{name}.pid") for f in folders]
+
+
+class RunDir:
+    """A run directory in the hands of a master, from claim to release."""
+
+    def __init__(self, at: Paths, lock: int) -> None:
+        self.paths = at
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, name: str, at: Paths) -> RunDir:
+        """Make and check the directory, take the lock, and remove what a dead master left behind.
+
+        Raises RunDirError when the directory or a file cannot be had, AlreadyRunning when the lock is held.
+        """
+        if len(os.fsencode(at.socket)) > MAX_SOCKET_PATH_BYTES:
+            cure = "set `control_socket` to a shorter path"
+            raise RunDirError(str(at.folder), f"the control socket's path is over {MAX_SOCKET_PATH_BYTES} bytes", cure)
+        _make_folder(at.folder)
+        lock = _take_lock(name, at)
+        for leftover in (at.socket, at.pid):
+            with contextlib.suppress(FileNotFoundError):
+                leftover.unlink()
+        return cls(at, lock)
+
+    def write_pid(self, pid: int) -> None:
+        """Write the pid file: information only, so a failure must not stop a start; the caller logs it. OSError."""
+        self.paths.pid.write_text(f"{pid} {start_ticks(pid)}\n")
+
+    def close(self) -> None:
+        """Close the lock's descriptor in a forked child, which would hold the lock as long as it lives: flock(2)."""
+        os.close(self._lock)
+
+    def release(self) -> None:
+        """Remove socket and pid file, then give the lock up; the lock file stays."""
+        for file in (self.paths.socket, self.paths.pid):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        os.close(self._lock)
+
+
+def _make_folder(folder: Path) -> None:
+    cure = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = folder.lstat()
+    except FileExistsError:
+        raise RunDirError(str(folder), "it is not a directory", cure) from None
+    except OSError as error:
+        raise RunDirError(str(folder), error.strerror or str(error), cure) from None
+    if not stat.S_ISDIR(info.st_mode):
+        raise RunDirError(str(folder), "it is a symbolic link", cure)
+    if info.st_uid != os.geteuid():
+        raise RunDirError(str(folder), f"it belongs to uid {info.st_uid}, wsworker runs as {os.geteuid()}", cure)
+    if info.st_mode & 0o022:
+        raise RunDirError(str(folder), "others can write to it", f"run `chmod 700 {folder}`")
+
+
+def _take_lock(name: str, at: Paths) -> int:
+    try:
+        lock = os.open(at.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise RunDirError(str(at.lock), error.strerror or str(error), "check its owner and permissions") from None
+    give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() > give_up_at:
+                os.close(lock)
+                raise AlreadyRunning(name, read_pid(at.pid)) from None
+            time.sleep(LOCK_PATIENCE_SECONDS / 10)
+
+
+def lock_is_held(at: Paths) -> bool:
+    """Whether a master holds the lock. Takes it for a moment if nobody does. PermissionError if it is not ours."""
+    try:
+        lock = os.open(at.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def read_pid(file: Path) -> int | None:
+    """Return the pid in a pid file if the process of that pid is still the one that wrote it, else None."""
+    try:
+        pid, ticks = (int(word) for word in file.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return pid if ticks == start_ticks(pid) else None
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None if it is gone. proc(5), /proc/PID/stat, 22.
+
+    psutil's create_time is not used: it moves with the wall clock.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # the second field is the program's name in brackets and may hold blanks and brackets itself
+    return int(text.rpartition(")")[2].split()[19])

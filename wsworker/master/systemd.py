@@ -1,0 +1,117 @@
+"""The notification protocol of systemd, spoken by the master: READY, RELOADING, STOPPING, STATUS, WATCHDOG.
+
+One datagram a message, to the unix socket that $NOTIFY_SOCKET names; see sd_notify(3). There is no answer, and none is
+waited for. Without systemd, and with an address that is no unix socket (vsock: in a virtual machine), every method does
+nothing. A notification is never worth a service: a full or vanished socket loses the message, and nobody hears of it.
+
+The socket is not connected: systemd makes a new one when it re-executes itself, and a path finds it, a connection not.
+
+The watchdog proves that the master's loop turns. Workers have their own, the heartbeat in the shared table, so a stuck
+worker never stops these messages. Half of WATCHDOG_USEC is what sd_watchdog_enabled(3) recommends; a third leaves room
+for one lost message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Mapping, MutableMapping
+from typing import Final
+
+# What systemd sets for the service's main process; see sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
+VARIABLES: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+)
+# systemd ignores a datagram of more than 4096 bytes (PIPE_BUF) as a whole, so a long text would cost us the READY.
+STATUS_MAX_CHARS: Final = 500
+
+
+class Notifier:
+    """Tells systemd about the service.
+
+    environ: the environment as systemd set it; pid: our own, as a watchdog meant for another process is not ours.
+    watchdog_seconds: call watchdog() this often; None: systemd does not ask for it.
+    You must call close() at the end.
+    """
+
+    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
+        self.watchdog_seconds = _watchdog_seconds(environ, pid)
+        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        self._socket: socket.socket | None = None
+        if self._address:
+            # Python makes every socket CLOEXEC
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def ready(self, status: str) -> None:
+        """Say that the service runs, at the start and after each reload, also a refused one."""
+        self._send("READY=1", _status(status))
+
+    def reloading(self, monotonic_usec: int, status: str) -> None:
+        """Say that a reload begins; ready() must follow.
+
+        monotonic_usec: CLOCK_MONOTONIC in microseconds, by which systemd tells this reload from an older one.
+        """
+        self._send("RELOADING=1", f"MONOTONIC_USEC={monotonic_usec}", _status(status))
+
+    def stopping(self, status: str) -> None:
+        """Say that the service stops."""
+        self._send("STOPPING=1", _status(status))
+
+    def status(self, text: str) -> None:
+        """Set the line that `systemctl status` shows; it is made one line and cut after 500 characters."""
+        self._send(_status(text))
+
+    def watchdog(self) -> None:
+        """Say that the loop turns; does nothing where systemd does not ask for it."""
+        if self.watchdog_seconds is not None:
+            self._send("WATCHDOG=1")
+
+    def close(self) -> None:
+        """Close the socket; what is said afterwards is lost. May be called twice."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, *assignments: str) -> None:
+        if self._socket:
+            # UnicodeEncodeError is a ValueError: the environment may hold a path that no encoding knows
+            with contextlib.suppress(OSError, ValueError):
+                self._socket.sendto("\n".join(assignments).encode(errors="replace"), self._address)
+
+
+def take_environment(environ: MutableMapping[str, str]) -> None:
+    """Delete what systemd meant for the master alone, so that no worker or program of the user acts on it.
+
+    You must build the Notifier first. Only the names of systemd go: an app may well have a LISTEN_ADDRESS of its own.
+    """
+    for name in VARIABLES:
+        environ.pop(name, None)
+
+
+def _address(value: str) -> str:
+    """Return what sendto takes, or "" for anything that is no unix socket; @ is how systemd writes the abstract NUL."""
+    if value.startswith("@"):
+        return "\0" + value[1:]
+    return value if value.startswith("/") else ""
+
+
+def _watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
+    # without WATCHDOG_PID the watchdog is meant for whoever reads it, as in sd_watchdog_enabled(3)
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    value = environ.get("WATCHDOG_USEC", "")
+    if not (value.isascii() and value.isdigit()) or int(value) == 0:
+        return None
+    return int(value) / 3_000_000
+
+
+def _status(text: str) -> str:
+    # splitlines knows more line ends than systemd does; a line end in the text would be a second assignment
+    return f"STATUS={' '.join(text.splitlines())[:STATUS_MAX_CHARS]}"

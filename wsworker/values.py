@@ -1,0 +1,229 @@
+"""What a person writes in a setting, read into the value that the program uses: times, sizes, modes, addresses, paths.
+
+Each function takes one value as the YAML reader made it and returns the normalised one: float seconds, int bytes, an
+int mode, a ListenAddress, an absolute path. config.py says which setting has which kind and between which bounds.
+
+A refusal is a ValueError. Its text is a hint for the next step, put behind "KEY must be ..., not VALUE; ", or is empty
+when that says enough. A Sentence is a ValueError whose text follows the key alone, for all that is no wrong spelling.
+A type that a function does not read is passed on as it is: the model refuses it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+GIB: Final = 1024**3
+SOCKET_PATH_BYTES: Final = 107  # sun_path has 108, one of them the closing NUL (unix(7))
+SHOWN_CHARS: Final = 60
+
+_TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|)", re.IGNORECASE)
+_TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"([0-9]{1,15})\s?(?:([kmg])(?:ib)?)?", re.IGNORECASE)
+_SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": GIB}
+_DECIMAL_SIZE = re.compile(r"[0-9.]+\s?([kmg])b", re.IGNORECASE)
+_MODE = re.compile(r"0o?[0-7]{0,4}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+# RFC 6455 section 4.1, item 10: the characters U+0021 to U+007E without the separators of RFC 2616 section 2.2
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+Value = TypeVar("Value")
+
+
+class Sentence(ValueError):
+    """A refusal whose text, put behind the key, is the whole sentence."""
+
+
+@dataclass(frozen=True)
+class ListenAddress:
+    """Where clients connect: host and port, or path for a unix socket (then host is "" and port 0).
+
+    host: an IP address without brackets; port: 1 to 65535; path: absolute in a loaded Config, "" for TCP.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address as a client would write it."""
+        return f"ws+{self}" if self.path else f"ws://{self}"
+
+
+def seconds(value: object) -> object:
+    """Return seconds for "30s", "250ms", "5m", "1h" or "30"."""
+    if not isinstance(value, str):
+        return value
+    match = _TIME.fullmatch(value)
+    if not match:
+        raise ValueError("the units are ms, s, m and h")
+    return float(match[1]) * _TIME_UNITS[match[2].lower()]
+
+
+def size(value: object) -> object:
+    """Return bytes for "64KiB", "64k", "1MiB", "1g" or "65536"; k, m and g mean powers of 1024, as in nginx."""
+    if not isinstance(value, str):
+        return value
+    if decimal := _DECIMAL_SIZE.fullmatch(value):
+        raise ValueError(f"use {decimal[1].upper()}iB")
+    match = _SIZE.fullmatch(value)
+    if not match:
+        raise ValueError("the units are KiB, MiB and GiB")
+    return int(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
+
+
+def mode(value: object) -> object:
+    """Return a file mode for "0027", "027" or "0o27"; a number is the mode itself."""
+    if not isinstance(value, str):
+        return value
+    # without the leading zero nobody can tell 22 from 022
+    if not _MODE.fullmatch(value):
+        raise ValueError("write it with a leading 0")
+    return int(value.replace("o", ""), 8)
+
+
+def service_name(value: str) -> str:
+    """Return a name that is fit for a file name, a process title and a log tag."""
+    if not _NAME.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def app(value: str) -> str:
+    """Return "module" or "module:attribute", both of them dotted names; imports nothing."""
+    if value.endswith(".py"):
+        module = value.removesuffix(".py").rpartition("/")[2]
+        raise ValueError(f"write the module's name, {module}, and its folder in app_dir")
+    module, colon, attribute = value.partition(":")
+    parts = module.split(".") + (attribute.split(".") if colon else [])
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError
+    return value
+
+
+def path(value: str, folder: str) -> str:
+    """Return the path, which starts at folder unless it is absolute; with folder "" it may stay relative."""
+    if not value:
+        raise ValueError
+    # posixpath works on text alone; normpath takes the ".." of "../app" out, as a shell's cd does
+    return posixpath.normpath(posixpath.join(folder, value))
+
+
+def socket_path(value: str, folder: str) -> str:
+    """Return the path of a unix socket, as path() does, if the kernel can take it."""
+    full = path(value, folder)
+    length = len(full.encode())
+    if length > SOCKET_PATH_BYTES:
+        raise Sentence(f"has a socket path of {length} bytes, Linux takes {SOCKET_PATH_BYTES}; choose a shorter one")
+    return full
+
+
+def listen_address(value: object, folder: str) -> ListenAddress:
+    """Return the address in "127.0.0.1:2346", "[::]:2346" or "unix:hello.ws"."""
+    if isinstance(value, ListenAddress):
+        return value
+    if not isinstance(value, str):
+        raise ValueError
+    if value.startswith("unix:@"):
+        raise ValueError("an abstract socket would be open to every local user, give a path")
+    if value.startswith("unix:"):
+        return ListenAddress("", 0, socket_path(value.removeprefix("unix:"), folder))
+    host, colon, port = value.rpartition(":")
+    if not colon:
+        raise ValueError("write host and port")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("the port is a number up to 65535")
+    if int(port) == 0:
+        # the sockets of all slots share one port, and clients have to know it
+        raise ValueError("choose a port, 0 would be a different one for each worker")
+    return ListenAddress(_host(host), int(port))
+
+
+def _host(text: str) -> str:
+    """Return the IP address in text in its shortest form; IPv6 needs its brackets, as in a URL."""
+    if text in ("", "*"):
+        raise ValueError("for all addresses write 0.0.0.0 or [::] in front of the port")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        # a name may mean several addresses, or others tomorrow, and a listener must not depend on a name server
+        raise ValueError("write an IP address such as 127.0.0.1, host names are not possible here") from None
+    if (address.version == 6) == (bare == text):
+        raise ValueError("an IPv6 address, and only that, stands in brackets")
+    return str(address)
+
+
+def token(value: str) -> str:
+    """Return the name of a subprotocol."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError("a name holds letters, digits and !#$%&'*+-.^_`|~")
+    return value
+
+
+def origin(value: str) -> str:
+    """Return the origin as a browser sends it (RFC 6454 section 6.2): lower case, without the scheme's own port."""
+    match = _ORIGIN.fullmatch(value.lower())
+    if not match:
+        raise ValueError("remove the / at its end" if _ORIGIN.fullmatch(value.lower().rstrip("/")) else "")
+    if match["port"] == _DEFAULT_PORTS.get(match["scheme"]):
+        return f"{match['scheme']}://{match['host']}"
+    return match[0]
+
+
+def as_tuple(value: object) -> object:
+    """Return a list as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def one_or_more(value: object) -> object:
+    """Return a list as a tuple, and one value that stands alone as a tuple of one."""
+    several = as_tuple(value)
+    return several if isinstance(several, tuple) else (several,)
+
+
+def not_empty(several: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return the values if there are any."""
+    if not several:
+        raise Sentence("is an empty list; give at least one")
+    return several
+
+
+def no_doubles(several: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return the values if no two of them are equal."""
+    seen: set[Value] = set()
+    for value in several:
+        if value in seen:
+            raise Sentence(f"holds {value} twice; remove one")
+        seen.add(value)
+    return several
+
+
+def shown(value: object) -> str:
+    """Return a value the way its YAML looks, short enough for a message."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return repr(value if len(value) <= SHOWN_CHARS else f"{value[:SHOWN_CHARS]}...")
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return str(value)

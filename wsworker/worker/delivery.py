@@ -1,0 +1,186 @@
+"""Calling the user's callbacks: timed, one at a time per connection, and never at the cost of the worker.
+
+A sync callback runs inline, in the read that brought its message: no task, no thread, no waiting. An async one costs a
+task, and while it runs, everything else for its connection waits in line behind it, sync callbacks included; other
+connections go on. So a user may await in on_message and still sees the messages of one client in order.
+
+What a callback raises ends here: it is counted, and logged once with the part of the traceback that is the user's.
+Then on_error has its turn, and after it the connection is closed; what waited in line is dropped. Exceptions that are
+no Exception (SystemExit, KeyboardInterrupt) are meant for the process and pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+from wsworker.stats import Counters
+from wsworker.worker.app import App, Callback
+
+SLOW_SECONDS: Final = 0.1
+"""A sync callback that runs longer is logged: every other client of the worker has waited for it."""
+
+
+class Caller:
+    """Runs the callbacks of one app for one worker. worker_id: for the log line; log: for lines and tracebacks."""
+
+    def __init__(self, app: App, worker_id: int, counters: Counters, log: logging.Logger) -> None:
+        self.app = app
+        self._worker_id = worker_id
+        self._counters = counters
+        self._log = log
+
+    def run(self, callback: Callback, *args: object) -> Exception | None:
+        """Call a sync callback; return what it raised, which you must report() unless it is an answer to you."""
+        # not loop.time(): uvloop's stands still while a callback runs
+        began_at = monotonic()
+        try:
+            callback.function(*args)
+        except Exception as exc:
+            return exc
+        finally:
+            seconds = monotonic() - began_at
+            if seconds > SLOW_SECONDS:
+                facts = (self._name(callback), self._worker_id, seconds * 1000, callback.place)
+                self._log.warning("%s blocked worker %d for %d ms (%s)", *facts)
+        return None
+
+    async def wait(self, callback: Callback, *args: object) -> BaseException | None:
+        """Call any callback and wait until it is done; return what it raised, as run() does."""
+        if not callback.is_async:
+            return self.run(callback, *args)
+        try:
+            await callback.function(*args)
+        except asyncio.CancelledError as exc:
+            # ours, because the connection or the worker ends, or the user's: a task that they awaited was cancelled
+            if _cancelled():
+                raise
+            return exc
+        except Exception as exc:
+            return exc
+        return None
+
+    def report(self, callback: Callback, exc: BaseException) -> None:
+        """Count an exception and log it with the user's traceback."""
+        self._counters.errors += 1
+        trace = (type(exc), exc, _users_part(exc.__traceback__))
+        self._log.error("%s raised %s (%s)", self._name(callback), type(exc).__name__, callback.place, exc_info=trace)
+
+    def _name(self, callback: Callback) -> str:
+        return next(name for name in self.app.names if getattr(self.app, name) is callback)
+
+
+class Client(Protocol):
+    """What the delivery of a connection tells it; it is also the first argument of every callback."""
+
+    def _turn_over(self) -> None:
+        """A callback that had to wait is done; the next, if any waits, has not begun."""
+
+    def _idle(self) -> None:
+        """Nothing runs and nothing waits any more."""
+
+    def _broke(self) -> None:
+        """A callback raised and on_error will have its turn: deliver nothing until then."""
+
+    def _fail(self) -> None:
+        """A callback raised, and on_error has had its turn if there is one: close."""
+
+
+class Delivery:
+    """The callbacks of one connection, in order."""
+
+    __slots__ = ("_caller", "_client", "_held", "_loop", "_task", "_waiting")
+
+    def __init__(self, client: Client, caller: Caller, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._caller = caller
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._held = False
+        # a list, as it is short, and an empty deque takes more memory than all else of an idle connection's delivery
+        self._waiting: list[tuple[Callback, tuple[Any, ...]]] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many callbacks wait; one that runs is not counted."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a callback runs in its task or waits, so that another one has to wait behind it."""
+        return self._task is not None or bool(self._waiting)
+
+    def call(self, callback: Callback | None, *args: object) -> None:
+        """Call back with the connection and args: at once if that is possible, else in turn. None: nobody listens."""
+        if callback is None:
+            return
+        if callback.is_async or self.busy:
+            self._waiting.append((callback, args))
+            self._begin()
+        else:
+            self._run(callback, *args)
+
+    def signal(self, callback: Callback | None) -> None:
+        """Call back about the buffer: a sync callback at once, past all that waits, since that may be what fills it."""
+        if callback is None or callback.is_async:
+            self.call(callback)
+        else:
+            self._run(callback)
+
+    def hold(self) -> None:
+        """Begin no further turn; the one that runs goes on."""
+        self._held = True
+
+    def release(self) -> None:
+        """Take turns again."""
+        self._held = False
+        self._begin()
+
+    def drop(self) -> None:
+        """Forget what waits; the turn that runs goes on."""
+        self._waiting.clear()
+
+    def _run(self, callback: Callback, *args: object) -> None:
+        exc = self._caller.run(callback, self._client, *args)
+        if exc is not None or callback is self._caller.app.on_error:
+            self._done(callback, exc)
+
+    def _done(self, callback: Callback, exc: BaseException | None) -> None:
+        on_error = self._caller.app.on_error
+        if exc is not None:
+            self._caller.report(callback, exc)
+            self.drop()
+            self._held = False  # a pause must not keep on_error back, nor the end
+        if callback is on_error or (exc is not None and on_error is None):
+            self._client._fail()
+        elif exc is not None:
+            self._client._broke()
+            self.call(on_error, exc)
+
+    def _begin(self) -> None:
+        if self._task is None and self._waiting and not self._held:
+            self._task = self._loop.create_task(self._take_turns())
+
+    async def _take_turns(self) -> None:
+        while self._waiting and not self._held:
+            callback, args = self._waiting.pop(0)
+            exc = await self._caller.wait(callback, self._client, *args)
+            self._done(callback, exc)
+            self._client._turn_over()
+        self._task = None
+        if not self._waiting:
+            self._client._idle()
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace

@@ -1,0 +1,105 @@
+"""Door: whether a client comes in. The rules decide first, then the user's on_handshake, and then once more the room.
+
+The room is asked twice, because an async on_handshake takes its time: meanwhile the worker may have filled up or begun
+to leave. There is no deadline here; the connection has one over its whole handshake and shuts the door when it passes.
+
+What the user answers: nothing (come in), Reject (as given), any other exception (500 without a word of it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from websockets import http11
+
+from wsworker.errors import Reject
+from wsworker.log import escape
+from wsworker.protocol.admission import Facts, Refusal, check
+from wsworker.protocol.request import Request
+from wsworker.worker.app import Callback
+from wsworker.worker.home import Home
+
+
+class Client(Protocol):
+    """Who stands at the door; exactly one of the two is called, unless the door is shut before."""
+
+    def _admit(self, subprotocol: str | None) -> None:
+        """Come in."""
+
+    def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
+        """Stay out, with this response; ValueError if one of the headers cannot be sent."""
+
+
+class Door:
+    """One handshake, from the complete head to the answer."""
+
+    __slots__ = ("_client", "_home", "_request", "_subprotocol", "_task")
+
+    def __init__(self, home: Home, client: Client, request: Request) -> None:
+        self._home = home
+        self._client = client
+        self._request = request
+        self._subprotocol: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, head: http11.Request) -> None:
+        """Let the rules and the user decide; the client hears of it now, or later if on_handshake is async."""
+        home = self._home
+        verdict = check(head, home.policy, Facts(home.full, home.draining, retry_after(home)))
+        if isinstance(verdict, Refusal):
+            home.log.info("%s: %s", self._request.remote, verdict.log)
+            self._client._refuse(verdict.status, verdict.headers, verdict.body)
+            return
+        self._subprotocol = verdict.subprotocol
+        callback = home.app.on_handshake
+        if callback is None:
+            self._let_in()
+        elif callback.is_async:
+            self._task = home.loop.create_task(self._wait_for(callback))
+        else:
+            self._obey(callback, home.caller.run(callback, self._request))
+
+    def shut(self) -> None:
+        """Stop waiting for the user: the client left, or its time is up."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _wait_for(self, callback: Callback) -> None:
+        exc = await self._home.caller.wait(callback, self._request)
+        self._task = None
+        self._obey(callback, exc)
+
+    def _obey(self, callback: Callback, exc: BaseException | None) -> None:
+        if exc is None:
+            self._let_in()
+            return
+        if isinstance(exc, Reject):
+            try:
+                self._client._refuse(exc.status, exc.headers, exc.body)
+                return
+            except ValueError as wrong_header:
+                exc = wrong_header
+        self._home.caller.report(callback, exc)
+        self._client._refuse(500, None, "Internal server error.\n")
+
+    def _let_in(self) -> None:
+        if self._home.full or self._home.draining:
+            self._client._refuse(*busy(self._home))
+            return
+        if self._request.subprotocols and self._subprotocol is None:
+            # RFC 6455 lets a client go on without; browsers fail the connection, and only this line says why
+            offered = escape(", ".join(self._request.subprotocols))
+            self._home.log.info("%s offers %s, not in websocket.subprotocols", self._request.remote, offered)
+        self._client._admit(self._subprotocol)
+
+
+def busy(home: Home) -> tuple[int, Mapping[str, str], str]:
+    """Return the refusal of a worker that takes nobody now."""
+    return 503, {"Retry-After": str(retry_after(home))}, "This worker takes no connections now; connect again.\n"
+
+
+def retry_after(home: Home) -> int:
+    """Return after how many seconds a refused client may come again; at random, so that not all come together."""
+    return home.random.randint(1, 5)

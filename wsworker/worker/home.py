@@ -1,0 +1,65 @@
+"""Home: what a connection needs of its worker. The hub is one; it stands above the connections and knows them all.
+
+A connection is passed as Any, because connection.py imports this file and nothing imports upwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+from typing import Any, Protocol
+
+from wsworker.config import Config
+from wsworker.protocol.admission import Policy
+from wsworker.stats import Counters
+from wsworker.worker.app import App
+from wsworker.worker.delivery import Caller
+
+
+class Home(Protocol):
+    """What a connection needs of its worker.
+
+    worker: the user's handle; random: for jitter; draining: no handshake succeeds any more; tick: the time of the
+    wheel, which a connection's deadline is counted from.
+    """
+
+    config: Config
+    app: App
+    policy: Policy
+    counters: Counters
+    worker: Any
+    caller: Caller
+    log: logging.Logger
+    loop: asyncio.AbstractEventLoop
+    random: Random
+    draining: bool
+    tick: int
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections are open as this worker takes."""
+
+    def next_id(self) -> str:
+        """Return an id that no other connection has, in this worker or any other."""
+
+    def arrived(self, connection: Any) -> None:
+        """Know a socket that was accepted."""
+
+    def opened(self, connection: Any) -> None:
+        """Know that its handshake succeeded; on_connect is next."""
+
+    def ended(self, connection: Any) -> None:
+        """Know that it is over; on_close is next."""
+
+    def closed(self, connection: Any) -> None:
+        """Forget it: its socket is closed and its callbacks are done. May come twice."""
+
+    def schedule(self, connection: Any, ticks: int) -> None:
+        """Call the connection's _expire in so many ticks; this replaces an earlier deadline."""
+
+    def cancel(self, connection: Any) -> None:
+        """Forget the connection's deadline."""
+
+    def flush_later(self, connection: Any) -> None:
+        """Call the connection's _flush in the next tick of the loop."""

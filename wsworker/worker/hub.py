@@ -1,0 +1,211 @@
+"""Hub: all connections of one worker, and Worker, the handle on it that users get.
+
+The hub knows every connection from accept to the end, turns the wheel of their deadlines, and writes what was sent
+outside a read: connections with something corked are collected and flushed together in the next tick of the loop. A
+message to ten thousand clients is ten thousand writes; every few milliseconds the rest gives way to the other work of
+the loop, so that pings are answered and clients accepted meanwhile.
+
+It decides nothing about draining. Who does finds here what it takes: draining shuts the doors, idle_first gives the
+connections in the order in which to close them, and empty is set when the last one has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from random import Random
+from time import monotonic
+from types import MappingProxyType
+from typing import Any, Final
+
+from wsworker.config import Config
+from wsworker.protocol.admission import Policy
+from wsworker.stats import Counters
+from wsworker.worker.app import App
+from wsworker.worker.connection import Connection
+from wsworker.worker.delivery import Caller
+from wsworker.worker.timers import Timer, Timers
+from wsworker.worker.wheel import TICK_SECONDS, Wheel
+
+FLUSH_SECONDS: Final = 0.005
+
+
+class Worker:
+    """The worker that your code runs in; you get it in on_worker_start and as connection.worker.
+
+    id: number of this process, never reused; slot: its place, from 1 to the number of workers, kept by whoever
+    replaces it: `worker.slot == 1` is true in one worker of the service (in two during a reload); connections: open
+    ones of this worker by their id, read-only; log: the logger wsworker.app.
+    """
+
+    def __init__(self, worker_id: int, slot: int, connections: Mapping[str, Connection], timers: Timers) -> None:
+        self.id = worker_id
+        self.slot = slot
+        self.connections = connections
+        self.log = timers.log
+        self._timers = timers
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} in slot {self.slot}, {len(self.connections)} connections>"
+
+    def every(self, seconds: float, fn: Callable[[], Any]) -> Timer:
+        """Call fn() every so many seconds, the first time in `seconds` from now; returns a handle with cancel().
+
+        fn: sync or async, without arguments; an async run never overlaps itself. seconds: above 0, else ValueError.
+        What it raises is logged, and the timer goes on. Timers end with the worker.
+        """
+        return self._timers.every(seconds, fn)
+
+    def after(self, seconds: float, fn: Callable[[], Any]) -> Timer:
+        """Call fn() once, in `seconds` from now; otherwise as every()."""
+        return self._timers.after(seconds, fn)
+
+
+class Hub:
+    """The home of a worker's connections: loop.create_server(lambda: Connection(hub)).
+
+    node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
+    random: where jitter comes from. draining: set by drain(). empty: set while there is no connection, not even one
+    that is being accepted or closed. You must call timers.cancel_all() at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        app: App,
+        worker_id: int,
+        slot: int,
+        node: str,
+        boot: str,
+        loop: asyncio.AbstractEventLoop,
+        random: Random,
+        counters: Counters,
+    ) -> None:
+        self.config = config
+        self.app = app
+        self.policy = Policy(config.websocket.origins, config.websocket.subprotocols)
+        self.counters = counters
+        self.loop = loop
+        self.random = random
+        self.log = logging.getLogger("wsworker.worker")
+        self.caller = Caller(app, worker_id, counters, self.log)
+        self.timers = Timers(loop, logging.getLogger("wsworker.app"))
+        self.draining = False
+        self.tick = 0
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._prefix = f"{node}.{boot}."
+        self._last_number = 0
+        self._present: set[Connection] = set()  # from accept until socket and callbacks are done
+        self._open: dict[str, Connection] = {}  # from 101 until on_close
+        self.worker = Worker(worker_id, slot, MappingProxyType(self._open), self.timers)
+        self._corked: dict[Connection, None] = {}
+        self._wheel: Wheel[Connection] = Wheel()
+        self._wheel_began_at = loop.time()
+        self._wheel_turns = False
+
+    # What connections need: see Home
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections are open as worker_connections allows."""
+        return len(self._open) >= self.config.worker_connections
+
+    def next_id(self) -> str:
+        """Return the next connection's id."""
+        self._last_number += 1
+        return f"{self._prefix}{self._last_number}"
+
+    def arrived(self, connection: Connection) -> None:
+        """Know a socket that was accepted."""
+        self._present.add(connection)
+        self.empty.clear()
+
+    def opened(self, connection: Connection) -> None:
+        """Show it in worker.connections."""
+        self._open[connection.id] = connection
+
+    def ended(self, connection: Connection) -> None:
+        """Show it no longer."""
+        del self._open[connection.id]
+
+    def closed(self, connection: Connection) -> None:
+        """Forget it."""
+        self._present.discard(connection)
+        if not self._present:
+            self.empty.set()
+
+    def schedule(self, connection: Connection, ticks: int) -> None:
+        """Call the connection's _expire in so many ticks."""
+        if not self._wheel_turns:
+            # it stood still while it was empty
+            self._wheel_turns = True
+            self._wheel.advance(self._now())
+            self._wait_for_tick()
+        self._wheel.schedule(connection, ticks)
+
+    def cancel(self, connection: Connection) -> None:
+        """Forget the connection's deadline."""
+        self._wheel.cancel(connection)
+
+    def flush_later(self, connection: Connection) -> None:
+        """Write what the connection has corked in the next tick of the loop."""
+        if not self._corked:
+            self.loop.call_soon(self._flush_corked)
+        self._corked[connection] = None
+
+    # What a drain needs
+
+    def drain(self) -> None:
+        """Let nobody in any more: handshakes that are under way, and later ones, get 503."""
+        self.draining = True
+        for connection in tuple(self._present):
+            connection._turn_away()
+
+    def idle_first(self) -> list[Connection]:
+        """Return the open connections, those with nothing under way first and the busiest last."""
+        return sorted(self._open.values(), key=Connection._business)
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Close every open connection as close() does."""
+        for connection in self.idle_first():
+            connection.close(code, reason)
+
+    def terminate_all(self) -> None:
+        """Drop every socket at once, those too that are only waited for; on_close still comes."""
+        for connection in tuple(self._present):
+            connection.terminate()
+
+    def _now(self) -> int:
+        # a timer may fire up to the clock's resolution early, which must not count as the tick before
+        self.tick = int((self.loop.time() - self._wheel_began_at) / TICK_SECONDS + 0.01)
+        return self.tick
+
+    def _wait_for_tick(self) -> None:
+        self.loop.call_at(self._wheel_began_at + (self.tick + 1) * TICK_SECONDS, self._turn_wheel)
+
+    def _turn_wheel(self) -> None:
+        for connection in self._wheel.advance(self._now()):
+            try:
+                connection._expire()
+            except Exception:
+                # a bug; it must not stop the wheel, which every other connection's deadline hangs on
+                self.log.exception("a bug in wsworker: the deadline of %r", connection)
+                connection.terminate()
+        self._wheel_turns = len(self._wheel) > 0
+        if self._wheel_turns:
+            self._wait_for_tick()
+
+    def _flush_corked(self) -> None:
+        corked, self._corked = iter(self._corked), {}
+        # not loop.time(): uvloop's stands still during a tick
+        until = monotonic() + FLUSH_SECONDS
+        for connection in corked:
+            connection._flush()
+            if monotonic() > until:
+                break
+        self._corked = dict.fromkeys(corked) | self._corked
+        if self._corked:
+            self.loop.call_soon(self._flush_corked)

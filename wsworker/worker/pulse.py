@@ -1,0 +1,63 @@
+"""Pulse: when to ping a client, and when its silence has lasted too long.
+
+A TCP connection whose other end lost its network looks alive until something is sent, and then for minutes. So each
+client gets a Ping every interval; whoever sends nothing at all, no pong and no byte of anything else, for the timeout
+behind a Ping is gone. Any byte counts, because a large message that trickles in keeps its pong waiting behind it.
+
+While our own side has stopped reading, the pong may well lie in the kernel: silence then proves nothing, and the wait
+starts again when reading does. Time is counted in ticks of the worker's wheel and comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Verdict: TypeAlias = Literal["wait", "ping", "silent"]
+
+SPREAD = 0.1
+"""Intervals vary by this part in each direction, so that clients that came together are not pinged together."""
+
+
+class Pulse:
+    """The heartbeat of one connection. interval, timeout: ticks, at least 1; now: the tick; chance: 0.0 to below 1.0.
+
+    asked_at is the tick of the first Ping since the last sign of life, or 0; `heard` is written out where bytes arrive.
+    """
+
+    __slots__ = ("_interval", "_ping_at", "_timeout", "asked_at", "count")
+
+    def __init__(self, interval: int, timeout: int, now: int, chance: float) -> None:
+        self._interval = interval
+        self._timeout = timeout
+        self._ping_at = now + _varied(interval, chance)
+        self.asked_at = 0
+        self.count = 0
+
+    def check(self, now: int, chance: float) -> Verdict:
+        """Say what is due at tick now: a ping that you must send with payload(), the end for silence, or nothing."""
+        if self.asked_at and now >= self.asked_at + self._timeout:
+            return "silent"
+        if now < self._ping_at:
+            return "wait"
+        self._ping_at = now + _varied(self._interval, chance)
+        self.asked_at = self.asked_at or now
+        self.count += 1
+        return "ping"
+
+    def resumed(self, now: int) -> None:
+        """Start the wait for a sign of life anew: reading goes on after a pause of our own."""
+        if self.asked_at:
+            self.asked_at = now
+
+    def ticks_left(self, now: int) -> int:
+        """Return in how many ticks check is due next; at least 1."""
+        due = min(self._ping_at, self.asked_at + self._timeout) if self.asked_at else self._ping_at
+        return max(1, due - now)
+
+    def payload(self) -> bytes:
+        """Return the payload of the ping just decided: its number, which tells its pong from an unsolicited one."""
+        return str(self.count).encode()
+
+
+def _varied(interval: int, chance: float) -> int:
+    return max(1, round(interval * (1 - SPREAD + 2 * SPREAD * chance)))

@@ -1,0 +1,140 @@
+"""Timers of user code: worker.every() and worker.after().
+
+A timer runs a function without arguments in the event loop. What it raises is logged and the timer goes on: a failed
+poll of a database must not end the poll, far less the worker. If the function gives an awaitable back, the run lasts
+until that is done, and the next one is planned only then, so a run never overlaps itself. Whether it does is asked at
+each run and not found out beforehand: `lambda: refresh(worker)` is the natural way to pass an argument, and no
+inspection of a lambda tells that refresh is async.
+
+A repeated timer stays on its beat: the next run is due one interval after the last one was due, not after it ran.
+Runs that a blocked loop or a slow run has missed are skipped, never made up for in a burst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+def next_due(due: float, now: float, seconds: float) -> float:
+    """Return when a timer that was due at `due` is due again: the first beat after now.
+
+    due, now: seconds on one clock; now may lie before due, as loops fire up to their clock's resolution early.
+    seconds: the interval, above 0.
+    """
+    late = now - due
+    # fmod and not a count of missed beats, which overflows for a tiny interval
+    beat = due + seconds if late < seconds else now + seconds - math.fmod(late, seconds)
+    return beat if beat > now else beat + seconds  # a beat that rounding puts on now has been
+
+
+class Timer:
+    """What every() and after() return; cancel() is all that a user does with it."""
+
+    def __init__(self, owner: Timers, seconds: float, fn: Callable[[], Any], repeats: bool) -> None:
+        self._owner = owner
+        self._seconds = seconds
+        self._fn = fn
+        self._repeats = repeats
+        self._cancelled = False
+        self._run: asyncio.Task[None] | None = None
+        self._due = owner.loop.time() + seconds
+        # None while a run is going on
+        self._handle: asyncio.TimerHandle | None = owner.loop.call_at(self._due, self._fire)
+
+    def cancel(self) -> None:
+        """Plan no further run. A run that is going on finishes, as it may hold a half-done piece of work.
+
+        May be called at any time, also by the function itself, and more than once.
+        """
+        self._cancelled = True
+        if self._handle is not None:
+            self._handle.cancel()
+            self._owner.forget(self)
+
+    def _fire(self) -> None:
+        self._handle = None
+        try:
+            outcome = self._fn()
+        except Exception as exc:
+            self._log(exc)
+            outcome = None
+        if inspect.isawaitable(outcome):
+            self._run = self._owner.loop.create_task(_wait_for(outcome))
+            self._run.add_done_callback(self._finished)
+        else:
+            self._plan()
+
+    def _finished(self, run: asyncio.Task[None]) -> None:
+        self._run = None
+        # cancelled: something the function awaited was cancelled, which is user code's own doing and no error
+        if not run.cancelled() and (exc := run.exception()) is not None:
+            self._log(exc)
+        self._plan()
+
+    def _plan(self) -> None:
+        if self._cancelled or not self._repeats:
+            self._owner.forget(self)
+            return
+        self._due = next_due(self._due, self._owner.loop.time(), self._seconds)
+        self._handle = self._owner.loop.call_at(self._due, self._fire)
+
+    def _log(self, exc: BaseException) -> None:
+        kind, ending = ("every", "; the timer goes on") if self._repeats else ("after", "")
+        name = getattr(self._fn, "__qualname__", None) or repr(self._fn)
+        args = (kind, self._seconds, name, type(exc).__name__, ending)
+        self._owner.log.error("%s(%g, %s) raised %s%s", *args, exc_info=exc)
+
+
+class Timers:
+    """The timers of one worker.
+
+    loop: where they run; log: where exceptions go. Keeps every timer until its last run is over, as the loop itself
+    holds tasks only weakly. You must call cancel_all() before the loop ends.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: logging.Logger) -> None:
+        self.loop = loop
+        self.log = log
+        self._timers: set[Timer] = set()
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    def every(self, seconds: float, fn: Callable[[], Any]) -> Timer:
+        """Call fn() every so many seconds, the first time in `seconds` from now.
+
+        fn: sync or async, without arguments; a sync one must not block. seconds: above 0 and finite, else ValueError.
+        TypeError for what cannot be called.
+        """
+        return self._add(seconds, fn, repeats=True)
+
+    def after(self, seconds: float, fn: Callable[[], Any]) -> Timer:
+        """Call fn() once, in `seconds` from now; arguments and errors as for every()."""
+        return self._add(seconds, fn, repeats=False)
+
+    def cancel_all(self) -> None:
+        """Cancel every timer; runs that are going on finish."""
+        for timer in tuple(self._timers):
+            timer.cancel()
+
+    def forget(self, timer: Timer) -> None:
+        """Let go of a timer that will not run again; called by the timer itself."""
+        self._timers.discard(timer)
+
+    def _add(self, seconds: float, fn: Callable[[], Any], repeats: bool) -> Timer:
+        if not math.isfinite(seconds) or seconds <= 0:
+            raise ValueError(f"a timer takes seconds above 0, not {seconds!r}")
+        if not callable(fn):
+            raise TypeError(f"a timer takes a function, not {fn!r}")
+        timer = Timer(self, seconds, fn, repeats)
+        self._timers.add(timer)
+        return timer
+
+
+async def _wait_for(outcome: Awaitable[Any]) -> None:
+    await outcome
