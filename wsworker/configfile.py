@@ -26,7 +26,7 @@ from wsworker.errors import ConfigError, Problem
 from wsworker.yamlfile import Items, Node, Scalar, Spot, Table, Unreadable
 
 if TYPE_CHECKING:
-    from wsworker.config import Config
+    from wsworker.config import Config, Mistake
 
 MAX_FILE_BYTES: Final = 1024**2
 MAX_EXCERPT_CHARS: Final = 200
@@ -121,9 +121,11 @@ def peek(path: Path, environ: Mapping[str, str]) -> Peek:
     entries = document.root.entries if isinstance(document.root, Table) else {}
 
     def text_of(key: str) -> str:
-        variable = environ.get(_variable(key))
-        root = yamlfile.read(variable).root if variable is not None else None
-        node = root or (entries[key].node if key in entries else None)
+        variable = _variable(key)
+        if variable in environ:
+            node = yamlfile.read(environ[variable]).root
+        else:
+            node = entries[key].node if key in entries else None
         return node.text if isinstance(node, Scalar) and node.value is not None else ""
 
     folder = path.absolute().parent
@@ -179,19 +181,20 @@ class _Gathering:
         self.sections = {key.partition(".")[0] for key in keys if "." in key}
         self.given: dict[str, _Given] = {}
         self.problems: list[Problem] = []
-        self.syntax_is_broken = False
+        self.file_is_lost = False
 
     def take_file(self) -> None:
         document = yamlfile.read(self.file.text)
         self.problems += (self.file.problem(fault.spot, fault.message) for fault in document.faults)
-        self.syntax_is_broken = document.root is None and bool(document.faults)
         match document.root:
             case Table() as table:
                 self.take_table(table)
-            case None | Scalar(value=None) | Unreadable():
+            case None | Unreadable():
+                self.file_is_lost = bool(document.faults)
+            case Scalar(value=None):  # a lone `---`
                 pass
-            case Scalar() | Items() as other:
-                self.syntax_is_broken = True
+            case other:
+                self.file_is_lost = True
                 self.problems.append(self.file.problem(other.spot, "a config file holds lines such as `app: hello`"))
 
     def take_table(self, table: Table) -> None:
@@ -228,11 +231,14 @@ class _Gathering:
             ):
                 continue
             key = variable.removeprefix(PREFIX).lower().replace("__", ".")
-            if key in self.keys and variable == _variable(key):
-                self.take_text(key, _Source(f"environment {variable}", environ[variable]))
-            else:
+            source = _Source(f"environment {variable}", environ[variable])
+            if key not in self.keys:
                 message = f"unknown variable; {spelling.advice(key, self.keys, written=_variable)}"
-                self.problems.append(Problem(f"environment {variable}", 0, 0, message))
+                self.problems.append(Problem(source.place, 0, 0, message))
+            elif variable != _variable(key):
+                self.problems.append(Problem(source.place, 0, 0, f"unknown variable; did you mean {_variable(key)}?"))
+            else:
+                self.take_text(key, source)
         if "workers" not in self.given and environ.get("WEB_CONCURRENCY"):
             self.take_text("workers", _Source("environment WEB_CONCURRENCY", environ["WEB_CONCURRENCY"]))
 
@@ -251,30 +257,34 @@ class _Gathering:
         # here for the same reason as in load
         from wsworker.config import Config, validate
 
-        if self.syntax_is_broken:
+        if self.file_is_lost:
             return None
-        folder = path.parent
         spoilt = {key for key, given in self.given.items() if not _readable(given.node)}
         raw = {key: _raw(key, given.node) for key, given in self.given.items() if key not in spoilt}
         name_is_default = not raw.get("name") and "name" not in spoilt
         if name_is_default:
-            raw["name"] = folder.name
-        judged = validate(raw, str(folder))
-        mistakes = [] if isinstance(judged, Config) else [mistake for mistake in judged if mistake.key not in spoilt]
-        for mistake in mistakes:
-            if mistake.key == "name" and name_is_default:
-                self.problems.append(Problem(self.file.place, 1, 1, f"{mistake.message}, its default; set `name`"))
-            elif mistake.key in self.given:
-                self.problems.append(self.given[mistake.key].problem(mistake.message, mistake.item))
-            else:
-                self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
-        wrong = spoilt | {mistake.key for mistake in mistakes}
-        self.ask_system({key: value for key, value in raw.items() if key not in wrong}, str(folder))
+            raw["name"] = path.parent.name
+        judged = validate(raw, str(path.parent))
+        wrong = set(spoilt)
+        for mistake in [] if isinstance(judged, Config) else judged:
+            if mistake.key not in spoilt:
+                self.take_mistake(mistake, name_is_default)
+                wrong.add(mistake.key)
+        self.ask_system({key: value for key, value in raw.items() if key not in wrong}, str(path.parent))
         if self.problems:
             return None
         assert isinstance(judged, Config)
         origins = {key: given.source.origin(given.node.spot) for key, given in self.given.items()}
         return Loaded(judged, path, self.file.place, MappingProxyType(origins))
+
+    def take_mistake(self, mistake: Mistake, name_is_default: bool) -> None:
+        if mistake.key == "name" and name_is_default:
+            message = f"{mistake.message}, the name of this folder; set `name`"
+            self.problems.append(Problem(self.file.place, 1, 1, message))
+        elif mistake.key in self.given:
+            self.problems.append(self.given[mistake.key].problem(mistake.message, mistake.item))
+        else:
+            self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
 
     def ask_system(self, raw: Mapping[str, object], folder: str) -> None:
         """Check what no look at the text can tell; raw: values that are right as text."""

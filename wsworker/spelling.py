@@ -44,10 +44,12 @@ def advice(key: str, keys: Collection[str], written: Callable[[str], str] = repr
         return f"write it inside its section, `{section}: {{{word}: ...}}`"
     if word in NOT_KEYS:
         return NOT_KEYS[word]
+    if own := [written(existing) for existing in keys if existing.startswith(f"{key}.")]:
+        return f"this section has {', '.join(own)}"
     if target := meant(key, keys):
         return f"did you mean {written(target)}?"
-    known = [written(existing) for existing in keys if dot and existing.startswith(f"{section}.")]
-    return f"this section has {', '.join(known)}" if known else "remove it or correct its spelling"
+    siblings = [written(existing) for existing in keys if dot and existing.startswith(f"{section}.")]
+    return f"this section has {', '.join(siblings)}" if siblings else "remove it or correct its spelling"
 
 
 def meant(key: str, keys: Collection[str]) -> str | None:
@@ -56,8 +58,11 @@ def meant(key: str, keys: Collection[str]) -> str | None:
     word = word.lower()
     if word in SYNONYMS:
         return SYNONYMS[word]
+    # a right word on the wrong level, or with a wrong sign between section and word
+    if elsewhere := [
+        existing for existing in keys if word in (existing.rpartition(".")[2], existing.replace(".", "_"))
+    ]:
+        return elsewhere[0]
     here = {existing.removeprefix(section + dot) for existing in keys if existing.rpartition(".")[0] == section}
-    if close := difflib.get_close_matches(word, sorted(here), n=1):
-        return section + dot + close[0]
-    # a right word on the wrong level
-    return next((existing for existing in keys if existing.rpartition(".")[2] == word), None)
+    close = difflib.get_close_matches(word, sorted(here), n=1)
+    return section + dot + close[0] if close else None

@@ -96,7 +96,10 @@ class Lines:
 def encode(message: Message) -> bytes:
     """Return the message as one line, newline included."""
     fields = {"v": VERSION, "type": type(message).__name__.lower()} | vars(message)
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    # no \\u escapes for plain text: they would make a long traceback in Cyrillic too long for a line. A lone surrogate
+    # has no UTF-8; what backslashreplace makes of it is JSON's escape for it
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def decode_command(line: bytes) -> Command:

@@ -270,10 +270,9 @@ def _syntax_fault(error: yaml.MarkedYAMLError, source: list[str]) -> Fault:
     unclosed = error.context == "while scanning a quoted scalar" and "end of stream" in str(error.problem)
     mark = error.context_mark if unclosed else error.problem_mark
     assert mark is not None
-    # an end of file that comes too soon is on the line after the last one
-    number = min(mark.line, len(source) - 1)
+    # libyaml puts the end of the file on a line of its own
+    number, column = (mark.line, mark.column) if mark.line < len(source) else (len(source) - 1, len(source[-1]))
     line = source[number]
-    column = min(mark.column, len(line))
     spot = Spot(number + 1, column + 1)
     if unclosed:
         return Fault(spot, "this quote is never closed; close it, or quote the whole value with the other kind")

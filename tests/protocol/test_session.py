@@ -20,7 +20,7 @@ from websockets.server import ServerProtocol
 
 from wsworker.errors import InternalError
 from wsworker.protocol.frames import build, is_close_code
-from wsworker.protocol.session import Closed, Event, Handshake, Ping, Pong, Refused, Session
+from wsworker.protocol.session import Closed, Event, Handled, Handshake, Ping, Pong, Refused, Session
 
 HEAD = (
     b"GET /chat HTTP/1.1\r\n"
@@ -72,7 +72,8 @@ class Peer:
     def pump(self) -> None:
         """Handle every event that there is."""
         while (event := self.session.next_event()) is not None:
-            self.events.append(event)
+            if not isinstance(event, Handled):
+                self.events.append(event)
             if isinstance(event, Handshake):
                 self.session.accept(None)
                 event.request._exception = None  # a refusal leaves it there, and no two exceptions are equal
@@ -271,6 +272,16 @@ def test_fragments() -> None:
     peer.feed(masked(BINARY, b"a", fin=False), masked(CONT, b"b"))
     peer.feed(masked(TEXT, b"", fin=False), masked(CONT, b""))
     assert peer.events == [Ping(b"now"), "€", b"ab", ""]
+
+
+def test_every_frame_is_an_event() -> None:
+    """A call handles one frame, so empty fragments, and data after our Close, count like messages."""
+    session = opened().session
+    session.receive(masked(TEXT, b"", fin=False) + masked(CONT, b"", fin=False) * 98 + masked(CONT, b"a"))
+    assert [session.next_event() for _ in range(101)] == [Handled()] * 99 + ["a", None]
+    session.close()
+    session.receive(masked(TEXT, b"a") * 2)
+    assert [session.next_event() for _ in range(3)] == [Handled(), Handled(), None]
 
 
 @pytest.mark.parametrize("character", ["é", "€", "😀", "\ud7ff", "\ue000", "\U0010ffff", "\u0800", "\U00010000"])

@@ -186,10 +186,8 @@ class OpenSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class CloseSlot:
-    """Close the master's listeners of a slot: whoever comes from now on is refused, unless a worker still listens."""
-
-    slot: int
+class CloseSlots:
+    """Close the master's listeners for good: once no worker holds them either, whoever comes is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,5 +262,5 @@ class Exit:
 
 
 Action: TypeAlias = (
-    Spawn | OpenSlot | CloseSlot | Tell | Signal | Weigh | Progress | Answer | ShowStatus | Notify | Log | Exit
+    Spawn | OpenSlot | CloseSlots | Tell | Signal | Weigh | Progress | Answer | ShowStatus | Notify | Log | Exit
 )

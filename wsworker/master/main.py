@@ -106,7 +106,7 @@ class Master:
         )
         self._crew = Crew(
             name=config.name,
-            node=f"{socket.gethostname().partition('.')[0]}.{int(time.time()):x}",
+            node=f"{socket.gethostname().partition('.')[0]}-{int(time.time()):x}",
             selector=self._selector,
             table=self._table,
             feed=self._feed,
@@ -305,9 +305,9 @@ class Master:
             return events.SlotFailed(action.slot, str(error))
         return events.SlotOpened(action.slot)
 
-    def _close_slot(self, action: events.CloseSlot) -> None:
+    def _close_slots(self, action: events.CloseSlots) -> None:
         for group in self._groups:
-            group.close_slot(action.slot)
+            group.close()
 
     def _weigh(self, action: events.Weigh) -> None:
         for group in self._groups:
@@ -366,7 +366,7 @@ class Master:
 PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Spawn: lambda master, action: master._crew.spawn(action),
     events.OpenSlot: Master._open_slot,
-    events.CloseSlot: Master._close_slot,
+    events.CloseSlots: Master._close_slots,
     events.Tell: lambda master, action: master._crew.tell(action),
     events.Signal: lambda master, action: master._crew.signal(action),
     events.Weigh: Master._weigh,

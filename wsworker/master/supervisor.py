@@ -23,7 +23,7 @@ from wsworker.master import roll
 from wsworker.master.events import (
     Action,
     Answer,
-    CloseSlot,
+    CloseSlots,
     DeadlinePassed,
     Event,
     Exit,
@@ -476,7 +476,7 @@ class Supervisor:
         for reload in filter(None, (self._roll, self._waiting)):
             self._actions += [Answer(reply, roll.stopping()) for reply in reload.replies]
         self._roll = self._waiting = None
-        self._actions += [CloseSlot(slot.number) for slot in self.roster.slots.values() if slot.open]
+        self._actions.append(CloseSlots())
         for worker in self.roster.workers.values():
             # a stopped process would neither read its order nor die of it politely
             self._actions.append(Signal(worker.id, "SIGCONT"))
@@ -499,7 +499,7 @@ class Supervisor:
         if self.state is not STOPPING:
             self._spawn_due(now)
             self._move_on(now)
-        self._weigh()
+            self._weigh()
         if self.state is SERVING and self.roster.given_up():
             self._end_with(Exit(EX_SOFTWARE, "every worker is parked, none of them stays alive; see the log"), now)
             self._settle(now)

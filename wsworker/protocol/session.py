@@ -86,7 +86,17 @@ class Closed:
     clean: bool = False
 
 
-Event: TypeAlias = str | bytes | Handshake | Refused | Ping | Pong | Closed
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A frame was handled and there is nothing to do about it: a message goes on, or data came after our Close.
+
+    It is an event so that who counts events counts frames: no flood of empty fragments passes for one event.
+    """
+
+
+Event: TypeAlias = str | bytes | Handshake | Refused | Ping | Pong | Closed | Handled
+
+_HANDLED = Handled()
 
 
 class Session:
@@ -152,8 +162,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes, or the answer to a Handshake, are needed first.
 
-        A message is a str or bytes by itself. A call handles at most one frame that has an event, so you may answer it
-        before the next one is looked at. Never raises over what a client sends.
+        A message is a str or bytes by itself. A call handles at most one frame, so you may answer it before the next
+        one is looked at, and may stop whenever you like. Never raises over what a client sends.
         """
         if self._phase == "head":
             return self._next_of_head()
@@ -255,25 +265,25 @@ class Session:
         self._output += [response.serialize(), SEND_EOF]
         self._end("refused")
 
-    def _next_of_frames(self) -> str | bytes | Ping | Pong | Closed | None:
-        while self._rules.verdict is None:
-            # A fast lane belongs here: while state is OPEN and current_size is None it may take a run of plain frames
-            # off the inbox and decode them without ServerProtocol.
-            frame = self._next_frame()
-            if frame is None:
-                break
-            event = self._event_of(frame)
-            if event is not None:
-                return event
-        if self._rules.verdict is not None:
-            code, reason = self._rules.verdict
+    def _next_of_frames(self) -> str | bytes | Ping | Pong | Closed | Handled | None:
+        # A fast lane belongs here: while there is no verdict, state is OPEN and current_size is None, it may take a run
+        # of plain frames off the inbox and decode them without ServerProtocol.
+        event = self._handle_frame() if self._rules.verdict is None else None
+        verdict = self._rules.verdict
+        if verdict is not None:
+            code, reason = verdict
             self._end("discard")
             return Closed(code, reason, failed=True)
-        if self._eof:
+        if event is None and self._eof:
             where = "in the middle of a frame" if self._inbox else "without a Close"
             self._end("discard")
             return Closed(1006, f"the client ended the stream {where}")
-        return None
+        return event
+
+    def _handle_frame(self) -> str | bytes | Ping | Pong | Closed | Handled | None:
+        """Return the event of the next frame; None if it is not whole, or if there is a verdict now."""
+        frame = self._next_frame()
+        return None if frame is None else self._event_of(frame)
 
     def _next_frame(self) -> Frame | None:
         """Hand the frame at the start of the inbox over; None if it is not whole, or if there is a verdict now."""
@@ -303,7 +313,7 @@ class Session:
         assert isinstance(frame, Frame)
         return frame
 
-    def _event_of(self, frame: Frame) -> str | bytes | Ping | Pong | Closed | None:
+    def _event_of(self, frame: Frame) -> str | bytes | Ping | Pong | Closed | Handled | None:
         payload = bytes(frame.data)
         if frame.opcode is Opcode.PING:
             return Ping(payload)
@@ -317,7 +327,7 @@ class Session:
         if self._rules.state is not State.OPEN:
             # after our Close nobody waits for a message any more; ServerProtocol still minds the order
             self._partial.clear()
-            return None
+            return _HANDLED
         if not frame.fin or frame.opcode is Opcode.CONT:
             return self._join(frame.opcode, payload, frame.fin)
         return self._decode(payload) if frame.opcode is Opcode.TEXT else payload
@@ -329,8 +339,8 @@ class Session:
             self._fail_text(error.start)
             return None
 
-    def _join(self, opcode: Opcode, payload: bytes, fin: bool) -> str | bytes | None:
-        """Add a fragment to the open message; return the message if this completes it.
+    def _join(self, opcode: Opcode, payload: bytes, fin: bool) -> str | bytes | Handled | None:
+        """Add a fragment to the open message; return the message if this completes it, None if it is not UTF-8.
 
         The fragments are kept in one buffer and not in a list: a flood of tiny ones must not cost an object each.
         Text is checked as it comes, so that a bad byte fails the connection before the rest has been sent.
@@ -347,7 +357,7 @@ class Session:
                 self._fail_text(self._checked + error.start)
                 return None
         if not fin:
-            return None
+            return _HANDLED
         message = self._partial.decode() if self._is_text else bytes(self._partial)
         self._partial.clear()
         return message

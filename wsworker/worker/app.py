@@ -284,7 +284,7 @@ def _user_code(doing: str, folder: str) -> Iterator[None]:
     except AppError:
         raise
     except (Exception, SystemExit) as exc:
-        raise AppError(f"{doing}: {_cause(exc, folder)}", _trace(exc)) from None
+        raise AppError(f"{doing}: {_cause(exc, folder)}", trace(exc)) from None
 
 
 def _cause(exc: BaseException, folder: str) -> str:
@@ -298,7 +298,7 @@ def _cause(exc: BaseException, folder: str) -> str:
     return f"{place} raised {type(exc).__name__}"
 
 
-def _trace(exc: BaseException) -> str:
+def trace(exc: BaseException) -> str:
     """Return the traceback as the interpreter prints it, without our frames, at most TRACE_CHARACTERS long."""
     report = traceback.TracebackException.from_exception(exc)
     pending: list[traceback.TracebackException | None] = [report]

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.protocol.request import Address, Request
 from wsworker.protocol.session import Closed, Event, Handshake, Refused, Session
@@ -196,11 +196,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the deadline of the whole handshake runs from here."""
-        assert isinstance(transport, asyncio.Transport)
         settings = self._home.config.websocket
-        self._transport = transport
-        self._cork = Cork(self, self._session, transport, settings.send_buffer)
-        self._intake = Intake(self, self._session, transport, self._home.loop)
+        # uvloop's transports are no subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+        self._cork = Cork(self, self._session, self._transport, settings.send_buffer)
+        self._intake = Intake(self, self._session, self._transport, self._home.loop)
         self.remote = _address(transport.get_extra_info("peername"))
         self._home.arrived(self)
         self._home.schedule(self, ticks(settings.open_timeout))

@@ -1,0 +1,252 @@
+"""The models: defaults, what each field takes, and which changes a reload can apply."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from wsworker import config
+from wsworker.config import KEYS, Config, ListenAddress, LogConfig, Mistake, WebSocketConfig, validate
+
+FOLDER = "/srv/hello"
+
+
+def valid(**values: object) -> Config:
+    """Return the Config of these keys, sections with two underscores, and app: hello."""
+    judged = validate({"app": "hello"} | {key.replace("__", "."): value for key, value in values.items()}, FOLDER)
+    assert isinstance(judged, Config)
+    return judged
+
+
+def mistakes(**values: object) -> list[Mistake]:
+    """Return what is wrong with these keys beside app: hello."""
+    judged = validate({"app": "hello"} | {key.replace("__", "."): value for key, value in values.items()}, FOLDER)
+    assert isinstance(judged, list)
+    return judged
+
+
+def test_defaults() -> None:
+    """Only app has to be given; every other setting has the default of the documentation."""
+    expected = {
+        "name": "",
+        "app": "hello",
+        "app_dir": "/srv/hello",
+        "listen": (ListenAddress("127.0.0.1", 2346),),
+        "workers": 1,
+        "worker_connections": 10000,
+        "backlog": 2048,
+        "boot_timeout": 60.0,
+        "worker_timeout": 30.0,
+        "graceful_timeout": 30.0,
+        "drain_window": 10.0,
+        "user": None,
+        "group": None,
+        "umask": 0o027,
+        "pidfile": None,
+        "control_socket": "auto",
+        "loop": "auto",
+        "websocket.max_size": 1024**2,
+        "websocket.send_buffer": 1024**2,
+        "websocket.ping_interval": 20.0,
+        "websocket.ping_timeout": 20.0,
+        "websocket.open_timeout": 5.0,
+        "websocket.close_timeout": 10.0,
+        "websocket.subprotocols": (),
+        "websocket.origins": "same-origin",
+        "log.level": "info",
+        "log.file": "-",
+    }
+    loaded = valid()
+    assert expected == {key: config.value_of(loaded, key) for key in KEYS}
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    """Giving each default explicitly changes nothing."""
+    loaded = valid()
+    given = {key.replace(".", "__"): config.value_of(loaded, key) for key in KEYS if key != "name"}
+    assert loaded == valid(**given)
+
+
+def test_every_key_is_described() -> None:
+    """Each key has one sentence, words for what it takes, and says whether a reload applies it."""
+    for key, field in KEYS.items():
+        assert field.description
+        assert field.description.endswith("."), key
+        assert ". " not in field.description, key
+        assert config.takes(key).words, key
+        assert isinstance(config.applies_on_reload(key), bool)
+
+
+def test_sections() -> None:
+    """Two subjects have a section, and each is described."""
+    assert config.SECTIONS == ("websocket", "log")
+    for section in config.SECTIONS:
+        assert Config.model_fields[section].description
+
+
+def test_values_are_normalised() -> None:
+    """Times become seconds, sizes bytes, a mode a number, lists tuples, paths absolute."""
+    loaded = valid(
+        app_dir="../app",
+        listen=["0.0.0.0:80", "unix:ws.sock"],
+        workers="auto",
+        boot_timeout="250ms",
+        drain_window=0,
+        user="www",
+        umask="0o077",
+        pidfile="run/x.pid",
+        control_socket="x.sock",
+        websocket__max_size="64KiB",
+        websocket__subprotocols=["b", "a"],
+        websocket__origins=["HTTPS://Example.org:443"],
+        log__file="logs/x.log",
+    )
+    assert loaded.app_dir == "/srv/app"
+    assert loaded.listen == (ListenAddress("0.0.0.0", 80), ListenAddress("", 0, "/srv/hello/ws.sock"))
+    assert loaded.workers == "auto"
+    assert loaded.boot_timeout == 0.25
+    assert loaded.drain_window == 0.0
+    assert isinstance(loaded.drain_window, float)
+    assert loaded.user == "www"
+    assert loaded.umask == 0o077
+    assert loaded.pidfile == "/srv/hello/run/x.pid"
+    assert loaded.control_socket == "/srv/hello/x.sock"
+    assert loaded.websocket.max_size == 65536
+    assert loaded.websocket.subprotocols == ("b", "a")
+    assert loaded.websocket.origins == ("https://example.org",)
+    assert loaded.log.file == "/srv/hello/logs/x.log"
+
+
+def test_one_address_needs_no_list() -> None:
+    """A single address may stand alone."""
+    assert valid(listen="[::]:80").listen == (ListenAddress("::", 80),)
+
+
+@pytest.mark.parametrize("origins", ["*", "same-origin", ()])
+def test_origins(origins: object) -> None:
+    """Origins are one of two words or a list, which may be empty."""
+    assert origins == valid(websocket__origins=origins).websocket.origins
+
+
+def test_a_null_name_is_no_name() -> None:
+    """The name may be left to the folder in two ways."""
+    assert valid(name=None).name == ""
+    assert valid(name="").name == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("app", [None, 5, "a b"]),
+        ("name", [5, ".x", "a/b"]),
+        ("app_dir", ["", None, 5]),
+        ("listen", [None, 5, "x", [], ["127.0.0.1:80", "127.0.0.1:80"], {"a": 1}]),
+        ("workers", [0, 257, 1.5, True, "4", "Auto", None, [1]]),
+        ("worker_connections", [0, 1_000_001, "10", True]),
+        ("backlog", [0, 65536, None]),
+        ("boot_timeout", [0, -1, "0s", 86401, "x", True, None, float("inf")]),
+        ("worker_timeout", [0, 1.9, "25h"]),
+        ("graceful_timeout", [0]),
+        ("drain_window", [-1, "25h"]),
+        ("user", [0, True, ["x"]]),
+        ("group", [0]),
+        ("umask", [0, 0o1000, "27", "0", None, True]),
+        ("pidfile", ["", 5]),
+        ("control_socket", ["", None, "/" + "x" * 107]),
+        ("loop", ["", None, "Auto", True]),
+        ("websocket__max_size", [0, -1, "1MB", 1024**3 + 1, 1.5, None]),
+        ("websocket__send_buffer", [0]),
+        ("websocket__ping_interval", [-1]),
+        ("websocket__ping_timeout", [0]),
+        ("websocket__open_timeout", [0]),
+        ("websocket__close_timeout", [0]),
+        ("websocket__subprotocols", ["chat", ["a b"], [5], ["a", "a"]]),
+        ("websocket__origins", ["x", None, True, ["null"], [5]]),
+        ("log__level", ["INFO", None, 10]),
+        ("log__file", ["", None]),
+    ],
+)
+def test_refused(key: str, values: list[object]) -> None:
+    """Each of these values is refused once, in a sentence that begins with the key."""
+    for value in values:
+        (mistake,) = mistakes(**{key: value})
+        assert key.replace("__", ".") == mistake.key
+        assert mistake.message.startswith(mistake.key)
+
+
+def test_a_union_is_reported_once() -> None:
+    """A wrong number of workers is one mistake, though it fits neither branch."""
+    message = "workers must be a number from 1 to 256, or auto, not 0"
+    assert [Mistake("workers", None, message)] == mistakes(workers=0)
+
+
+def test_items_are_reported_each() -> None:
+    """Wrong items of a list are told by position, also where the list is one of two possibilities."""
+    wrong = mistakes(websocket__origins=["https://a", "b", "https://c/"])
+    assert [1, 2] == [mistake.item for mistake in wrong]
+    assert wrong[0].message.endswith("not 'b'")
+    assert wrong[1].message.endswith("not 'https://c/'; remove the / at its end")
+
+
+def test_one_value_instead_of_a_list() -> None:
+    """An address that stands alone is shown as it was written."""
+    (mistake,) = mistakes(listen="x")
+    assert mistake.message.endswith("not 'x'; write host and port")
+
+
+def test_sentences() -> None:
+    """What is no question of spelling has a sentence of its own."""
+    (mistake,) = mistakes(listen=["[::1]:80", "[0::1]:80"])
+    assert Mistake("listen", None, "listen holds [::1]:80 twice; remove one") == mistake
+
+
+def test_digits_want_quotes() -> None:
+    """A name made of digits is a number to YAML, and its writer is told so."""
+    (mistake,) = mistakes(name=2024)
+    assert mistake.message.endswith("not 2024; text made of digits needs quotes")
+    (mistake,) = mistakes(name=True)
+    assert mistake.message.endswith("not true")
+
+
+def test_all_mistakes_at_once() -> None:
+    """Mistakes come together, in the order of the documentation, and a missing app is one of them."""
+    judged = validate({"log.level": "x", "backlog": 0, "websocket.max_size": 0}, FOLDER)
+    assert isinstance(judged, list)
+    assert ["app", "backlog", "websocket.max_size", "log.level"] == [mistake.key for mistake in judged]
+    assert judged[0].message == "app is missing; add `app: module`, the module with your on_message"
+
+
+def test_in_code() -> None:
+    """Config(...) in code keeps relative paths, and is strict, closed and frozen."""
+    made = Config(app="hello", app_dir="x", log=LogConfig(file="y"), websocket=WebSocketConfig(max_size=5))
+    assert (made.app_dir, made.log.file, made.websocket.max_size) == ("x", "y", 5)
+    with pytest.raises(ValidationError, match="frozen"):
+        made.workers = 2
+    with pytest.raises(ValidationError, match="Extra"):
+        Config.model_validate({"app": "hello", "wrokers": 2})
+
+
+RESTART_KEYS = ("name", "listen", "backlog", "user", "group", "umask", "pidfile", "control_socket")
+
+
+def test_restart_keys() -> None:
+    """These keys, and no key in a section, need a restart."""
+    assert RESTART_KEYS == tuple(key for key in KEYS if not config.applies_on_reload(key))
+
+
+def test_carry_over() -> None:
+    """A reload keeps what needs a restart and takes all else."""
+    old = valid(name="a", umask="0022", workers=1, websocket__max_size=1)
+    new = valid(name="b", umask="0077", workers=2, websocket__max_size=2, backlog=5)
+    assert config.restart_needed(old, new) == ("name", "backlog", "umask")
+    carried = config.carry_over(old, new)
+    assert (carried.name, carried.umask, carried.backlog) == ("a", 0o022, 2048)
+    assert (carried.workers, carried.websocket.max_size) == (2, 2)
+    assert config.restart_needed(old, carried) == ()
+
+
+def test_nothing_to_carry_over() -> None:
+    """Without such a change the new Config stays as it is."""
+    old, new = valid(workers=1), valid(workers=2)
+    assert config.restart_needed(old, new) == ()
+    assert new == config.carry_over(old, new)

@@ -1,0 +1,375 @@
+"""The config file, the environment and flags: what wins, and every problem with its place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsworker import config, configfile
+from wsworker.config import KEYS, Config, ListenAddress
+from wsworker.configfile import Loaded, Peek, find, load, peek
+from wsworker.errors import ConfigError, Problem
+
+GOLDEN = Path(__file__).parent / "golden_config"
+SHIPPED = Path(__file__).parent.parent / "config"
+NO_FLAGS: Mapping[str, tuple[str, str]] = {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder named hello, which is the working directory."""
+    made = tmp_path / "hello"
+    made.mkdir()
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(configfile, "SYSTEM_FILE", tmp_path / "etc" / "config.yaml")
+    return made
+
+
+def loaded_from(
+    text: str, environ: Mapping[str, str] | None = None, flags: Mapping[str, tuple[str, str]] = NO_FLAGS
+) -> Loaded:
+    """Load this text as config.yaml in the working directory."""
+    path = Path("config.yaml")
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ or {}, flags)
+
+
+def problems_of(
+    text: str, environ: Mapping[str, str] | None = None, flags: Mapping[str, tuple[str, str]] = NO_FLAGS
+) -> list[str]:
+    """Load this text and return the first line of each problem."""
+    with pytest.raises(ConfigError) as caught:
+        loaded_from(text, environ, flags)
+    assert caught.value.file == "config.yaml"
+    return [str(problem).partition("\n")[0] for problem in caught.value.problems]
+
+
+# Golden files
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_golden(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each bad file gives exactly the text that lies beside it."""
+    if path.stem in ("unclosed_bracket", "surrogate") and not yaml.__with_libyaml__:
+        pytest.skip("the wording is that of libyaml, which this PyYAML is built without")
+    monkeypatch.chdir(GOLDEN)
+    with pytest.raises(ConfigError) as caught:
+        load(Path(path.name), {}, NO_FLAGS)
+    assert path.with_suffix(".txt").read_text(encoding="utf-8") == f"{caught.value}\n"
+
+
+def test_golden_files_are_complete() -> None:
+    """No bad file lacks its text, and no text its file."""
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == {path.stem for path in GOLDEN.glob("*.txt")}
+    assert len(list(GOLDEN.glob("*.yaml"))) >= 40
+
+
+# The files that are shipped
+
+
+def test_config_yaml_holds_every_default(tmp_path: Path) -> None:
+    """config/config.yaml has every key, in the order of the models, with its default."""
+    text = (SHIPPED / "config.yaml").read_text(encoding="utf-8")
+    plain = yaml.load(text, Loader=yaml.BaseLoader)
+    keys = [
+        f"{name}.{key}" if isinstance(value, dict) else name
+        for name, value in plain.items()
+        for key in (value if isinstance(value, dict) else [name])
+    ]
+    assert list(KEYS) == keys
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "bare.yaml").write_text("app: app\n", encoding="utf-8")
+    complete = load(tmp_path / "config.yaml", {}, NO_FLAGS).config
+    bare = load(tmp_path / "bare.yaml", {}, NO_FLAGS).config
+    for key in KEYS:
+        assert config.value_of(bare, key) == config.value_of(complete, key), key
+
+
+def test_hello_yaml_loads() -> None:
+    """The shipped example loads and names the shipped module."""
+    hello = load(SHIPPED / "hello.yaml", {}, NO_FLAGS).config
+    assert ("hello", "hello", 4) == (hello.name, hello.app, hello.workers)
+    assert (ListenAddress("127.0.0.1", 2346),) == hello.listen
+    assert (Path(hello.app_dir) / "hello.py").is_file()
+
+
+# Which file
+
+
+def test_find_takes_the_first_of_four(folder: Path) -> None:
+    """-c wins over the variable, that over ./config.yaml, and that over the system's file."""
+    system = configfile.SYSTEM_FILE
+    system.parent.mkdir()
+    system.touch()
+    assert system == find(None, {})
+    Path("config.yaml").touch()
+    assert Path("config.yaml") == find(None, {"WSWORKER_CONFIG": ""})
+    assert Path("x.yaml") == find(None, {"WSWORKER_CONFIG": "x.yaml"})
+    assert Path("y.yaml") == find("y.yaml", {"WSWORKER_CONFIG": "x.yaml"})
+
+
+def test_find_nothing(folder: Path) -> None:
+    """Without any file the message names both places and the next step."""
+    with pytest.raises(ConfigError) as caught:
+        find(None, {})
+    (problem,) = caught.value.problems
+    assert str(problem) == (
+        f"config.yaml: error: no such file, and no {configfile.SYSTEM_FILE}; "
+        "name your config file with -c FILE or in WSWORKER_CONFIG"
+    )
+
+
+def test_unreadable_files(folder: Path) -> None:
+    """A file that cannot be read is one sentence, for load and for peek."""
+    Path("large.yaml").write_bytes(b"#" * (1024**2 + 1))
+    Path("latin1.yaml").write_bytes("app: hello\nname: caf\u00e9\n".encode("latin-1"))
+    Path("marked.yaml").write_bytes(b"\xef\xbb\xbfapp: hello\xff\n")
+    Path("folder.yaml").mkdir()
+    Path("loop.yaml").symlink_to("loop.yaml")
+    expected = {
+        "none.yaml": "none.yaml: error: no such file; create it, or name another with -c FILE",
+        "folder.yaml": "folder.yaml: error: this is a directory; name the file in it with -c FILE",
+        "large.yaml": "large.yaml: error: larger than 1 MiB, so it is no config file; name another with -c FILE",
+        "latin1.yaml": "latin1.yaml:2:10: error: the byte 0xe9 is not UTF-8; save the file as UTF-8",
+        "marked.yaml": "marked.yaml:1:11: error: the byte 0xff is not UTF-8; save the file as UTF-8",
+        "loop.yaml": "loop.yaml: error: cannot be read (Too many levels of symbolic links); "
+        "name another file with -c FILE",
+    }
+    for name, message in expected.items():
+        for read in (lambda path: load(path, {}, NO_FLAGS), lambda path: peek(path, {})):
+            with pytest.raises(ConfigError) as caught:
+                read(Path(name))
+            assert [message] == [str(problem) for problem in caught.value.problems]
+            assert name == caught.value.file
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_no_permission(folder: Path) -> None:
+    """A file of somebody else is one sentence."""
+    Path("config.yaml").touch(mode=0)
+    with pytest.raises(ConfigError, match="no permission to read it"):
+        load(Path("config.yaml"), {}, NO_FLAGS)
+
+
+def test_byte_order_mark(folder: Path) -> None:
+    """A byte order mark is skipped and counts for no column."""
+    loaded = loaded_from("\ufeffapp: hello\n")
+    assert loaded.place("app") == "config.yaml:1:6"
+
+
+# Precedence and places
+
+
+def test_precedence(folder: Path) -> None:
+    """A flag wins over the environment, that over the file, and that over the default."""
+    text = "app: hello\nworkers: 2\nbacklog: 2\nboot_timeout: 2\n"
+    environ = {"WSWORKER_WORKERS": "3", "WSWORKER_BACKLOG": "3", "PATH": "/bin"}
+    loaded = loaded_from(text, environ, {"workers": ("-w", "4")})
+    made = loaded.config
+    assert (4, 3, 2.0, 30.0) == (made.workers, made.backlog, made.boot_timeout, made.worker_timeout)
+    assert loaded.place("workers") == "flag -w"
+    assert loaded.place("backlog") == "environment WSWORKER_BACKLOG"
+    assert loaded.place("boot_timeout") == "config.yaml:4:15"
+    assert loaded.place("worker_timeout") == "default"
+    assert (folder / "config.yaml", "config.yaml") == (loaded.path, loaded.shown)
+
+
+def test_environment_is_yaml(folder: Path) -> None:
+    """A variable may hold a list, and a section's key has two underscores."""
+    environ = {
+        "WSWORKER_APP": "hello",
+        "WSWORKER_LISTEN": "[127.0.0.1:80, '[::1]:80']",
+        "WSWORKER_LOG__LEVEL": "debug",
+        "WSWORKER_USER": "",
+        "WSWORKER_CONFIG": "elsewhere.yaml",
+        "WSWORKER_TEST_REQUIRE": "all",
+    }
+    loaded = loaded_from("", environ)
+    assert loaded.config.listen == (ListenAddress("127.0.0.1", 80), ListenAddress("::1", 80))
+    assert loaded.config.log.level == "debug"
+    assert loaded.config.user is None
+
+
+def test_wrong_variables_and_flags(folder: Path) -> None:
+    """Problems of variables and flags have their name as place and stand behind those of the file."""
+    environ = {
+        "WSWORKER_WROKERS": "4",
+        "WSWORKER_DAEMON": "1",
+        "WSWORKER_LOG": "{level: debug}",
+        "WSWORKER_LOG_LEVEL": "debug",
+        "WSWORKER_log__file": "x",
+        "WSWORKER_BACKLOG": "many",
+        "WSWORKER_LISTEN": "[::]:80",
+        "WSWORKER_USER": "&x nobody-of-that-name",
+    }
+    assert problems_of(
+        "app: hello\nworker_connections: 0\n", environ, {"workers": ("-w", "x"), "log.level": ("--log-level", "'")}
+    ) == [
+        "config.yaml:2:21: error: worker_connections must be a number from 1 to 1000000, not 0",
+        "environment WSWORKER_DAEMON: error: unknown variable; use `wsworker start -d`",
+        'environment WSWORKER_LISTEN: error: an IPv6 address needs quotes in YAML: "[::]:2346"',
+        "environment WSWORKER_LOG: error: unknown variable; this section has WSWORKER_LOG__LEVEL, WSWORKER_LOG__FILE",
+        "environment WSWORKER_LOG_LEVEL: error: unknown variable; did you mean WSWORKER_LOG__LEVEL?",
+        "environment WSWORKER_USER: error: the anchor &x is not supported; remove it",
+        "environment WSWORKER_WROKERS: error: unknown variable; did you mean WSWORKER_WORKERS?",
+        "environment WSWORKER_log__file: error: unknown variable; did you mean WSWORKER_LOG__FILE?",
+        "flag --log-level: error: this quote is never closed; close it, or quote the whole value with the other kind",
+        "flag -w: error: workers must be a number from 1 to 256, or auto, not 'x'",
+        "environment WSWORKER_BACKLOG: error: backlog must be a number from 1 to 65535, not 'many'",
+        "environment WSWORKER_USER: error: unknown user 'nobody-of-that-name'; create it, or remove `user`",
+    ]
+
+
+def test_web_concurrency(folder: Path) -> None:
+    """WEB_CONCURRENCY takes the place of the default, and of nothing else."""
+    environ = {"WEB_CONCURRENCY": "3"}
+    loaded = loaded_from("app: hello\n", environ)
+    assert (3, "environment WEB_CONCURRENCY") == (loaded.config.workers, loaded.place("workers"))
+    assert loaded_from("app: hello\nworkers: 2\n", environ).config.workers == 2
+    assert loaded_from("app: hello\n", environ | {"WSWORKER_WORKERS": "5"}).config.workers == 5
+    assert loaded_from("app: hello\n", {"WEB_CONCURRENCY": ""}).config.workers == 1
+    assert problems_of("app: hello\n", {"WEB_CONCURRENCY": "many"}) == [
+        "environment WEB_CONCURRENCY: error: workers must be a number from 1 to 256, or auto, not 'many'"
+    ]
+
+
+# What the file's folder gives
+
+
+def test_paths_start_at_the_folder_of_the_file(folder: Path) -> None:
+    """Relative paths are those of the file, wherever the command is run."""
+    Path("app").mkdir()
+    loaded = loaded_from("app: hello\napp_dir: app\npidfile: x.pid\nlisten: unix:x.ws\nlog: {file: x.log}\n")
+    made = loaded.config
+    assert (f"{folder}/app", f"{folder}/x.pid", f"{folder}/x.log") == (made.app_dir, made.pidfile, made.log.file)
+    assert (ListenAddress("", 0, f"{folder}/x.ws"),) == made.listen
+
+
+@pytest.mark.parametrize("name", ["", "name:\n", "name: null\n", 'name: ""\n'])
+def test_default_name(folder: Path, name: str) -> None:
+    """The name is that of the folder, if none is given."""
+    assert loaded_from(f"app: hello\n{name}").config.name == "hello"
+
+
+def test_default_name_that_cannot_be(folder: Path) -> None:
+    """A folder whose name is none asks for one."""
+    Path("my app").mkdir()
+    path = Path("my app/config.yaml")
+    path.write_text("app: hello\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, NO_FLAGS)
+    message = (
+        "name must be 1 to 64 letters, digits or . _ - that start with a letter, a digit or _, not 'my app', "
+        "the name of this folder; set `name`"
+    )
+    assert (Problem("my app/config.yaml", 1, 1, message),) == caught.value.problems
+
+
+def test_existing_accounts(folder: Path) -> None:
+    """A user and a group that exist are taken."""
+    made = loaded_from("app: hello\nuser: root\ngroup: root\n").config
+    assert ("root", "root") == (made.user, made.group)
+
+
+# Peek
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "app: hello\n",
+        "name: other\ncontrol_socket: x.sock\n",
+        "name: null\ncontrol_socket: /run/x.sock\n",
+        "name: 'x'\ncontrol_socket: auto\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "environ", [{}, {"WSWORKER_NAME": "third", "WSWORKER_CONTROL_SOCKET": "../y.sock"}, {"WSWORKER_NAME": ""}]
+)
+def test_peek_agrees_with_load(folder: Path, text: str, environ: dict[str, str]) -> None:
+    """A client finds the socket of the master that this file would start."""
+    made = loaded_from(text, environ | {"WSWORKER_APP": "hello"}).config
+    assert Peek(made.name, made.control_socket) == peek(Path("config.yaml"), environ)
+
+
+def test_peek_ignores_what_is_wrong_elsewhere(folder: Path) -> None:
+    """A running service can be asked for its status while its file is being edited."""
+    Path("config.yaml").write_text("wrokers: 4\nname: x\nname: y\nlog: &x 5\n", encoding="utf-8")
+    assert Peek("x", "auto") == peek(Path("config.yaml"), {})
+    Path("config.yaml").write_text("- 1\n", encoding="utf-8")
+    assert Peek("hello", "auto") == peek(Path("config.yaml"), {})
+
+
+def test_peek_tells_broken_syntax(folder: Path) -> None:
+    """A file that cannot be read as YAML names no socket."""
+    Path("config.yaml").write_text("name: 'x\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config.yaml:1:7: error: this quote is never closed"):
+        peek(Path("config.yaml"), {})
+
+
+def test_peek_loads_no_models(folder: Path) -> None:
+    """A client pays for YAML only: pydantic alone would double its time."""
+    Path("config.yaml").write_text("app: hello\n", encoding="utf-8")
+    code = (
+        "import sys; from pathlib import Path; from wsworker.configfile import find, peek\n"
+        "print(peek(find(None, {}), {}).name, 'pydantic' in sys.modules, 'wsworker.config' in sys.modules)"
+    )
+    environ = os.environ | {"PYTHONPATH": str(Path(configfile.__file__).parent.parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert run.stdout == "hello False False\n"
+
+
+# Any text
+
+WORDS = st.sampled_from(
+    [*KEYS, *config.SECTIONS, "maxsize", "max_size", "level", "127.0.0.1:80", "1MiB", "30s", "auto", "0o27"]
+)
+MARKS = st.sampled_from([*list(":-[]{}#&*!|>'\"%@?,~<é\u2028\ufeff\x1b\x00"), ": ", "\n", "\n  ", "\t", "- ", "\\e"])
+TEXTS = st.one_of(st.text(max_size=60), st.lists(st.one_of(WORDS, MARKS), max_size=30).map("".join))
+
+
+@given(text=TEXTS)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text(folder: Path, text: str) -> None:
+    """Any file gives a Config, or problems that each have a line and a column of the file."""
+    path = Path("config.yaml")
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        loaded = load(path, {}, NO_FLAGS)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        assert isinstance(loaded.config, Config)
+        return
+    assert problems
+    for problem in problems:
+        assert problem.line >= 1
+        assert problem.column >= 1
+        assert problem.message
+        assert problem.excerpt.replace("\t", "").isprintable()
+    assert sorted(problems, key=lambda problem: problem.line) == list(problems)
+
+
+@given(text=TEXTS, key=st.sampled_from(sorted(KEYS)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value(folder: Path, text: str, key: str) -> None:
+    """Any value of a variable gives a Config, or problems that name the variable and no line."""
+    path = Path("config.yaml")
+    path.write_text("app: hello\n", encoding="utf-8")
+    variable = "WSWORKER_" + key.upper().replace(".", "__")
+    try:
+        loaded = load(path, {variable: text}, NO_FLAGS)
+    except ConfigError as error:
+        for problem in error.problems:
+            assert (f"environment {variable}", 0, 0) == (problem.place, problem.line, problem.column)
+    else:
+        assert loaded.place(key) == f"environment {variable}"

@@ -1,0 +1,259 @@
+"""Values: what people write for times, sizes, modes, names, paths and addresses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsworker import values
+from wsworker.values import ListenAddress, Sentence
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("30", 30.0),
+        ("30s", 30.0),
+        ("250ms", 0.25),
+        ("1.5h", 5400.0),
+        ("5 m", 300.0),
+        ("5M", 300.0),
+        (7, 7),
+        (None, None),
+    ],
+)
+def test_seconds(written: object, expected: object) -> None:
+    """A time has one of four units or none; what is no text goes on as it is."""
+    assert expected == values.seconds(written)
+
+
+@pytest.mark.parametrize("written", ["", "s", "1 minute", "-1s", "1d", "1h30m", "١s", "1" * 20])
+def test_no_seconds(written: str) -> None:
+    """Anything else is refused with the units."""
+    with pytest.raises(ValueError, match="ms, s, m and h"):
+        values.seconds(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("65536", 65536),
+        ("64k", 65536),
+        ("64KiB", 65536),
+        ("64 kib", 65536),
+        ("1MiB", 1024**2),
+        ("1m", 1024**2),
+        ("1G", 1024**3),
+        (5, 5),
+        (True, True),
+    ],
+)
+def test_size(written: object, expected: object) -> None:
+    """Units of a size are powers of 1024, with or without iB."""
+    assert expected == values.size(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("1MB", "use MiB"), ("1.5 gb", "use GiB"), ("1.5MiB", "KiB, MiB"), ("1B", "KiB, MiB"), ("ib", "KiB"), ("", "KiB")],
+)
+def test_no_size(written: str, hint: str) -> None:
+    """A decimal unit is told its binary one, because 1MB would be two different sizes to two readers."""
+    with pytest.raises(ValueError, match=hint):
+        values.size(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"), [("0027", 0o27), ("027", 0o27), ("0o27", 0o27), ("0", 0), (0o27, 0o27), (None, None)]
+)
+def test_mode(written: object, expected: object) -> None:
+    """A mode is octal in each of its spellings."""
+    assert expected == values.mode(written)
+
+
+@pytest.mark.parametrize("written", ["27", "0028", "rwx", "", "0x17", "0o00027"])
+def test_no_mode(written: str) -> None:
+    """A mode without its leading zero is refused: it could be decimal."""
+    with pytest.raises(ValueError, match="leading 0"):
+        values.mode(written)
+
+
+@pytest.mark.parametrize("name", ["hello", "a", "_x", "9.to-5", "x" * 64])
+def test_service_name(name: str) -> None:
+    """A name is fit for a file name."""
+    assert name == values.service_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".hello", "-hello", "a/b", "a b", "é", "hello\n", "x" * 65, ".."])
+def test_no_service_name(name: str) -> None:
+    """What could leave the run directory, look like an option or break a log line is no name."""
+    with pytest.raises(ValueError, match=r"^$"):
+        values.service_name(name)
+
+
+@pytest.mark.parametrize("name", ["hello", "chat.rooms", "hello:app", "chat.rooms:app.main"])
+def test_app(name: str) -> None:
+    """An app is a dotted module and maybe a dotted attribute."""
+    assert name == values.app(name)
+
+
+@pytest.mark.parametrize("name", ["", "hello world", "hello:", ":app", "a..b", "a:b:c", "a/b", "hello\n"])
+def test_no_app(name: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match=r"^$"):
+        values.app(name)
+
+
+def test_app_as_file() -> None:
+    """Who names the file is told the module."""
+    with pytest.raises(ValueError, match="module's name, hello, and its folder in app_dir"):
+        values.app("../src/hello.py")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("/x", "/x"), ("x", "/srv/hello/x"), (".", "/srv/hello"), ("../x", "/srv/x"), ("../../../..", "/")],
+)
+def test_path(written: str, expected: str) -> None:
+    """A relative path starts at the folder."""
+    assert expected == values.path(written, "/srv/hello")
+
+
+def test_path_without_folder() -> None:
+    """Without a folder a relative path stays one; an empty path is none."""
+    assert values.path("x", "") == "x"
+    with pytest.raises(ValueError, match=r"^$"):
+        values.path("", "/srv")
+
+
+def test_socket_path() -> None:
+    """The whole path of a socket has at most 107 bytes, not characters."""
+    assert values.socket_path("x" * 102, "/srv") == "/srv/" + "x" * 102
+    with pytest.raises(Sentence, match="109 bytes"):
+        values.socket_path("é" * 52, "/srv")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected", "url"),
+    [
+        ("127.0.0.1:2346", ListenAddress("127.0.0.1", 2346), "ws://127.0.0.1:2346"),
+        ("[::]:2346", ListenAddress("::", 2346), "ws://[::]:2346"),
+        ("[0:0::1]:80", ListenAddress("::1", 80), "ws://[::1]:80"),
+        ("unix:x.sock", ListenAddress("", 0, "/srv/x.sock"), "ws+unix:/srv/x.sock"),
+        ("unix:/x.sock", ListenAddress("", 0, "/x.sock"), "ws+unix:/x.sock"),
+    ],
+)
+def test_listen_address(written: str, expected: ListenAddress, url: str) -> None:
+    """An address is read, and its text reads as the same address again."""
+    assert expected == values.listen_address(written, "/srv")
+    assert url == expected.url
+    assert expected == values.listen_address(str(expected), "/elsewhere")
+    assert expected == values.listen_address(expected, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        (2346, ""),
+        (None, ""),
+        ("2346", "host and port"),
+        ("127.0.0.1:", "number"),
+        ("127.0.0.1:http", "number"),
+        ("127.0.0.1:65536", "number"),
+        ("127.0.0.1:0", "choose a port"),
+        (":80", "0.0.0.0"),
+        ("*:80", "0.0.0.0"),
+        ("localhost:80", "host names are not"),
+        ("[localhost]:80", "host names are not"),
+        ("::1:80", "brackets"),
+        ("[127.0.0.1]:80", "brackets"),
+        ("[::1:80", "host names are not"),
+        ("systemd", "host and port"),
+        ("unix:@x", "abstract"),
+        ("unix:", ""),
+    ],
+)
+def test_no_listen_address(written: object, hint: str) -> None:
+    """Each way to get an address wrong has its own next step."""
+    with pytest.raises(ValueError, match=hint or r"^$"):
+        values.listen_address(written, "/srv")
+
+
+@given(st.text(max_size=20))
+def test_listen_address_of_any_text(text: str) -> None:
+    """Any text is an address or a ValueError."""
+    try:
+        address = values.listen_address(text, "/srv")
+    except ValueError:
+        return
+    assert address == values.listen_address(str(address), "/srv")
+
+
+def test_token() -> None:
+    """A subprotocol is a token of RFC 2616."""
+    assert values.token("chat.v2") == "chat.v2"
+    for wrong in ("", "a b", "a,b", "a/b", "é", "chat\n"):
+        with pytest.raises(ValueError, match="letters"):
+            values.token(wrong)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("https://example.org", "https://example.org"),
+        ("HTTPS://Example.ORG", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://example.org:80", "http://example.org"),
+        ("http://example.org:443", "http://example.org:443"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("chrome-extension://abc", "chrome-extension://abc"),
+    ],
+)
+def test_origin(written: str, expected: str) -> None:
+    """An origin becomes what a browser sends."""
+    assert expected == values.origin(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("https://example.org/", "remove the /"), ("example.org", "^$"), ("https://*.org", "^$"), ("null", "^$")],
+)
+def test_no_origin(written: str, hint: str) -> None:
+    """A pattern or a page is no origin."""
+    with pytest.raises(ValueError, match=hint):
+        values.origin(written)
+
+
+def test_lists() -> None:
+    """Lists become tuples; one value may stand for a list of one; no list holds a value twice."""
+    assert values.as_tuple([1, 2]) == (1, 2)
+    assert values.as_tuple("ab") == "ab"
+    assert values.one_or_more([1, 2]) == (1, 2)
+    assert values.one_or_more("ab") == ("ab",)
+    assert values.not_empty((1,)) == (1,)
+    assert values.no_doubles((1, 2)) == (1, 2)
+    with pytest.raises(Sentence, match="empty"):
+        values.not_empty(())
+    with pytest.raises(Sentence, match="holds 2 twice"):
+        values.no_doubles((1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (5, "5"),
+        (0.5, "0.5"),
+        ("it's", '"it\'s"'),
+        ("\x1b", r"'\x1b'"),
+        ("x" * 61, f"'{'x' * 60}...'"),
+        ([1], "a list"),
+        ((), "a list"),
+        ({}, "a mapping"),
+    ],
+)
+def test_shown(value: object, expected: str) -> None:
+    """A value is shown like its YAML, short and without control characters."""
+    assert expected == values.shown(value)

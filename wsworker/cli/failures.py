@@ -1,0 +1,116 @@
+"""How a command fails: from an exception to an exit code, an error code for --json and what a person reads.
+
+This is the only place that knows which class means which exit code. cli/main.py uses it for every command; `start -d`
+needs it too, in the daemon, which has to tell the process that waits for it how the start went.
+
+    0 done   1 failed   2 usage   7 nothing running   70 every slot parked   78 bad config or app   130 Ctrl+C
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import click
+
+from wsworker.errors import (
+    AlreadyRunning,
+    AppError,
+    BindError,
+    ConfigError,
+    ControlError,
+    NotRunning,
+    PlatformError,
+    PrivilegeError,
+    RunDirError,
+    WsworkerError,
+)
+
+SCHEMA: Final = 1
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NOTHING_RUNNING: Final = 7
+PARKED: Final = 70
+BAD_CONFIG: Final = 78
+INTERRUPTED: Final = 130
+
+TABLE: Final[Mapping[type[WsworkerError], tuple[int, str]]] = {
+    ConfigError: (BAD_CONFIG, "config_invalid"),
+    AppError: (BAD_CONFIG, "app_invalid"),
+    PlatformError: (FAILED, "platform"),
+    AlreadyRunning: (FAILED, "already_running"),
+    RunDirError: (FAILED, "run_dir"),
+    BindError: (FAILED, "bind_failed"),
+    PrivilegeError: (FAILED, "privileges"),
+    NotRunning: (NOTHING_RUNNING, "not_running"),
+    ControlError: (FAILED, ""),
+}
+"""Class to exit code and error code; a ControlError carries its own error code."""
+
+EXIT_CODES: Final[Mapping[int, str]] = {FAILED: "failed", PARKED: "parked", BAD_CONFIG: "app_invalid"}
+"""Exit code of a master that ended by itself, to error code."""
+
+
+class Failed(click.ClickException):
+    """A command failed for a reason that only the command line knows. code: the error code of --json."""
+
+    def __init__(self, code: str, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure in all its forms. text: what a person reads on standard error; details: `error` of the document."""
+
+    exit_code: int
+    text: str
+    details: Mapping[str, Any]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The document that --json prints."""
+        return {"schema": SCHEMA, "error": dict(self.details)}
+
+
+def describe(error: Exception) -> Failure | None:
+    """Return the failure that an exception stands for, or None for a fault: a bug, whose traceback is to be seen."""
+    match error:
+        case ConfigError():
+            return _bad_config(error)
+        case ControlError():
+            return failure(TABLE[ControlError][0], error.code, error.message)
+        case WsworkerError() if type(error) in TABLE:
+            exit_code, code = TABLE[type(error)]
+            return failure(exit_code, code, str(error))
+        case Failed():
+            return failure(error.exit_code, error.code, error.message)
+        case click.UsageError():
+            command = error.ctx.command_path if error.ctx else "wsworker"
+            message = error.format_message().rstrip(".")
+            return failure(USAGE, "usage", f"{message}; see `{command} --help`")
+        case _:
+            return None
+
+
+def failure(exit_code: int, code: str, message: str) -> Failure:
+    """Return a failure that one sentence describes; a user's traceback may stand below it."""
+    return Failure(exit_code, f"error: {message}", {"code": code, "message": message})
+
+
+def _bad_config(error: ConfigError) -> Failure:
+    """Show every problem with its line. An editor makes a link of "file:line:column", so nothing stands before it."""
+    exit_code, code = TABLE[ConfigError]
+    first = error.problems[0]
+    details = {
+        "code": code,
+        "message": first.message,
+        "file": first.place,
+        "line": first.line,
+        "column": first.column,
+        "problems": [asdict(problem) for problem in error.problems],
+    }
+    return Failure(exit_code, str(error), details)

@@ -1,0 +1,112 @@
+"""What every command has in common: the global options, before or behind the command's name, and how it speaks.
+
+Results go to standard output, progress and errors to standard error. With --json a command says one thing only, the
+document of its result, on standard output. Colour is for terminals: click takes it out of everything else, NO_COLOR
+(no-color.org) switches it off, and --color decides against both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wsworker import configfile
+from wsworker.cli.failures import Failure
+from wsworker.cli.version import banner
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """The global options of this run, and the two voices of a command. config: as typed behind -c."""
+
+    config: str | None = None
+    json: bool = False
+    color: str = "auto"
+    debug: bool = False
+
+    def config_path(self) -> Path:
+        """Return the config file that this run is about. Raises ConfigError if there is none."""
+        return configfile.find(self.config, os.environ)
+
+    def result(self, text: str, document: Mapping[str, Any]) -> None:
+        """Print a result: the text, or with --json the document."""
+        click.echo(json.dumps(document) if self.json else text, color=self.colored())
+
+    def progress(self, line: str) -> None:
+        """Print a line on the way to a result; nothing with --json."""
+        if not self.json:
+            click.echo(line, err=True, color=self.colored())
+
+    def failure(self, failure: Failure) -> None:
+        """Print a failure."""
+        if self.json:
+            click.echo(json.dumps(failure.document))
+            return
+        word, colon, rest = failure.text.partition("error:")
+        text = click.style("error:", fg="red") + rest if colon and not word else failure.text
+        click.echo(text, err=True, color=self.colored())
+
+    def colored(self) -> bool | None:
+        """Whether to keep colour; None leaves it to click, which keeps it on a terminal."""
+        if self.color == "auto":
+            return False if os.environ.get("NO_COLOR") else None
+        return self.color == "always"
+
+
+def global_options(command: Command) -> Command:
+    """Give a command the global options; they end in the Settings that click hands on as its object."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Store an option that was given. The group and the command both have it, and silence must not undo a word."""
+    if value:
+        assert parameter.name is not None
+        setattr(context.ensure_object(Settings), parameter.name, value)
+
+
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(banner())
+        context.exit()
+
+
+_OPTIONS = (
+    click.option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="Config file; else $WSWORKER_CONFIG, ./config.yaml or /etc/wsworker/config.yaml.",
+    ),
+    click.option(
+        "--json", is_flag=True, expose_value=False, callback=_keep, help="Print one JSON document, also for errors."
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        expose_value=False,
+        callback=_keep,
+        help="Colour; auto is on terminals, and without NO_COLOR.",
+    ),
+    click.option("--debug", is_flag=True, expose_value=False, callback=_keep, help="Show tracebacks of errors."),
+    click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version and exit.",
+    ),
+)

@@ -1,0 +1,111 @@
+"""The accept loop of a worker: clients from the listeners it borrows, handed to the event loop one by one.
+
+It is our own, because asyncio.Server calls listen(100) on any socket it is given, which shrinks the queue for every
+process that holds the socket, and because a server must go on when descriptors run out: then it stops asking for a
+while, as the queue keeps and another worker may have room. See accept(2) for the errors.
+
+The listeners are the master's. They are never shut down here (that would hit every holder), only closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+ACCEPTS_PER_TURN: Final = 32
+PAUSE_SECONDS: Final = 1.0
+LOG_SECONDS: Final = 60.0
+
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PASSING: Final = frozenset(
+    {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH}
+)
+"""The client has gone before it was accepted, or a firewall forbids it; the next one is not touched by that."""
+
+
+class Acceptor:
+    """Accepts from some listeners. protocol: makes the asyncio protocol of one client."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: Sequence[socket.socket],
+        protocol: Callable[[], asyncio.Protocol],
+        log: logging.Logger,
+    ) -> None:
+        self._loop = loop
+        # a unix listener is the same socket for every slot; each appears once
+        self._listeners = list(dict.fromkeys(listeners))
+        self._protocol = protocol
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._logged_at = -LOG_SECONDS
+
+    def start(self) -> None:
+        """Accept whoever comes; the listeners must listen, as accept(2) on others is an error and epoll would spin."""
+        self._resume = None
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def stop(self) -> None:
+        """Stop accepting; whoever waits in the queue stays there for others. May be called twice."""
+        if self._resume:
+            self._resume.cancel()
+            self._resume = None
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    def empty_and_close(self) -> None:
+        """Accept all who wait, once, then close the listeners: for a stop, when nobody else will ever accept them."""
+        self.stop()
+        for listener in self._listeners:
+            while self._accept(listener):
+                pass
+        self.close()
+
+    def close(self) -> None:
+        """Close our copies of the listeners; the master and a new worker keep theirs."""
+        self.stop()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept up to a number of clients; whether that number was reached, so that there may be more."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in PASSING:
+                    continue
+                self._pause(error)
+                return False
+            client.setblocking(False)
+            task = self._loop.create_task(self._connect(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _connect(self, client: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, client)
+        except OSError:
+            # it went away between accept and now
+            client.close()
+
+    def _pause(self, error: OSError) -> None:
+        """Stop asking for a second: a listener that cannot be served stays readable, and the loop would spin."""
+        now = self._loop.time()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            what = "out of file descriptors or memory" if error.errno in SHORTAGES else "cannot accept"
+            self._log.error("%s (%s); new clients wait, see LimitNOFILE= or ulimit -n", what, error.strerror)
+        self.stop()
+        self._resume = self._loop.call_later(PAUSE_SECONDS, self.start)
