@@ -210,9 +210,8 @@ def test_wrong_variables_and_flags(folder: Path) -> None:
         "WSWORKER_LISTEN": "[::]:80",
         "WSWORKER_USER": "&x nobody-of-that-name",
     }
-    assert problems_of(
-        "app: hello\nworker_connections: 0\n", environ, {"workers": ("-w", "x"), "log.level": ("--log-level", "'")}
-    ) == [
+    flags = {"workers": ("-w", "x"), "log.level": ("--log-level", "'")}
+    assert problems_of("app: hello\nworker_connections: 0\n", environ, flags) == [
         "config.yaml:2:21: error: worker_connections must be a number from 1 to 1000000, not 0",
         "environment WSWORKER_DAEMON: error: unknown variable; use `wsworker start -d`",
         'environment WSWORKER_LISTEN: error: an IPv6 address needs quotes in YAML: "[::]:2346"',
@@ -239,6 +238,24 @@ def test_web_concurrency(folder: Path) -> None:
     assert problems_of("app: hello\n", {"WEB_CONCURRENCY": "many"}) == [
         "environment WEB_CONCURRENCY: error: workers must be a number from 1 to 256, or auto, not 'many'"
     ]
+
+
+def test_a_spoilt_value_is_one_problem(folder: Path) -> None:
+    """What cannot be read is told once: not as missing, wrong or unknown too, however deep it is."""
+    assert problems_of("app: *x\n") == [
+        "config.yaml:1:6: error: the alias *x is not supported; write the value, or quote the *"
+    ]
+    assert len(problems_of("app: hello\nlisten: [*x]\n")) == 1
+    assert len(problems_of("app: hello\nlisten: {a: *x}\n")) == 1
+    assert len(problems_of("app: hello\nlog: *x\n")) == 1
+    assert len(problems_of("app: hello\nuser: *x\nname: *y\n")) == 2
+    assert len(problems_of("!!map {app: hello}\n")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "null\n", "log:\nwebsocket: null\n"])
+def test_nothing_in_the_file(folder: Path, text: str) -> None:
+    """A file may leave everything to the environment, and a section may be empty."""
+    assert loaded_from(text, {"WSWORKER_APP": "hello"}).config.log.level == "info"
 
 
 # What the file's folder gives

@@ -59,10 +59,9 @@ def meant(key: str, keys: Collection[str]) -> str | None:
     if word in SYNONYMS:
         return SYNONYMS[word]
     # a right word on the wrong level, or with a wrong sign between section and word
-    if elsewhere := [
-        existing for existing in keys if word in (existing.rpartition(".")[2], existing.replace(".", "_"))
-    ]:
-        return elsewhere[0]
+    for existing in keys:
+        if word in (existing.rpartition(".")[2], existing.replace(".", "_")):
+            return existing
     here = {existing.removeprefix(section + dot) for existing in keys if existing.rpartition(".")[0] == section}
     close = difflib.get_close_matches(word, sorted(here), n=1)
     return section + dot + close[0] if close else None

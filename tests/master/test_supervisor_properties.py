@@ -22,7 +22,7 @@ from wsworker.master.restarts import RestartPolicy, delay
 from wsworker.master.roster import ServiceState, WorkerState
 from wsworker.master.supervisor import ABORT_SECONDS, FAILED_SECONDS, KILL_MARGIN_SECONDS, QUICK_SECONDS, Supervisor
 
-CONFIG = Config(app="hello", boot_timeout="20s", worker_timeout="8s", graceful_timeout="6s")
+CONFIG = Config(app="hello", boot_timeout=20, worker_timeout=8, graceful_timeout=6)
 POLICY = RestartPolicy()
 
 

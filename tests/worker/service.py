@@ -7,7 +7,7 @@ import inspect
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -179,7 +179,5 @@ async def serving(app: App, **settings: Any) -> AsyncIterator[Service]:
         async with asyncio.timeout(DEADLINE_SECONDS):
             await hub.empty.wait()
             for peer in service._peers:
-                try:
+                with suppress(ConnectionError):
                     await peer.writer.wait_closed()
-                except ConnectionError:
-                    pass

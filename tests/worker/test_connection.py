@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from websockets.sync.client import connect
 from tests.worker.conftest import Run
 from tests.worker.service import Peer, Service, closing, frame, head, make_app, make_hub, serving, text, until
 from wsworker.errors import Reject
+from wsworker.worker import connection as connection_module
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 
@@ -103,7 +105,7 @@ async def gone(service: Service) -> None:
 
 
 def test_a_client_of_another_maker_is_served(run: Run) -> None:
-    """websockets' own client connects, is echoed text and binary, and closes cleanly."""
+    """The client of websockets connects, is echoed text and binary, and closes cleanly."""
 
     def talk(url: str) -> tuple[object, ...]:
         with connect(url, compression=None) as client:
@@ -174,21 +176,21 @@ def test_a_handshake_split_at_every_byte_succeeds(run: Run) -> None:
     run(main())
 
 
-def reject_async(**fields: Any) -> Any:
+def _reject_async(**fields: Any) -> Any:
     async def on_handshake(request: object) -> None:
         raise Reject(**fields)
 
     return on_handshake
 
 
-def reject_sync(**fields: Any) -> Any:
+def _reject_sync(**fields: Any) -> Any:
     def on_handshake(request: object) -> None:
         raise Reject(**fields)
 
     return on_handshake
 
 
-@pytest.mark.parametrize("reject", [reject_sync, reject_async])
+@pytest.mark.parametrize("reject", [_reject_sync, _reject_async])
 def test_reject_is_answered_as_given(run: Run, reject: Any) -> None:
     """Status, headers and body of a Reject reach the client, then FIN; on_close is not called for it."""
 
@@ -215,20 +217,20 @@ def test_reject_is_answered_as_given(run: Run, reject: Any) -> None:
     run(main())
 
 
-def fails_sync(request: object) -> None:
+def _fails_sync(request: object) -> None:
     raise KeyError("the secret")
 
 
-async def fails_async(request: object) -> None:
+async def _fails_async(request: object) -> None:
     raise KeyError("the secret")
 
 
-async def is_cancelled(request: object) -> None:
+async def _is_cancelled(request: object) -> None:
     raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize(
-    "on_handshake", [fails_sync, fails_async, is_cancelled, reject_sync(headers={"X-Name": "Zoë"})]
+    "on_handshake", [_fails_sync, _fails_async, _is_cancelled, _reject_sync(headers={"X-Name": "Zoë"})]
 )
 def test_another_exception_of_on_handshake_is_500_without_its_text(
     run: Run, on_handshake: Any, caplog: pytest.LogCaptureFixture
@@ -343,10 +345,8 @@ def test_a_client_that_says_nothing_is_dropped_without_an_answer(run: Run) -> No
     async def main() -> None:
         async with serving(make_app(), open_timeout=0.2) as service:
             peer = await service.dial()
-            try:
+            with suppress(ConnectionResetError):
                 assert b"" == await peer.rest()
-            except ConnectionResetError:
-                pass
             await gone(service)
             assert 0 == service.hub.counters.rejected
 
@@ -632,16 +632,16 @@ def test_a_slow_callback_is_logged(run: Run, caplog: pytest.LogCaptureFixture, m
 # Exceptions
 
 
-def raises_sync(connection: Connection, data: str) -> None:
+def _raises_sync(connection: Connection, data: str) -> None:
     raise RuntimeError(f"no {data}")
 
 
-async def raises_async(connection: Connection, data: str) -> None:
+async def _raises_async(connection: Connection, data: str) -> None:
     await asyncio.sleep(0)
     raise RuntimeError(f"no {data}")
 
 
-@pytest.mark.parametrize("on_message", [raises_sync, raises_async])
+@pytest.mark.parametrize("on_message", [_raises_sync, _raises_async])
 def test_an_exception_goes_to_on_error_and_closes_with_1011(
     run: Run, on_message: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -682,7 +682,7 @@ def test_an_async_on_error_is_waited_for_before_the_close(run: Run) -> None:
         connection.send("sorry")
 
     async def main() -> None:
-        async with serving(make_app(on_message=raises_sync, on_error=on_error)) as service:
+        async with serving(make_app(on_message=_raises_sync, on_error=on_error)) as service:
             peer = await service.open()
             peer.send(text("a"), text("b"))
             assert "sorry" == await peer.message()
@@ -716,7 +716,7 @@ def test_an_exception_in_on_error_is_logged(run: Run, caplog: pytest.LogCaptureF
         raise LookupError
 
     async def main() -> None:
-        async with serving(make_app(on_message=raises_sync, on_error=on_error)) as service:
+        async with serving(make_app(on_message=_raises_sync, on_error=on_error)) as service:
             peer = await service.open(text("a"))
             assert 1011 == await peer.close_code()
             assert 2 == service.hub.counters.errors
@@ -761,20 +761,20 @@ def test_without_on_error_the_connection_is_closed_at_once(run: Run) -> None:
 # Every way of ending
 
 
-async def client_closes(peer: Peer, connection: Connection) -> None:
+async def _client_closes(peer: Peer, connection: Connection) -> None:
     peer.send(closing(3456, "bye"))
     assert (Opcode.CLOSE, b"\x0d\x80bye") == await peer.receive()
     assert b"" == await peer.rest()
     peer.leave()
 
 
-async def client_closes_without_code(peer: Peer, connection: Connection) -> None:
+async def _client_closes_without_code(peer: Peer, connection: Connection) -> None:
     peer.send(frame(Opcode.CLOSE))
     assert 1005 == await peer.close_code()
     peer.leave()
 
 
-async def we_close(peer: Peer, connection: Connection) -> None:
+async def _we_close(peer: Peer, connection: Connection) -> None:
     connection.send("last")
     connection.close(4000, "enough")
     assert "closing" == connection.state
@@ -787,7 +787,7 @@ async def we_close(peer: Peer, connection: Connection) -> None:
     peer.leave()
 
 
-async def both_close_at_once(peer: Peer, connection: Connection) -> None:
+async def _both_close_at_once(peer: Peer, connection: Connection) -> None:
     peer.send(closing(1001))
     connection.close(4000)
     assert 4000 == await peer.close_code()
@@ -795,14 +795,14 @@ async def both_close_at_once(peer: Peer, connection: Connection) -> None:
     peer.leave()
 
 
-async def nobody_answers_our_close(peer: Peer, connection: Connection) -> None:
+async def _nobody_answers_our_close(peer: Peer, connection: Connection) -> None:
     connection.close(4000)
     assert 4000 == await peer.close_code()
     assert b"" == await peer.rest()  # the FIN comes without the answer
     peer.leave()
 
 
-async def answer_after_our_fin(peer: Peer, connection: Connection) -> None:
+async def _answer_after_our_fin(peer: Peer, connection: Connection) -> None:
     connection.close(4000)
     await peer.close_code()
     assert b"" == await peer.rest()
@@ -810,33 +810,35 @@ async def answer_after_our_fin(peer: Peer, connection: Connection) -> None:
     peer.leave()
 
 
-async def client_half_closes(peer: Peer, connection: Connection) -> None:
+async def _client_half_closes(peer: Peer, connection: Connection) -> None:
     peer.writer.write_eof()
     assert b"" == await peer.rest()
     peer.leave()
 
 
-async def client_resets(peer: Peer, connection: Connection) -> None:
+async def _client_resets(peer: Peer, connection: Connection) -> None:
     peer.writer.transport.abort()
 
 
-async def unmasked(peer: Peer, connection: Connection) -> None:
+async def _unmasked(peer: Peer, connection: Connection) -> None:
     peer.send(b"\x81\x01a")
     assert 1002 == await peer.close_code()
     assert b"" == await peer.rest()
+    peer.leave()
 
 
-async def not_utf8(peer: Peer, connection: Connection) -> None:
+async def _not_utf8(peer: Peer, connection: Connection) -> None:
     peer.send(frame(Opcode.TEXT, b"\xff"))
     assert 1007 == await peer.close_code()
+    peer.leave()
 
 
-async def too_big(peer: Peer, connection: Connection) -> None:
+async def _too_big(peer: Peer, connection: Connection) -> None:
     peer.send(frame(Opcode.BINARY, bytes(2000)))
     assert 1009 == await peer.close_code()
 
 
-async def terminated(peer: Peer, connection: Connection) -> None:
+async def _terminated(peer: Peer, connection: Connection) -> None:
     connection.terminate()
     assert "closed" == connection.state
     assert not connection.send("too late")
@@ -846,12 +848,12 @@ async def terminated(peer: Peer, connection: Connection) -> None:
     connection.resume()
 
 
-async def paused_and_terminated(peer: Peer, connection: Connection) -> None:
+async def _paused_and_terminated(peer: Peer, connection: Connection) -> None:
     connection.pause()
     connection.terminate()
 
 
-async def silent_after_a_ping(peer: Peer, connection: Connection) -> None:
+async def _silent_after_a_ping(peer: Peer, connection: Connection) -> None:
     assert Opcode.PING == (await peer.receive())[0]
 
 
@@ -862,24 +864,28 @@ PATIENT: dict[str, Any] = {"ping_interval": 0, "max_size": 1000, "close_timeout"
 @pytest.mark.parametrize(
     ("scene", "code", "reason"),
     [
-        (client_closes, 3456, "bye"),
-        (client_closes_without_code, 1005, ""),
-        (we_close, 4000, "enough"),
-        (both_close_at_once, 1001, ""),
-        (nobody_answers_our_close, 1006, "the client"),
-        (answer_after_our_fin, 4002, ""),
-        (client_half_closes, 1006, "the client ended the stream"),
-        (client_resets, 1006, ""),
-        (unmasked, 1006, "we closed with 1002: "),
-        (not_utf8, 1006, "we closed with 1007: "),
-        (too_big, 1006, "we closed with 1009: "),
-        (terminated, 1006, "terminate() was called"),
-        (paused_and_terminated, 1006, "terminate() was called"),
-        (silent_after_a_ping, 1006, "nothing came for 0.25 s after a ping"),
+        (_client_closes, 3456, "bye"),
+        (_client_closes_without_code, 1005, ""),
+        (_we_close, 4000, "enough"),
+        (_both_close_at_once, 1001, ""),
+        (_nobody_answers_our_close, 1006, "the client"),
+        (_answer_after_our_fin, 4002, ""),
+        (_client_half_closes, 1006, "the client ended the stream"),
+        (_client_resets, 1006, ""),
+        (_unmasked, 1006, "we closed with 1002: "),
+        (_not_utf8, 1006, "we closed with 1007: "),
+        (_too_big, 1006, "we closed with 1009: "),
+        (_terminated, 1006, "terminate() was called"),
+        (_paused_and_terminated, 1006, "terminate() was called"),
+        (_silent_after_a_ping, 1006, "nothing came for 0.25 s after a ping"),
     ],
 )
-def test_on_close_comes_exactly_once_and_last(run: Run, scene: Any, code: int, reason: str, is_async: bool) -> None:
+def test_on_close_comes_exactly_once_and_last(
+    run: Run, scene: Any, code: int, reason: str, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However a connection ends, on_close is called once, after every message, with the client's code or with 1006."""
+    monkeypatch.setattr(connection_module, "ECHO_SECONDS", 0.25)
+    monkeypatch.setattr(connection_module, "DISCARD_SECONDS", 0.25)
 
     async def main() -> None:
         journal = Journal()
@@ -893,7 +899,7 @@ def test_on_close_comes_exactly_once_and_last(run: Run, scene: Any, code: int, r
             journal.on_close(connection, code, reason)
 
         slow = {"on_message": on_message, "on_close": on_close} if is_async else {}
-        pings = {"ping_interval": 0.25, "ping_timeout": 0.25} if scene is silent_after_a_ping else {}
+        pings = {"ping_interval": 0.25, "ping_timeout": 0.25} if scene is _silent_after_a_ping else {}
         async with serving(journal.app(**slow), **(PATIENT | pings)) as service:
             peer = await service.open(text("a"))
             connection = service.connection
@@ -987,7 +993,8 @@ def test_terminate_in_a_callback_ends_the_delivery(run: Run) -> None:
             connection.terminate()
 
         async with serving(journal.app(on_message=on_message)) as service:
-            await service.open(text("a"), text("b"))
+            peer = await service.open()
+            peer.send(text("a"), text("b"))
             await gone(service)
         assert [("connect",), ("message", "a"), ("close", 1006, "terminate() was called")] == journal.calls
 

@@ -56,10 +56,10 @@ EXIT_CODES: Final[Mapping[int, str]] = {FAILED: "failed", PARKED: "parked", BAD_
 class Failed(click.ClickException):
     """A command failed for a reason that only the command line knows. code: the error code of --json."""
 
-    def __init__(self, code: str, message: str, exit_code: int = FAILED) -> None:
+    def __init__(self, code: str, message: str, exits_with: int = FAILED) -> None:
         super().__init__(message)
         self.code = code
-        self.exit_code = exit_code
+        self.exits_with = exits_with
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def describe(error: Exception) -> Failure | None:
             exit_code, code = TABLE[type(error)]
             return failure(exit_code, code, str(error))
         case Failed():
-            return failure(error.exit_code, error.code, error.message)
+            return failure(error.exits_with, error.code, error.message)
         case click.UsageError():
             command = error.ctx.command_path if error.ctx else "wsworker"
             message = error.format_message().rstrip(".")
-            return failure(USAGE, "usage", f"{message}; see `{command} --help`")
+            return failure(USAGE, "usage", f"{message} (see `{command} --help`)")
         case _:
             return None
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import click
 
-from wsworker import configfile
 from wsworker.cli.failures import Failure
 from wsworker.cli.version import banner
 
@@ -34,6 +33,9 @@ class Settings:
 
     def config_path(self) -> Path:
         """Return the config file that this run is about. Raises ConfigError if there is none."""
+        # here and not above: --help would pay for PyYAML
+        from wsworker import configfile
+
         return configfile.find(self.config, os.environ)
 
     def result(self, text: str, document: Mapping[str, Any]) -> None:

@@ -1,11 +1,10 @@
 """Which wsworker this is, and what it stands on: asked of the installed packages, and only when somebody wants to know.
 
-importlib.metadata costs about as much as all the rest of `wsworker status`, so it is imported in the function.
+importlib.metadata costs as much as a good part of `wsworker status`, so it is imported in the functions.
 """
 
 from __future__ import annotations
 
-import platform
 from typing import Final
 
 SHOWN_PACKAGES: Final = ("websockets", "uvloop")
@@ -24,5 +23,7 @@ def version(package: str = "wsworker") -> str:
 
 def banner() -> str:
     """Return the line that a start in the foreground begins with, and that --version prints."""
+    import platform
+
     packages = [f"{package} {version(package)}" for package in SHOWN_PACKAGES]
     return " · ".join([f"wsworker {version()}", f"Python {platform.python_version()}", *packages])

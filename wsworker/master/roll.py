@@ -75,7 +75,8 @@ def failed(roll: Roll, failure: WorkerFailed, roster: Roster) -> dict[str, Any]:
     if failure.worker == roll.canary:
         kept = roster.ready_count()
         result = "refused"
-        message = f"the new code does not start; the {kept} old worker{'s' if kept != 1 else ''} keep serving"
+        old_workers = "1 old worker keeps" if kept == 1 else f"{kept} old workers keep"
+        message = f"the new code does not start; the {old_workers} serving"
     else:
         result = "partial"
         message = f"the new code stopped starting after {len(roll.rows)} of {len(roster.slots)} workers"

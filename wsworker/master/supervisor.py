@@ -183,8 +183,8 @@ class Supervisor:
                         self._about_worker(worker, event, now)
             case ReloadRequested() | StopRequested():
                 getattr(self, f"_{SERVICE_TABLE[self.state][type(event)]}")(event, now)
-            case WorkerReady(worker_id) | WorkerFailed(worker_id) | WorkerLeaving(worker_id) | WorkerExited(worker_id):
-                if worker := self.roster.workers.get(worker_id):
+            case _:
+                if worker := self.roster.workers.get(event.worker):
                     self._about_worker(worker, event, now)
 
     def _about_worker(self, worker: Worker, event: Event, now: float) -> None:
@@ -245,7 +245,8 @@ class Supervisor:
         slot.retry_at, slot.parked = None, False
         if slot.open:
             self._go(worker)
-        elif self.roster.ready_count() == 1:
+        else:
+            # the first worker of the service: from now on there is somebody to accept
             self._actions += [OpenSlot(number) for number in self.roster.slots]
         if self._roll and worker.id == self._roll.current:
             self._rolled(self._roll, worker, older, event.seconds)
@@ -424,7 +425,7 @@ class Supervisor:
                 reload.current = self._spawn(slot, now).id
             case Wait(worker):
                 reload.current = worker
-            case None:
+            case _:
                 self._log("info", f"reloaded: {len(self.roster.slots)} workers run generation {self.generation}")
                 self._end_reload(reload, {"result": "ok", "error": None}, now)
 

@@ -20,6 +20,7 @@ import struct
 from typing import NamedTuple
 
 from websockets.frames import CTRL_OPCODES, Opcode
+from websockets.frames import CloseCode as CloseCode  # the names of the codes, for users: `wsworker.CloseCode`
 
 OPCODES = frozenset(Opcode)
 CONTROL_OPCODES = frozenset(CTRL_OPCODES)

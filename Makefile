@@ -1,0 +1,44 @@
+# All that a fresh machine needs is Python 3.11 or newer, make and git: the first target that wants the environment makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run     start the hello example on ws://127.0.0.1:2346, Ctrl+C stops it"
+	@echo "make test    run all tests"
+	@echo "make check   ruff (format and lint) and mypy --strict"
+	@echo "make bench   echo benchmark against other servers, about two minutes"
+
+# the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
+$(BIN)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsworker needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/dev.txt
+	@touch $@
+
+run: $(BIN)/.ready
+	$(BIN)/wsworker start -c config/hello.yaml
+
+test: $(BIN)/.ready
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(BIN)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(BIN)/.bench: $(BIN)/.ready
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > $(VENV)/bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/bench.txt
+	@touch $@
+
+bench: $(BIN)/.bench
+	$(BIN)/python -m benchmarks.echo $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

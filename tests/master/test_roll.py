@@ -1,0 +1,71 @@
+"""A reload: which slot is next, and what its callers are told."""
+
+import pytest
+
+from tests.master.test_roster import DRAINING, KILLED, STARTING, roster, worker
+from wsworker.config import Config
+from wsworker.master import roll
+from wsworker.master.events import WorkerFailed
+from wsworker.master.roll import Replace, Roll, Wait
+from wsworker.master.roster import Roster
+
+
+@pytest.mark.parametrize(
+    ("known", "step"),
+    [
+        (roster(worker(3, 1, generation=2), worker(2, 2)), Replace(2)),
+        (roster(worker(3, 1, generation=2), worker(4, 2, generation=2)), None),
+        # nobody serves in slot 2: new code takes its place
+        (roster(worker(3, 1, generation=2)), Replace(2)),
+        (roster(worker(3, 1, generation=2), worker(2, 2, DRAINING, unasked=False)), Replace(2)),
+        # a hung worker holds its place until it is reaped
+        (roster(worker(3, 1, generation=2), worker(2, 2, KILLED)), Wait(None)),
+        # one that follows a dead worker: of new code, its verdict is the roll's; of old code, it is replaced later
+        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING, generation=2)), Wait(5)),
+        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING)), Wait(None)),
+    ],
+)
+def test_the_next_step(known: Roster, step: Wait | Replace | None) -> None:
+    """The first slot that does not run the new generation decides."""
+    assert step == roll.next_step(known, 2)
+
+
+def test_a_row_for_a_replaced_worker() -> None:
+    """An empty slot has no old pid; the first worker of a reload is its canary."""
+    made = Roll(Config(app="hello"), [], (), canary=3)
+    row = {"slot": 1, "old_pid": None, "new_pid": 1003, "seconds": 0.5, "canary": True}
+    assert row == roll.replaced(made, worker(3, 1), None, 0.5)
+    assert row | {"old_pid": 1001, "new_pid": 1004, "canary": False} == roll.replaced(
+        made, worker(4, 1), worker(1, 1), 0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("serving", "words"), [(1, "the 1 old worker keeps serving"), (2, "the 2 old workers keep serving")]
+)
+def test_a_failed_canary_refuses(serving: int, words: str) -> None:
+    """The caller reads how many serve on, and the cause."""
+    known = roster(*(worker(n, n) for n in range(1, serving + 1)))
+    outcome = roll.failed(
+        Roll(Config(app="hello"), [], (), canary=9), WorkerFailed(9, "app", "no module", "trace"), known
+    )
+    assert "refused" == outcome["result"]
+    assert f"the new code does not start; {words}" == outcome["error"]["message"]
+    assert ("no module", "trace") == (outcome["error"]["cause"], outcome["error"]["trace"])
+
+
+def test_a_later_failure_is_partial() -> None:
+    """What is done stays done."""
+    made = Roll(Config(app="hello"), [], (), canary=3, rows=[{}])
+    outcome = roll.failed(made, WorkerFailed(4, "boot", "raised"), roster(worker(3, 1)))
+    assert "partial" == outcome["result"]
+    assert "stopped starting after 1 of 2 workers" in outcome["error"]["message"]
+
+
+def test_the_summary_and_the_answer_of_a_stop_have_the_same_keys() -> None:
+    """A caller reads both with the same code."""
+    summary = roll.summary(
+        Roll(Config(app="hello"), [], ("listen",), began_at=5.0), {"result": "ok", "error": None}, 2, 7.5
+    )
+    assert (2.5, ["listen"], 2) == (summary["seconds"], summary["restart_needed"], summary["generation"])
+    assert roll.stopping().keys() <= summary.keys()

@@ -1,0 +1,227 @@
+"""Calling callbacks: order, turns, exceptions. What that means for the connection is tested there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.worker.service import make_app, until
+from wsworker.stats import Counters
+from wsworker.worker.app import App, Callback
+from wsworker.worker.delivery import Caller, Delivery
+
+
+class Client:
+    """Writes down what it is told and what its callbacks do."""
+
+    def __init__(self, app: App) -> None:
+        self.calls: list[str] = []
+        self.counters = Counters()
+        self.caller = Caller(app, 7, self.counters, logging.getLogger("wsworker.worker"))
+        self.delivery = Delivery(self, self.caller, asyncio.get_running_loop())
+
+    def _turn_over(self) -> None:
+        self.calls.append("turn over")
+
+    def _idle(self) -> None:
+        self.calls.append("idle")
+
+    def _broke(self) -> None:
+        self.calls.append("broke")
+
+    def _fail(self) -> None:
+        self.calls.append("fail")
+
+
+def _says(word: str) -> Callback:
+    return Callback(lambda client: client.calls.append(word), False, "app.py:1")
+
+
+def _says_later(word: str, gate: asyncio.Event | None = None) -> Callback:
+    async def function(client: Client) -> None:
+        client.calls.append(f"{word} begins")
+        await (gate.wait() if gate else asyncio.sleep(0))
+        client.calls.append(word)
+
+    return Callback(function, True, "app.py:1")
+
+
+def test_a_sync_callback_runs_at_once_and_an_async_one_in_its_task() -> None:
+    """Everything behind an async callback waits, sync ones too; then the client hears that all is done."""
+
+    async def main() -> None:
+        client = Client(make_app())
+        delivery = client.delivery
+        delivery.call(None)
+        delivery.call(_says("a"))
+        assert (["a"], False) == (client.calls, delivery.busy)
+        delivery.call(_says_later("b"))
+        delivery.call(_says("c"))
+        assert (2, True) == (delivery.waiting, delivery.busy)
+        await until(lambda: not delivery.busy)
+        assert ["a", "b begins", "b", "turn over", "c", "turn over", "idle"] == client.calls
+
+    asyncio.run(main())
+
+
+def test_a_signal_passes_what_waits_if_it_can() -> None:
+    """A sync signal is given inside an async callback's wait, an async one behind it."""
+
+    async def main() -> None:
+        client = Client(make_app())
+        gate = asyncio.Event()
+        client.delivery.call(_says_later("a", gate))
+        await until(lambda: client.calls)
+        client.delivery.signal(_says("full"))
+        client.delivery.signal(_says_later("drain"))
+        client.delivery.signal(None)
+        gate.set()
+        await until(lambda: "idle" in client.calls)
+        said = [call for call in client.calls if call not in ("turn over", "idle")]
+        assert ["a begins", "full", "a", "drain begins", "drain"] == said
+
+    asyncio.run(main())
+
+
+def test_held_callbacks_wait_for_release_and_dropped_ones_are_forgotten() -> None:
+    """hold() lets the running one finish; release() goes on; drop() empties the line."""
+
+    async def main() -> None:
+        client = Client(make_app())
+        delivery = client.delivery
+        gate = asyncio.Event()
+        delivery.call(_says_later("a", gate))
+        delivery.call(_says_later("b"))
+        await until(lambda: client.calls)
+        delivery.hold()
+        gate.set()
+        await until(lambda: "turn over" in client.calls)
+        await asyncio.sleep(0)
+        assert ["a begins", "a", "turn over"] == client.calls
+        assert delivery.busy
+        delivery.release()
+        await until(lambda: "idle" in client.calls)
+        delivery.hold()
+        delivery.call(_says_later("c"))
+        delivery.drop()
+        delivery.release()
+        assert not delivery.busy
+        assert "c begins" not in client.calls
+
+    asyncio.run(main())
+
+
+async def _raises_later(client: Client) -> None:
+    raise RuntimeError("later")
+
+
+def _raises(client: Client) -> None:
+    raise RuntimeError("at once")
+
+
+async def _is_cancelled(client: Client) -> None:
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def _on_error_later(client: Client, exc: BaseException) -> None:
+    await asyncio.sleep(0)
+    client.calls.append(type(exc).__name__)
+
+
+def _on_error(client: Client, exc: BaseException) -> None:
+    client.calls.append(type(exc).__name__)
+
+
+@pytest.mark.parametrize("on_error", [_on_error, _on_error_later, None])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(_raises, "RuntimeError"), (_raises_later, "RuntimeError"), (_is_cancelled, "CancelledError")],
+)
+def test_an_exception_has_on_error_and_then_the_end(
+    function: Callable[..., Any], name: str, on_error: Callable[..., Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is delivered from the exception on; what waited is dropped; it is counted and logged once."""
+
+    async def main() -> None:
+        app = make_app(on_connect=function, **({"on_error": on_error} if on_error else {}))
+        client = Client(app)
+        client.delivery.call(app.on_connect)
+        if client.delivery.busy:
+            client.delivery.call(_says("never"))
+        await until(lambda: "fail" in client.calls and not client.delivery.busy)
+        told = [call for call in client.calls if call not in ("turn over", "idle")]
+        assert (["broke", name, "fail"] if on_error else ["fail"]) == told
+        assert 1 == client.counters.errors
+
+    asyncio.run(main())
+    assert [f"on_connect raised {name} (app.py:on_connect)"] == [record.getMessage() for record in caplog.records]
+
+
+def test_an_exception_of_on_error_is_the_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not go to on_error again."""
+
+    def on_error(client: Client, exc: Exception) -> None:
+        raise LookupError
+
+    async def main() -> None:
+        app = make_app(on_connect=_raises, on_error=on_error)
+        client = Client(app)
+        client.delivery.call(app.on_connect)
+        assert ["broke", "fail"] == client.calls
+        assert 2 == client.counters.errors
+
+    asyncio.run(main())
+    assert 2 == len(caplog.records)
+
+
+def test_a_task_that_is_cancelled_from_outside_ends() -> None:
+    """The end of the worker is no exception of the user's."""
+
+    async def main() -> None:
+        app = make_app(on_connect=_raises_later)
+        client = Client(app)
+        never = asyncio.Event()
+        client.delivery.call(_says_later("a", never))
+        await until(lambda: client.calls)
+        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert ["a begins"] == client.calls
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+def test_what_is_meant_for_the_process_passes(exception: type[BaseException]) -> None:
+    """sys.exit() in a callback is not swallowed."""
+
+    def function(client: Client) -> None:
+        raise exception
+
+    async def main() -> None:
+        client = Client(make_app())
+        with pytest.raises(exception):
+            client.delivery.call(Callback(function, False, "app.py:1"))
+
+    asyncio.run(main())
+
+
+def test_wait_serves_sync_callbacks_too() -> None:
+    """The caller of wait() need not ask which kind it has; a quick one is not logged."""
+
+    async def main() -> None:
+        client = Client(make_app())
+        assert None is await client.caller.wait(_says("sync"), client)
+        assert None is await client.caller.wait(_says_later("async"), client)
+        assert isinstance(await client.caller.wait(Callback(_raises, False, ""), client), RuntimeError)
+        assert ["sync", "async begins", "async"] == client.calls
+
+    asyncio.run(main())

@@ -1,0 +1,58 @@
+"""The pulse: pings, signs of life, silence."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsworker.worker.pulse import Pulse
+
+MIDDLE = 0.5  # no jitter
+
+
+def test_pings_come_at_the_interval_and_are_numbered() -> None:
+    """It says ping when the interval has passed, wait before; the payload counts."""
+    pulse = Pulse(10, 5, 100, MIDDLE)
+    assert 10 == pulse.ticks_left(100)
+    assert "wait" == pulse.check(109, MIDDLE)
+    assert "ping" == pulse.check(110, MIDDLE)
+    assert b"1" == pulse.payload()
+    pulse.asked_at = 0  # any byte
+    assert 10 == pulse.ticks_left(110)
+    assert "ping" == pulse.check(120, MIDDLE)
+    assert b"2" == pulse.payload()
+
+
+def test_silence_counts_from_the_first_ping_without_an_answer() -> None:
+    """A timeout longer than the interval lets several pings go out, and still runs from the first of them."""
+    pulse = Pulse(10, 25, 0, MIDDLE)
+    assert "ping" == pulse.check(10, MIDDLE)
+    assert "ping" == pulse.check(20, MIDDLE)
+    assert "ping" == pulse.check(30, MIDDLE)
+    assert 5 == pulse.ticks_left(30)
+    assert "wait" == pulse.check(34, MIDDLE)
+    assert "silent" == pulse.check(35, MIDDLE)
+
+
+def test_the_wait_begins_anew_when_reading_goes_on() -> None:
+    """resumed() moves the end of the wait, but only if one is running."""
+    pulse = Pulse(10, 5, 0, MIDDLE)
+    pulse.resumed(3)
+    assert 0 == pulse.asked_at
+    assert "ping" == pulse.check(10, MIDDLE)
+    pulse.resumed(14)
+    assert "wait" == pulse.check(15, MIDDLE)
+    assert "silent" == pulse.check(19, MIDDLE)
+
+
+def test_a_late_check_is_due_at_once() -> None:
+    """ticks_left is one at least, however late it is."""
+    pulse = Pulse(10, 5, 0, MIDDLE)
+    assert 1 == pulse.ticks_left(500)
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
+def test_intervals_vary_by_a_tenth(interval: int, chance: float) -> None:
+    """The first ping comes between 90 % and 110 % of the interval, and never at once."""
+    left = Pulse(interval, 1, 0, chance).ticks_left(0)
+    assert max(1, round(interval * 0.9)) <= left <= max(1, round(interval * 1.1))

@@ -1,0 +1,87 @@
+"""The command line: the group of commands, and the one place where a failure becomes an exit code.
+
+A documented condition (errors.py, a usage error of click) is one line, "error: ...", that names the next step; --debug
+shows the traceback behind it. A fault keeps its traceback: it is a bug. Ctrl+C is neither.
+
+Each command is imported only when it is the one that was asked for: `status` must be quick, and its import must not
+pay for what `start` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import click
+
+from wsworker.cli.failures import INTERRUPTED, OK, describe
+from wsworker.cli.options import Settings, global_options
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "start": "Run the service in the foreground, or with -d in the background.",
+    "stop": "Stop the service and wait for its end.",
+    "restart": "Stop the service if it runs, then start it.",
+    "reload": "Load new code and configuration, one worker after the other.",
+    "status": "Show the service and its workers.",
+    "check": "Check the configuration, the app and this system; start nothing.",
+}
+"""What --help says of each command: its own first sentence, written here too so that --help need not import them."""
+
+
+class Commands(click.Group):
+    """The commands, each in the file of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a service needs them."""
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"wsworker.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@global_options
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Run a WebSocket service: a master, its workers, one port."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. arguments: without the program's name."""
+    settings = Settings()
+    try:
+        code = commands.main(list(arguments), prog_name="wsworker", standalone_mode=False, obj=settings)
+    except click.Abort:
+        # click's word for KeyboardInterrupt: 128 + SIGINT, as a shell has it
+        return INTERRUPTED
+    except Exception as error:
+        failure = describe(error)
+        if failure is None:
+            raise
+        # the options may stand behind what click could not read
+        settings.json = settings.json or "--json" in arguments
+        if settings.debug:
+            traceback.print_exc()
+        settings.failure(failure)
+        return failure.exit_code
+    return code if isinstance(code, int) else OK
+
+
+def main() -> None:
+    """Be the program."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""`wsworker restart`: stop what runs, then start, with the options of `start`.
+
+The new configuration is read first: a mistake in it must not cost the service that runs. Under systemd it refuses,
+because systemd would see its service end, and start another one beside ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import click
+
+from wsworker.cli import ask, managed
+from wsworker.cli.failures import Failed
+from wsworker.cli.options import Settings, global_options
+from wsworker.cli.start import prepare, start_options
+from wsworker.cli.stop import stop_service
+from wsworker.errors import ControlError, NotRunning
+from wsworker.master.rundir import read_pid
+
+
+@click.command()
+@start_options
+@global_options
+@click.pass_obj
+def restart(settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None) -> int:
+    """Stop the service if it runs, then start it."""
+    prepared = prepare(settings, daemon, workers, bind, log_level)
+    refuse_if_managed(ask.locate(prepared.path, os.environ))
+    with contextlib.suppress(NotRunning):
+        settings.progress(stop_service(settings, prepared.path, quick=False).line())
+    return prepared.run()
+
+
+def refuse_if_managed(service: ask.Service) -> None:
+    """Raise Failed if systemd looks after the master. Nothing to refuse if none runs."""
+    pid = master_pid(service)
+    unit = managed.unit_of(pid) if pid else None
+    if unit:
+        raise Failed("managed", f"managed by {unit.name}: use {unit.systemctl} restart {unit.name}")
+
+
+def master_pid(service: ask.Service) -> int | None:
+    """Return the pid of the master, from itself or, if it does not answer, from its pid file; None if none is found."""
+    try:
+        return int(ask.status(service)["pid"])
+    except NotRunning:
+        return None
+    except ControlError:
+        at = ask.holder(service)
+        return read_pid(at.pid) if at else None

@@ -1,0 +1,210 @@
+"""`wsworker start`: become the master, in the foreground or (-d) in the background.
+
+Everything that can be wrong with the configuration is told before anything is started or stopped, which is why loading
+(prepare) and running (Prepared.run) are two steps: `restart` stops the old service between them.
+
+In the background the process that the shell waits for ends when the service is settled. What the daemon has to tell it
+goes through the pipe of master/process.py as one JSON object, so that --json has the same error codes as in the
+foreground: {"name", "pid", "workers", "warning"} or {"error": {"code", "message"}}. A service that settles with a slot
+missing has started, as systemd is told too: the exit code is 0 and a warning names the slot.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from wsworker import configfile
+from wsworker.cli.failures import BAD_CONFIG, EXIT_CODES, FAILED, OK, SCHEMA, Failed, Failure, describe, failure
+from wsworker.cli.options import Settings, global_options
+from wsworker.cli.version import banner, version
+from wsworker.errors import PlatformError
+
+if TYPE_CHECKING:
+    from wsworker.configfile import Loaded
+    from wsworker.master.main import Master
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+logger = logging.getLogger("wsworker.cli")
+
+
+def start_options(command: Command) -> Command:
+    """Give a command the options of `start`; `restart` has them too."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option("-d", "--daemon", is_flag=True, help="Run in the background; return when the service is ready."),
+    click.option("-w", "--workers", metavar="N", help="Number of workers, or auto; instead of `workers`."),
+    click.option(
+        "-b",
+        "--bind",
+        metavar="ADDR",
+        multiple=True,
+        help="Address to listen on; may be repeated; instead of `listen`.",
+    ),
+    click.option("--log-level", type=click.Choice(LEVELS), help="Least important messages; instead of `log.level`."),
+)
+
+
+@click.command()
+@start_options
+@global_options
+@click.pass_obj
+def start(settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None) -> int:
+    """Run the service in the foreground, or with -d in the background."""
+    return prepare(settings, daemon, workers, bind, log_level).run()
+
+
+def prepare(
+    settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None
+) -> Prepared:
+    """Read the configuration and check all that can be checked before anything is started.
+
+    Raises PlatformError, ConfigError, click.UsageError for -d under systemd, or Failed for -d without a log file.
+    """
+    need_linux(sys.platform)
+    if daemon and os.environ.get("NOTIFY_SOCKET"):
+        raise click.UsageError("-d is not for systemd, which watches the foreground; remove -d from ExecStart")
+    path, environ, given = settings.config_path(), dict(os.environ), flags(workers, bind, log_level)
+    loaded = configfile.load(path, environ, given)
+    if daemon and loaded.config.log.file == "-":
+        raise Failed("config_invalid", "-d needs `log.file`: there will be no terminal to log to", BAD_CONFIG)
+    return Prepared(settings, loaded, path, environ, given, daemon)
+
+
+def need_linux(platform: str) -> None:
+    """Raise PlatformError unless platform, sys.platform, is Linux."""
+    if platform != "linux":
+        raise PlatformError(f"wsworker runs on Linux only, this is {platform}; use a container or a virtual machine")
+
+
+def flags(workers: str | None, bind: tuple[str, ...], log_level: str | None) -> dict[str, tuple[str, str]]:
+    """Return the options that were given as configfile.load wants them: key to flag and value in YAML."""
+    found = {}
+    if workers is not None:
+        found["workers"] = ("-w", workers)
+    if bind:
+        # a string in JSON is one in YAML too; without its quotes [::]:2346 would be a list
+        found["listen"] = ("-b", json.dumps(bind if len(bind) > 1 else bind[0]))
+    if log_level is not None:
+        found["log.level"] = ("--log-level", log_level)
+    return found
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A service that could be started: its configuration is good."""
+
+    settings: Settings
+    loaded: Loaded
+    path: Path
+    environ: Mapping[str, str]
+    flags: Mapping[str, tuple[str, str]]
+    daemon: bool
+
+    def run(self) -> int:
+        """Run the service, or with -d wait until it is ready; return the exit code."""
+        return self._run_in_background() if self.daemon else self._run_in_foreground()
+
+    def _run_in_foreground(self) -> int:
+        from wsworker import log
+
+        on_terminal = sys.stderr.isatty()
+        if on_terminal:
+            self.settings.progress(banner())
+        log.set_up(self.loaded.config.log.level, self.loaded.config.log.file, "master")
+
+        def settled(warning: str) -> None:
+            if on_terminal:
+                logger.info("Ctrl+C stops; `wsworker status` in another terminal")
+
+        ended = self._master(settled).run()
+        if ended.error:
+            self.settings.failure(_failure_of(ended.code, ended.error))
+        return ended.code
+
+    def _run_in_background(self) -> int:
+        from wsworker.master.process import detach
+
+        code, text = detach(self._run_detached)
+        if code == OK:
+            outcome = json.loads(text)
+            if outcome["warning"]:
+                self.settings.progress(f"warning: {outcome['warning']}")
+            self.settings.result(ready_line(outcome), {"schema": SCHEMA, **outcome})
+            return OK
+        self.settings.failure(told(code, text))
+        return code
+
+    def _run_detached(self, pipe: int) -> int:
+        """Be the master, without a terminal. Until the service is settled, whatever ends it goes through the pipe."""
+        from wsworker import log
+        from wsworker.master.process import announce, usable_cpus
+
+        config, waiting = self.loaded.config, [pipe]
+
+        def settled(warning: str) -> None:
+            workers = usable_cpus() if config.workers == "auto" else config.workers
+            outcome = {"name": config.name, "pid": os.getpid(), "workers": workers, "warning": warning}
+            announce(waiting.pop(), OK, json.dumps(outcome))
+
+        try:
+            log.redirect_output(log.set_up(config.log.level, config.log.file, "master"))
+            ended = self._master(settled).run()
+        except Exception as error:
+            # told and not logged: the log may be that of the service that runs already
+            failed = describe(error)
+            if failed is None:
+                raise
+        else:
+            # a stop before the service was ready is a failed start too, though the master ends with 0
+            if not ended.error and not waiting:
+                return ended.code
+            failed = _failure_of(ended.code, ended.error)
+            logger.error("%s", failed.details["message"])
+        if waiting:
+            announce(waiting.pop(), failed.exit_code, json.dumps({"error": dict(failed.details)}))
+        return failed.exit_code
+
+    def _master(self, settled: Callable[[str], None]) -> Master:
+        from wsworker.master.main import Master
+        from wsworker.worker.main import run
+
+        def load_again() -> Loaded:
+            return configfile.load(self.path, self.environ, self.flags)
+
+        return Master(self.loaded, load_again, enter_worker=run, settled=settled, version=version())
+
+
+def ready_line(outcome: Mapping[str, Any]) -> str:
+    """Return what `start -d` prints when the service is settled."""
+    workers = f"{outcome['workers']} worker{'' if outcome['workers'] == 1 else 's'}"
+    return f"{outcome['name']} is {'degraded' if outcome['warning'] else 'ready'}: {workers}, pid {outcome['pid']}"
+
+
+def told(exit_code: int, text: str) -> Failure:
+    """Return the failure that came through the pipe: ours as JSON, or a sentence of detach itself."""
+    try:
+        details = json.loads(text)["error"]
+    except ValueError:
+        return failure(exit_code, EXIT_CODES[FAILED], text)
+    return failure(exit_code, details["code"], details["message"])
+
+
+def _failure_of(exit_code: int, error: str) -> Failure:
+    """Return the failure of a master that ended by itself or was stopped while it started."""
+    return failure(exit_code or FAILED, EXIT_CODES[exit_code or FAILED], error or "stopped before it was ready")

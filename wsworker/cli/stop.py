@@ -1,0 +1,167 @@
+"""`wsworker stop`: ask the master to stop, and wait until it has gone.
+
+It has gone when its lock is free: from then on `start` works. The connection to it stays open for the whole stop, and
+its answer comes when the last worker has left.
+
+A master that does not answer may be stopped itself (Ctrl-Z), or hang. It gets CONT and TERM then, by its pid file. That
+a pid file names a living process proves little, so three things have to fit: the process started when the file says,
+the lock of this service is held, and the process belongs to the owner of the run directory. The last one keeps a pid
+file that somebody else wrote from aiming root's signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from wsworker import configfile
+from wsworker.cli import ask
+from wsworker.cli.failures import OK, SCHEMA, Failed
+from wsworker.cli.options import Settings, global_options
+from wsworker.cli.text import counted, span
+from wsworker.errors import ConfigError, ControlError
+from wsworker.master.rundir import Paths, read_pid
+from wsworker.wire import Command
+
+QUICK_SECONDS: Final = 3.0
+MARGIN_SECONDS: Final = 10.0
+DEFAULT_GRACEFUL_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 0.02
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Close every connection and end now, without a graceful drain.")
+@global_options
+@click.pass_obj
+def stop(settings: Settings, quick: bool) -> int:
+    """Stop the service and wait for its end."""
+    stop_service(settings, settings.config_path(), quick).show(settings)
+    return OK
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A service that has come to its end. connections: how many there were, None if it could not say."""
+
+    name: str
+    pid: int
+    connections: int | None
+    seconds: float
+
+    def show(self, settings: Settings) -> None:
+        """Print the result."""
+        document = {"schema": SCHEMA, "result": "stopped", "name": self.name, "pid": self.pid}
+        document |= {"connections": self.connections, "seconds": self.seconds}
+        settings.result(self.line(), document)
+
+    def line(self) -> str:
+        """Return the result as text."""
+        closed = "" if self.connections is None else f"{counted(self.connections, 'connection')} closed (1001), "
+        return f"stopping {self.name} (pid {self.pid}): {closed}stopped in {span(self.seconds)}"
+
+
+def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
+    """Stop the service of a config file and return when its lock is free.
+
+    Raises NotRunning, ControlError (permission), or Failed if it is still there when its time is over.
+    """
+    service = ask.locate(config, os.environ)
+    seconds = patience(config, quick)
+    began_at = time.monotonic()
+    give_up_at = began_at + seconds
+    try:
+        document: dict[str, Any] | None = ask.status(service)
+    except ControlError as error:
+        if error.code != "timeout":
+            raise
+        document = None
+    if document is None:
+        pid, connections = _signal_master(service, quick), None
+        settings.progress(f"{service.name} (pid {pid}) does not answer; sent it CONT and TERM")
+    else:
+        pid, connections = document["pid"], document["totals"]["connections"]
+        _ask_to_stop(service, quick, give_up_at)
+    while ask.holder(service):
+        if time.monotonic() > give_up_at:
+            raise Failed("timeout", _incomplete(service.name, pid, seconds))
+        time.sleep(POLL_SECONDS)
+    return Stopped(service.name, pid, connections, time.monotonic() - began_at)
+
+
+def patience(config: Path, quick: bool) -> float:
+    """Return how many seconds a stop may take: what the master gives its workers, and a margin for itself.
+
+    A file that is wrong by now must not keep a service from being stopped: then it is the default's time.
+    """
+    if quick:
+        return QUICK_SECONDS + MARGIN_SECONDS
+    try:
+        graceful = configfile.load(config, os.environ, {}).config.graceful_timeout
+    except ConfigError:
+        graceful = DEFAULT_GRACEFUL_SECONDS
+    return graceful + MARGIN_SECONDS
+
+
+def _ask_to_stop(service: ask.Service, quick: bool, give_up_at: float) -> None:
+    """Wait for the answer to a stop. Without one, because the time is over or the master has gone, the lock decides."""
+    with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call:
+        try:
+            while (reply := call.reply(give_up_at)) and not reply.final:
+                pass
+        except ControlError:
+            # the end of the connection: it may have been told to be quick by somebody else, or it was killed
+            return
+
+
+def _signal_master(service: ask.Service, quick: bool) -> int:
+    """Send CONT and TERM (quick: QUIT) to a master that does not answer; return its pid. Raises Failed."""
+    at = ask.holder(service)
+    with _process(at) as process:
+        if at is None or process is None:
+            message = f"{service.name} does not answer, and no pid file says which process it is; look for it with ps"
+            raise Failed("timeout", message)
+        pid, pidfd = process
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGQUIT if quick else signal.SIGTERM)
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        except PermissionError:
+            message = f"no permission to signal {service.name} (pid {pid}); run this as its user, or as root"
+            raise Failed("permission", message) from None
+        except ProcessLookupError:
+            pass
+        return pid
+
+
+@contextlib.contextmanager
+def _process(at: Paths | None) -> Iterator[tuple[int, int] | None]:
+    """Yield pid and pidfd of the master that a pid file names, or None if it cannot be trusted to name one."""
+    pid = read_pid(at.pid) if at else None
+    if at is None or pid is None:
+        yield None
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        # the start time again, now that the pidfd holds on to the process: no other one can have got its pid
+        owned = os.stat(f"/proc/{pid}").st_uid == os.stat(at.folder).st_uid
+        yield (pid, pidfd) if owned and read_pid(at.pid) == pid else None
+    finally:
+        os.close(pidfd)
+
+
+def _incomplete(name: str, pid: int, seconds: float) -> str:
+    return (
+        f"stop incomplete: {name} (pid {pid}) is still there after {seconds:.0f} s; "
+        f"use `wsworker stop --quick`, or `kill -KILL {pid}`, which ends its workers too"
+    )
