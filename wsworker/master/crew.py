@@ -162,6 +162,9 @@ class Crew:
 
     def _hear(self, child: Child) -> None:
         """Read the reports that are there. A channel that speaks nonsense is closed; its worker lives on."""
+        if child.channel.fileno() < 0:
+            # its pidfd stood before it in the same turn of the loop
+            return
         try:
             data = child.channel.recv(65536)
             reports = [decode_report(line) for line in child.lines.feed(data)]
@@ -184,8 +187,7 @@ class Crew:
         self._selector.unregister(child.process.pidfd)
         status = child.process.reap()
         assert status is not None, "a readable pidfd has an exit status to give"
-        if child.channel.fileno() >= 0:
-            self._hear(child)
+        self._hear(child)
         self._hang_up(child)
         self._table.fold(child.slot, child.worker)
         del self._children[child.worker]

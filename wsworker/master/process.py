@@ -93,7 +93,15 @@ class Process:
         os.close(self.pidfd)
         if result.si_code == os.CLD_EXITED:
             return result.si_status, None
-        return None, signal.Signals(result.si_status).name
+        return None, _signal_name(result.si_status)
+
+
+def _signal_name(number: int) -> str:
+    """Return a name such as SIGKILL; Python knows none for most of the real-time signals, and any of them kills."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def spawn(prepare: Callable[[], None], identity: Identity, run: Callable[[], int]) -> Process:
@@ -139,15 +147,33 @@ def _become_worker(
         code = run()
         atexit._run_exitfuncs()
     except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 1
+        code = _code_of(exit_)
     except PrivilegeError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
     except BaseException:
         traceback.print_exc()
     finally:
+        _leave(code)
+
+
+def _code_of(exit_: SystemExit) -> int:
+    """Return what the interpreter would exit with: sys.exit() means 0, and a text is printed and means 1."""
+    if exit_.code is None:
+        return 0
+    if isinstance(exit_.code, int):
+        return exit_.code
+    print(exit_.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """End a forked child, also when its output is a broken pipe: going on would be in the parent's stack."""
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+    finally:
+        # os._exit raises for a number that is no C int; wait(2) shows the low byte in any case
+        os._exit(code & 0xFF)
 
 
 def _take_worker_signals() -> None:
@@ -211,6 +237,8 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # a Ctrl-C waits until the daemon's pid is known: an earlier one would leave it running
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -218,15 +246,18 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
         # not a session leader any more: opening a terminal can never make it the controlling one
         if os.fork():
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         _run_detached(daemon, writer)
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader, encoding="utf-8") as lines:
         pid = json.loads(lines.readline() or "0")
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             outcome = json.loads(lines.readline() or "null")
         except KeyboardInterrupt:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
             lines.readline()
             return 1, "interrupted; the service was stopped again"
     if outcome is None:
@@ -245,9 +276,7 @@ def _run_detached(daemon: Callable[[int], int], writer: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
 
 
 def announce(pipe: int, code: int, error: str) -> None:

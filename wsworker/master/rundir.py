@@ -86,9 +86,11 @@ class RunDir:
             raise RunDirError(str(at.folder), f"the control socket's path is over {MAX_SOCKET_PATH_BYTES} bytes", cure)
         _make_folder(at.folder)
         lock = _take_lock(name, at)
-        for leftover in (at.socket, at.pid):
-            with contextlib.suppress(FileNotFoundError):
-                leftover.unlink()
+        try:
+            _remove_leftovers(at)
+        except RunDirError:
+            os.close(lock)
+            raise
         return cls(at, lock)
 
     def write_pid(self, pid: int) -> None:
@@ -141,6 +143,22 @@ def _take_lock(name: str, at: Paths) -> int:
             time.sleep(LOCK_PATIENCE_SECONDS / 10)
 
 
+def _remove_leftovers(at: Paths) -> None:
+    """Remove what a dead master left. A `control_socket` that names a file of somebody's by mistake is not removed."""
+    try:
+        if not stat.S_ISSOCK(at.socket.lstat().st_mode):
+            raise RunDirError(str(at.socket), "it is not a socket", "set `control_socket` to another path")
+        at.socket.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunDirError(str(at.socket), error.strerror or str(error), "see `control_socket`") from None
+    try:
+        at.pid.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunDirError(str(at.pid), error.strerror or str(error), "remove it") from None
+
+
 def lock_is_held(at: Paths) -> bool:
     """Whether a master holds the lock. Takes it for a moment if nobody does. PermissionError if it is not ours."""
     try:
@@ -171,8 +189,8 @@ def start_ticks(pid: int) -> int | None:
     psutil's create_time is not used: it moves with the wall clock.
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # the second field is the program's name in brackets and may hold blanks and brackets itself
-    return int(text.rpartition(")")[2].split()[19])
+    # the second field is the program's name in brackets; it may hold blanks, brackets and bytes that are no text
+    return int(line.rpartition(b")")[2].split()[19])

@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
             self._intake.hold(ANSWER_OWED)
             self.request = Request(event.request, self.remote)
             self._door = Door(self._home, self, self.request)
-            self._door.ask(event.request)
+            self._door.ask(event)
         elif isinstance(event, Refused):
             self._home.log.info("refused %s with %d: %s", self.remote, event.status, event.reason)
             self._refused()

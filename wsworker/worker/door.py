@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from websockets import http11
-
 from wsworker.errors import Reject
 from wsworker.log import escape
 from wsworker.protocol.admission import Facts, Refusal, check
 from wsworker.protocol.request import Request
+from wsworker.protocol.session import Handshake
 from wsworker.worker.app import Callback
 from wsworker.worker.home import Home
 
@@ -44,10 +43,10 @@ class Door:
         self._subprotocol: str | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self, head: http11.Request) -> None:
+    def ask(self, handshake: Handshake) -> None:
         """Let the rules and the user decide; the client hears of it now, or later if on_handshake is async."""
         home = self._home
-        verdict = check(head, home.policy, Facts(home.full, home.draining, retry_after(home)))
+        verdict = check(handshake.request, home.policy, Facts(home.full, home.draining, retry_after(home)))
         if isinstance(verdict, Refusal):
             home.log.info("%s: %s", self._request.remote, verdict.log)
             self._client._refuse(verdict.status, verdict.headers, verdict.body)
