@@ -21,8 +21,14 @@ maps a class to an exit code. A fault, that is any other exception, travels unto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+_TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_PRINTABLE: Final = re.compile(r"[ -~]*")
+_OWN_HEADERS: Final = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 
 
 class WsworkerError(Exception):
@@ -187,8 +193,9 @@ class InternalError(WsworkerError):
 class Reject(Exception):
     """Raise it in on_handshake to refuse a client with an HTTP response.
 
-    status: 300 to 599, else ValueError; headers: names to values, without CR, LF or NUL, and none that belongs to the
-    handshake (Connection, Upgrade, Sec-WebSocket-*), else ValueError; body: sent as UTF-8 text/plain.
+    status: 300 to 599; headers: names to values of printable ASCII, none of which frames the response or belongs to the
+    handshake (Connection, Content-Length, Transfer-Encoding, Upgrade, Sec-WebSocket-*); body: sent as UTF-8 text/plain.
+    What could not be sent is refused here, where your traceback shows it: ValueError, or TypeError for what is no str.
     A browser page never sees any of it (it gets close code 1006): to tell it why, accept and close with 3500-4999.
     """
 
@@ -197,13 +204,17 @@ class Reject(Exception):
     body: str = ""
 
     def __post_init__(self) -> None:
-        if not 300 <= self.status <= 599:
-            raise ValueError(f"Reject takes a status from 300 to 599, not {self.status}")
+        if self.status not in range(300, 600):
+            raise ValueError(f"Reject takes a status from 300 to 599, not {self.status!r}")
         for name, value in (self.headers or {}).items():
-            if any(char in "\r\n\0" for char in f"{name}{value}"):
-                raise ValueError(f"header {name!r} holds a CR, LF or NUL")
-            if name.lower() in ("connection", "upgrade", "content-length") or name.lower().startswith("sec-websocket-"):
+            # RFC 9110 section 5.5 lets recipients misread what is not ASCII, and a line end would begin a new header
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"header {name!r} is no name; use letters, digits and !#$%&'*+-.^_`|~")
+            if not _PRINTABLE.fullmatch(value):
+                raise ValueError(f"the value of header {name!r} must be printable ASCII, not {value!r}")
+            if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
                 raise ValueError(f"header {name!r} belongs to the handshake and cannot be set")
+        str.encode(self.body)  # UnicodeEncodeError is a ValueError; TypeError for bytes
 
     def __str__(self) -> str:
         return f"handshake refused with {self.status}"

@@ -135,7 +135,8 @@ def _fields(line: bytes, kind: str, shape: Mapping[str, type]) -> dict[str, Any]
         raise WireError("not JSON") from None
     if not isinstance(fields, dict):
         raise WireError("not an object")
-    if fields.pop("v", None) != VERSION:
+    version = fields.pop("v", None)
+    if type(version) is not int or version != VERSION:
         raise WireError(f"version is not {VERSION}")
     if fields.pop("type", None) != kind:
         raise WireError(f"not a {kind}")

@@ -1042,7 +1042,7 @@ def test_a_client_that_answers_pings_stays(run: Run) -> None:
 
     async def main() -> None:
         journal = Journal()
-        async with serving(journal.app(), ping_interval=0.25, ping_timeout=0.25) as service:
+        async with serving(journal.app(), ping_interval=0.25, ping_timeout=5) as service:
             peer = await service.open()
             for number in (b"1", b"2", b"3"):
                 assert (Opcode.PING, number) == await peer.receive()

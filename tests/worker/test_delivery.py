@@ -225,3 +225,17 @@ def test_wait_serves_sync_callbacks_too() -> None:
         assert ["sync", "async begins", "async"] == client.calls
 
     asyncio.run(main())
+
+
+def test_a_hidden_async_callback_is_an_error_and_not_a_silence() -> None:
+    """A decorator that hides an async def gives back a coroutine that nothing would ever run."""
+
+    async def main() -> None:
+        async def hidden(_: Client) -> None: ...
+
+        client = Client(make_app())
+        exc = client.caller.run(Callback(lambda c: hidden(c), False, "app.py:1"), client)
+        assert isinstance(exc, TypeError)
+        assert "functools.wraps" in str(exc)
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import click
 
@@ -33,10 +34,10 @@ def restart(settings: Settings, daemon: bool, workers: str | None, bind: tuple[s
     return prepared.run()
 
 
-def refuse_if_managed(service: ask.Service) -> None:
+def refuse_if_managed(service: ask.Service, proc: Path = managed.PROC) -> None:
     """Raise Failed if systemd looks after the master. Nothing to refuse if none runs."""
     pid = master_pid(service)
-    unit = managed.unit_of(pid) if pid else None
+    unit = managed.unit_of(pid, proc) if pid else None
     if unit:
         raise Failed("managed", f"managed by {unit.name}: use {unit.systemctl} restart {unit.name}")
 

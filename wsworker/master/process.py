@@ -297,14 +297,15 @@ def memory_and_cpu(pid: int) -> tuple[int, float] | None:
         return None
 
 
-def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
     """Return how many CPUs this process may use: its affinity, cut by the quota of its cgroup. At least 1.
 
+    membership: the file that names this process's cgroup, as in cgroups(7).
     Affinity alone does not show a container's quota: cpu.max of every cgroup above counts (cgroup-v2, "cpu.max").
     """
     cpus = float(len(os.sched_getaffinity(0)))
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = membership.read_text().splitlines()
     except OSError:
         lines = []
     own = next((line[3:] for line in lines if line.startswith("0::")), "/")

@@ -28,6 +28,7 @@ from wsworker.master.events import (
     Event,
     Exit,
     Log,
+    LogLevel,
     Notify,
     OpenSlot,
     Progress,
@@ -366,7 +367,10 @@ class Supervisor:
     def _left(self, worker: Worker, event: WorkerExited, now: float) -> None:
         """A worker that was told to go has gone."""
         del self.roster.workers[worker.id]
-        self._log("info", f"worker {worker.slot} (pid {worker.pid}) has left: {event}")
+        # it said so itself, unless it ended in another way than it was asked to
+        self._log(
+            "debug" if event.code == 0 else "warning", f"worker {worker.slot} (pid {worker.pid}) has left: {event}"
+        )
 
     def _killed(self, worker: Worker, event: WorkerExited, now: float) -> None:
         """KILLED counts as the state it was killed in."""
@@ -537,5 +541,5 @@ class Supervisor:
             self._told = self.roster.summary()
             self._actions.append(Notify("status", self._told))
 
-    def _log(self, level: Any, text: str, trace: str = "") -> None:
+    def _log(self, level: LogLevel, text: str, trace: str = "") -> None:
         self._actions.append(Log(level, text, trace))

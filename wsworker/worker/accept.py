@@ -17,12 +17,26 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 ACCEPTS_PER_TURN: Final = 32
+LAST_TURNS: Final = 2**16 // ACCEPTS_PER_TURN
+"""As many as the longest queue gives work for (`backlog` is at most 65535): a flood must not hold the loop for ever."""
+
 PAUSE_SECONDS: Final = 1.0
 LOG_SECONDS: Final = 60.0
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PASSING: Final = frozenset(
-    {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH}
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EPERM,
+        errno.EPROTO,
+    }
 )
 """The client has gone before it was accepted, or a firewall forbids it; the next one is not touched by that."""
 
@@ -60,20 +74,26 @@ class Acceptor:
         for listener in self._listeners:
             self._loop.remove_reader(listener)
 
-    def empty_and_close(self) -> None:
-        """Accept all who wait, once, then close the listeners: for a stop, when nobody else will ever accept them."""
+    async def empty_and_close(self) -> None:
+        """Accept all who wait, once, then close: for a stop, when nobody else will ever accept them."""
         self.stop()
         for listener in self._listeners:
-            while self._accept(listener):
-                pass
-        self.close()
+            for _ in range(LAST_TURNS):
+                if not self._accept(listener):
+                    break
+        await self.close()
 
-    def close(self) -> None:
-        """Close our copies of the listeners; the master and a new worker keep theirs."""
+    async def close(self) -> None:
+        """Close our copies of the listeners; the master and a new worker keep theirs.
+
+        Returns when every client that was accepted has its protocol, so that whoever counts connections then finds it.
+        """
         self.stop()
         for listener in self._listeners:
             listener.close()
         self._listeners = []
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept up to a number of clients; whether that number was reached, so that there may be more."""

@@ -38,7 +38,13 @@ class Caller:
         # not loop.time(): uvloop's stands still while a callback runs
         began_at = monotonic()
         try:
-            callback.function(*args)
+            result = callback.function(*args)
+            if result is not None and asyncio.iscoroutine(result):
+                # a decorator without functools.wraps hid the async def; left alone, nothing would ever run it
+                result.close()
+                return TypeError(
+                    "it returned a coroutine; make it `async def`, or use functools.wraps in its decorator"
+                )
         except Exception as exc:
             return exc
         finally:

@@ -5,20 +5,24 @@ The window is short for few clients: ten milliseconds each, at most drain_window
 random moment, so that several workers that drain together do not fall into step. A quick stop says it to all at once.
 
 Whoever is still there at graceful_timeout is cut. The close handshake of each connection has its own bound.
+
+So there are three parts, each with its deadline: graceful, quick if somebody is in a hurry, and the cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
-from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 
 SECONDS_PER_CLIENT: Final = 0.01
 QUICK_SECONDS: Final = 1.5
-"""A quick stop's bound: the master kills three seconds after its order, and on_worker_stop wants its share."""
+CUT_SECONDS: Final = 1.0
+"""How long a quick stop waits for answers, and any drain for on_close of those it has cut. The master kills three
+seconds after the order to be quick, and on_worker_stop wants its share of them."""
 
 RELOAD_CODE: Final = 1012
 STOP_CODE: Final = 1001
@@ -49,37 +53,39 @@ class Drain:
 
     async def run(self, window_seconds: float, graceful_seconds: float) -> int:
         """Close every connection and wait until all have gone; returns how many had to be cut at the end."""
-        self._hub.drain()
-        deadline = self._hub.loop.time() + graceful_seconds
-        await self._say_goodbye(self._hub.idle_first(), window_seconds)
-        # also those whose handshake had been answered before the doors were shut
-        self._hub.close_all(self._code, self._reason)
-        await self._wait(self._hub.empty, deadline)
+        hub = self._hub
+        hub.drain()
+        deadline = hub.loop.time() + graceful_seconds
+        # a window beyond the deadline would leave clients that are cut without a word
+        await self._be_graceful(min(window_seconds, graceful_seconds), deadline)
         if self._hurried.is_set():
-            await self._wait(self._hub.empty, min(deadline, self._hub.loop.time() + QUICK_SECONDS), hurried=False)
-        cut = 0 if self._hub.empty.is_set() else len(self._hub.worker.connections)
-        self._hub.terminate_all()
-        await self._wait(self._hub.empty, self._hub.loop.time() + QUICK_SECONDS, hurried=False)
+            hub.close_all(self._code, self._reason)
+            await self._wait_until_empty(min(deadline, hub.loop.time() + QUICK_SECONDS))
+        cut = len(hub.worker.connections)
+        hub.terminate_all()
+        await self._wait_until_empty(hub.loop.time() + CUT_SECONDS)
         return cut
 
-    async def _say_goodbye(self, connections: Sequence[Connection], window_seconds: float) -> None:
-        began_at = self._hub.loop.time()
-        moments = schedule(len(connections), window_seconds, self._hub.random.random)
-        for connection, moment in zip(connections, moments, strict=True):
-            await self._wait(self._hurried, began_at + moment)
-            if self._hurried.is_set():
-                return
-            connection.close(self._code, self._reason)
+    async def _be_graceful(self, window_seconds: float, deadline: float) -> None:
+        """Say goodbye to one after the other and wait until all have gone, the deadline, or somebody is in a hurry."""
+        loop = self._hub.loop
+        goodbyes = loop.create_task(self._say_goodbye(window_seconds))
+        hurry = loop.create_task(self._hurried.wait())
+        await asyncio.wait({goodbyes, hurry}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        goodbyes.cancel()
+        hurry.cancel()
 
-    async def _wait(self, event: asyncio.Event, deadline: float, hurried: bool = True) -> None:
-        """Wait for the event, at most until the deadline; if hurried, no longer than until somebody is in a hurry."""
-        if event.is_set() or self._hub.loop.time() >= deadline:
-            return
-        events = {event, self._hurried} if hurried else {event}
-        waiting = [asyncio.ensure_future(each.wait()) for each in events]
-        try:
-            timeout = deadline - self._hub.loop.time()
-            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
+    async def _say_goodbye(self, window_seconds: float) -> None:
+        hub = self._hub
+        connections = hub.idle_first()
+        began_at = hub.loop.time()
+        moments = schedule(len(connections), window_seconds, hub.random.random)
+        for connection, moment in zip(connections, moments, strict=True):
+            await asyncio.sleep(began_at + moment - hub.loop.time())
+            connection.close(self._code, self._reason)
+        await hub.empty.wait()
+
+    async def _wait_until_empty(self, deadline: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._hub.empty.wait()

@@ -21,7 +21,7 @@ import socket
 import time
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from wsworker import log
 from wsworker.config import Config
@@ -109,6 +109,7 @@ class Life:
         self._acceptor: Acceptor | None = None
         self._beat_due_at = 0.0
         self._drain: Drain | None = None
+        self._quick = False  # asked for; the order may come before the drain has begun
         self._told: asyncio.Future[Order] = loop.create_future()
 
     async def run(self) -> int:
@@ -156,7 +157,8 @@ class Life:
     async def _start_app(self, callback: Callback, hub: Hub) -> None:
         exception = await hub.caller.wait(callback, hub.worker)
         if exception is not None:
-            text = f"on_worker_start ({callback.place}) raised {type(exception).__name__}: {exception}"
+            # what the exception says stands in the trace, which is bounded and survives a __str__ that raises
+            text = f"on_worker_start ({callback.place}) raised {type(exception).__name__}"
             raise BootError(Report("failed", kind="boot", error=text, trace=app_module.trace(exception)))
 
     # The channel
@@ -179,10 +181,13 @@ class Life:
         if order.name == "go":
             assert self._acceptor is not None, "go comes after ready"
             self._acceptor.start()
-        elif not self._told.done():
+            return
+        if order.why == "quick":
+            self._quick = True
+            if self._drain:
+                self._drain.hurry()
+        if not self._told.done():
             self._told.set_result(order)
-        elif order.why == "quick" and self._drain:
-            self._drain.hurry()
 
     def _report(self, report: Report) -> None:
         # the master may be dying; the end of the channel will tell
@@ -211,20 +216,20 @@ class Life:
         reloading = order.why in ("reload", "replace")
         code, reason = (RELOAD_CODE, "service restart") if reloading else (STOP_CODE, "going away")
         self._drain = Drain(hub, code, reason)
+        if self._quick:
+            self._drain.hurry()
         if reloading:
-            self._acceptor.close()
+            await self._acceptor.close()
         else:
             hub.drain()
-            self._acceptor.empty_and_close()
-        if order.why == "quick":
-            self._drain.hurry()
+            await self._acceptor.empty_and_close()
         if order.why == "reload":
             await self._call(hub.app.on_worker_reload, hub)
         asked = len(hub.worker.connections)
         cut = await self._drain.run(self._config.drain_window, self._config.graceful_timeout)
         hub.timers.cancel_all()
         await self._call(hub.app.on_worker_stop, hub)
-        logger.info("left: %d connections closed with %d, %d cut", asked, code, cut)
+        logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
 
     async def _call(self, callback: Callback | None, hub: Hub) -> None:
         if callback:
@@ -239,7 +244,22 @@ def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
         return asyncio.SelectorEventLoop()
     import uvloop
 
-    return uvloop.new_event_loop()
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_let_exits_pass)
+    return loop
+
+
+def _let_exits_pass(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End the process when user code wants that in a read: uvloop takes it for a fault of the transport and goes on."""
+    exception = context.get("exception")
+    if "transport" in context and isinstance(exception, SystemExit):
+        loop.call_soon(_throw, exception)
+    else:
+        loop.default_exception_handler(context)
+
+
+def _throw(exception: BaseException) -> None:
+    raise exception
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

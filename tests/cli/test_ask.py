@@ -1,0 +1,189 @@
+"""Questions to the master, over its real control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Script
+from wsworker.cli import ask
+from wsworker.errors import ConfigError, ControlError, NotRunning
+from wsworker.master.rundir import Paths, elsewhere
+from wsworker.wire import Command, Reply, encode
+
+
+def located(place: Place) -> ask.Service:
+    """Return the service of the test's config file."""
+    return ask.locate(place.config, os.environ)
+
+
+def test_where_a_service_is_looked_for(place: Place) -> None:
+    """First where our own environment puts it, then where systemd does."""
+    service = located(place)
+    assert (NAME, (place.paths, *elsewhere(NAME))) == (service.name, service.places)
+    assert str(place.paths.socket) == service.socket
+
+
+def test_a_socket_of_its_own(place: Place) -> None:
+    """With control_socket there is one socket, and still several places for the lock."""
+    place.config.write_text(f"name: {NAME}\ncontrol_socket: own.sock\n")
+    service = located(place)
+    assert {place.folder / "own.sock"} == {at.socket for at in service.places}
+    assert place.paths.lock == service.places[0].lock
+    assert len(service.places) == 1 + len(elsewhere(NAME))
+
+
+def test_no_config_file(place: Place) -> None:
+    """Without a file nothing can be found."""
+    with pytest.raises(ConfigError):
+        ask.locate(place.folder / "nope.yaml", os.environ)
+
+
+def test_an_answer(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The body of the reply is the document, and the lock shows who runs."""
+    master = running({"status": [STATUS]})
+    service = located(place)
+    assert place.paths == ask.holder(service)
+    assert ask.status(service) == STATUS
+    assert [Command("status")] == master.heard
+
+
+def test_a_long_answer(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The status of a large service is longer than any command may be."""
+    body = STATUS | {"workers": STATUS["workers"] * 1000}
+    running({"status": [body]})
+    assert ask.status(located(place)) == body
+
+
+def test_progress_comes_before_the_result(place: Place, running: Callable[[Script], Answering]) -> None:
+    """Replies come in their order and end with the final one."""
+    running({"reload": [{"event": "note"}, {"result": "ok"}]})
+    expected = [Reply(False, {"event": "note"}), Reply(True, {"result": "ok"})]
+    assert expected == list(ask.replies(located(place), Command("reload")))
+
+
+def test_nobody_runs(place: Place) -> None:
+    """Without lock and files the service is not running; nothing is made on the way."""
+    service = located(place)
+    with pytest.raises(NotRunning) as caught:
+        ask.status(service)
+    assert (NAME, str(place.paths.socket), ()) == (caught.value.name, caught.value.socket, caught.value.leftovers)
+    assert ask.holder(service) is None
+    assert not place.paths.folder.exists()
+
+
+def test_a_dead_master(place: Place) -> None:
+    """Files without a lock are leftovers, and are named."""
+    place.paths.folder.mkdir()
+    place.paths.lock.touch()
+    place.paths.pid.write_text("1 1\n")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
+        dead.bind(str(place.paths.socket))
+    with pytest.raises(NotRunning) as caught:
+        ask.status(located(place))
+    assert (str(place.paths.socket), str(place.paths.pid)) == caught.value.leftovers
+
+
+def test_a_held_lock_without_a_socket(place: Place) -> None:
+    """A master may be in its first moments, so we try again; after 2 s the lock alone is no answer."""
+    place.paths.folder.mkdir()
+    with open(place.paths.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ControlError) as caught:
+            ask.status(located(place))
+    assert "timeout" == caught.value.code
+
+
+def test_a_hung_up_connection(place: Place, running: Callable[[Script], Answering]) -> None:
+    """A connection that ends without an answer is told as such."""
+    running({"status": []})
+    with pytest.raises(ControlError) as caught:
+        ask.status(located(place))
+    assert "no_answer" == caught.value.code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"what?\n", encode(Reply(True, {"error": {"code": "usage", "message": "malformed message"}}))],
+    ids=["no reply", "a refusal"],
+)
+def test_another_version(place: Place, answer: bytes) -> None:
+    """What we cannot read, and that we cannot be read, both mean another wsworker than ours."""
+    place.paths.folder.mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(place.paths.socket))
+        listener.listen()
+        with contextlib.closing(ask.Call(located(place), Command("status"), time.monotonic())) as call:
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(answer)
+                with pytest.raises(ControlError) as caught:
+                    call.reply(time.monotonic() + 5)
+    assert "no_answer" == caught.value.code
+    assert "restart it" in caught.value.message
+
+
+def test_no_reply_in_time(place: Place) -> None:
+    """A call gives the time back when it is over, also if that was before it began."""
+    place.paths.folder.mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(place.paths.socket))
+        listener.listen()
+        with contextlib.closing(ask.Call(located(place), Command("status"), time.monotonic())) as call:
+            assert call.reply(time.monotonic() + 0.01) is None
+            assert call.reply(time.monotonic() - 1) is None
+
+
+def test_a_link_in_the_place_of_a_lock(place: Place) -> None:
+    """No master of ours made it, so it proves nothing."""
+    place.paths.folder.mkdir()
+    place.paths.lock.symlink_to("/dev/null")
+    assert ask.holder(located(place)) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a directory somebody else's")
+def test_a_run_directory_of_somebody_else(place: Place, running: Callable[[Script], Answering]) -> None:
+    """In /tmp another user may have made our directory first, with a socket of theirs in it: we do not talk to it."""
+    running({"status": [STATUS]})
+    os.chown(place.paths.folder, 65534, 65534)
+    with pytest.raises(NotRunning):
+        ask.status(located(place))
+    os.chown(place.paths.folder, 0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_no_permission(place: Place, tmp_path: Path, running: Callable[[Script], Answering]) -> None:
+    """Where we may not look, we cannot say whether anybody runs."""
+    running({"status": [STATUS]})
+    service = located(place)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        for question in (ask.status, ask.holder):
+            try:
+                question(service)
+            except ControlError as error:
+                os.write(writer, f"{error.code} ".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        assert "permission permission " == answer.read()
+
+
+def test_places_are_looked_at_in_turn(place: Place, running: Callable[[Script], Answering], tmp_path: Path) -> None:
+    """A service that is not where we look first is found where we look next."""
+    running({"status": [STATUS]})
+    first = Paths(tmp_path, tmp_path / "x.lock", tmp_path / "x.sock", tmp_path / "x.pid")
+    service = ask.Service(NAME, (first, place.paths))
+    assert ask.status(service) == STATUS
+    assert place.paths == ask.holder(service)

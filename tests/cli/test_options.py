@@ -1,0 +1,97 @@
+"""The global options and the two voices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import click
+import pytest
+
+from tests.cli.conftest import Place, Result
+from wsworker.cli.failures import failure
+from wsworker.cli.options import Settings
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "other.yaml", "status"),
+        ("status", "-c", "other.yaml"),
+        ("-c", "config.yaml", "status", "-c", "other.yaml"),
+    ],
+)
+def test_before_and_behind_the_command(
+    place: Place, wsworker: Callable[..., Result], arguments: tuple[str, ...]
+) -> None:
+    """A global option means the same in both positions; the last one counts."""
+    (place.folder / "other.yaml").write_text("name: other-cli-test\n")
+    result = wsworker(*arguments)
+    assert (3, "other-cli-test") == (result.code, result.out.split()[0])
+
+
+def test_silence_undoes_nothing(wsworker: Callable[..., Result]) -> None:
+    """--json before the command holds although the command has the option too."""
+    assert "stopped" == json.loads(wsworker("--json", "status").out)["state"]
+
+
+def test_the_environment_names_the_file(
+    place: Place, wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WSWORKER_CONFIG comes before the file of the current folder, and -c before it."""
+    (place.folder / "other.yaml").write_text("name: other-cli-test\n")
+    monkeypatch.setenv("WSWORKER_CONFIG", "other.yaml")
+    assert wsworker("status").out.startswith("other-cli-test  ")
+    assert wsworker("status", "-c", "config.yaml").out.startswith("cli-test  ")
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("status", "--version")])
+def test_version(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> None:
+    """--version needs no config file and runs no command."""
+    result = wsworker(*arguments)
+    assert (0, "wsworker") == (result.code, result.out.split()[0])
+
+
+def test_results_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Results go to standard output, progress to standard error, colour to neither while they are no terminals."""
+    settings = Settings()
+    settings.progress("on the way")
+    settings.result(click.style("done", fg="green"), {"schema": 1})
+    assert ("done\n", "on the way\n") == tuple(capsys.readouterr())
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json nothing but the document is said."""
+    settings = Settings(json=True)
+    settings.progress("on the way")
+    settings.result("done", {"schema": 1})
+    assert ('{"schema": 1}\n', "") == tuple(capsys.readouterr())
+
+
+def test_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a line on standard error, or a document on standard output."""
+    failed = failure(1, "timeout", "too late")
+    Settings().failure(failed)
+    assert ("", "error: too late\n") == tuple(capsys.readouterr())
+    Settings(json=True).failure(failed)
+    out, err = capsys.readouterr()
+    assert ({"schema": 1, "error": {"code": "timeout", "message": "too late"}}, "") == (json.loads(out), err)
+
+
+def test_colour_by_force(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--color always colours a pipe too, even against NO_COLOR; only the word error is red."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    Settings(color="always").failure(failure(1, "timeout", "too late"))
+    assert "\x1b[31merror:\x1b[0m too late\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("color", "no_color", "expected"),
+    [("auto", "", None), ("auto", "1", False), ("never", "", False), ("always", "1", True)],
+)
+def test_who_decides_on_colour(
+    color: str, no_color: str, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--color, else NO_COLOR if it holds anything, else the terminal, which is asked by click."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert expected is Settings(color=color).colored()

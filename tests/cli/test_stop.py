@@ -1,0 +1,126 @@
+"""`wsworker stop`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
+from wsworker.cli.failures import Failed
+from wsworker.cli.stop import Stopped, patience, stop_service
+from wsworker.cli.options import Settings
+from wsworker.master.rundir import start_ticks
+from wsworker.wire import Command
+
+SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
+
+
+def test_the_line() -> None:
+    """How many connections were closed, and how long it took."""
+    assert "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.30 s" == Stopped(
+        "hello", 4242, 1, 0.3
+    ).line()
+    assert "stopping hello (pid 4242): stopped in 2.1 s" == Stopped("hello", 4242, None, 2.1).line()
+
+
+@pytest.mark.parametrize(("option", "quick"), [((), False), (("--quick",), True)])
+def test_stop(
+    place: Place,
+    wsworker: Callable[..., Result],
+    running: Callable[[Script], Answering],
+    option: tuple[str, ...],
+    quick: bool,
+) -> None:
+    """It returns when the lock is free, and tells what has happened."""
+    master = running(SCRIPT)
+    result = wsworker("stop", *option)
+    assert (0, "") == (result.code, result.err)
+    assert result.out.startswith(f"stopping {NAME} (pid 4242): 1 connection closed (1001), stopped in ")
+    assert [Command("status"), Command("stop", quick)] == master.heard
+    assert not place.paths.socket.exists()
+    assert 7 == wsworker("stop").code
+
+
+def test_json(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """The document has the same facts."""
+    running(SCRIPT)
+    document = json.loads(wsworker("stop", "--json").out)
+    assert document.pop("seconds") >= 0
+    assert {"schema": 1, "result": "stopped", "name": NAME, "pid": 4242, "connections": 1} == document
+
+
+def test_a_master_that_hangs_up_and_ends(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """If it was killed meanwhile, it has stopped all the same: the lock decides."""
+    running({"status": [STATUS], "stop": []})
+    assert 0 == wsworker("stop").code
+
+
+def test_nothing_runs(place: Place, wsworker: Callable[..., Result]) -> None:
+    """Then the exit code is 7, and the line names the socket and the next step."""
+    result = wsworker("stop")
+    expected = f"error: {NAME} is not running (no socket at {place.paths.socket}); start it with `wsworker start`\n"
+    assert (7, "", expected) == (result.code, result.out, result.err)
+    assert "not_running" == json.loads(wsworker("stop", "--json").out)["error"]["code"]
+
+
+@pytest.mark.parametrize(("option", "name"), [((), "SIGTERM"), (("--quick",), "SIGQUIT")])
+def test_a_deaf_master(
+    wsworker: Callable[..., Result],
+    deaf: Callable[[str], subprocess.Popen[str]],
+    option: tuple[str, ...],
+    name: str,
+) -> None:
+    """Who does not answer is signalled by the pid file, and waited for."""
+    process = deaf("pid")
+    result = wsworker("stop", *option)
+    assert 0 == result.code
+    assert result.out.startswith(f"stopping {NAME} (pid {process.pid}): stopped in ")
+    assert f"{NAME} (pid {process.pid}) does not answer; sent it CONT and {name.removeprefix('SIG')}\n" == result.err
+    assert process.stdout is not None
+    assert f"{name}\n" == process.stdout.readline()
+
+
+def test_a_deaf_master_without_a_pid_file(
+    wsworker: Callable[..., Result], deaf: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """Nobody is signalled then, and it is no success."""
+    process = deaf("")
+    result = wsworker("stop")
+    assert (1, None) == (result.code, process.poll())
+    assert "no pid file says which process it is" in result.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a process somebody else's")
+def test_a_pid_file_that_aims_at_somebody_else(
+    place: Place, wsworker: Callable[..., Result], deaf: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """A process that is not of the owner of the run directory is never signalled."""
+    process = deaf("")
+    victim = subprocess.Popen(["sleep", "60"], user=65534)
+    try:
+        place.paths.pid.write_text(f"{victim.pid} {start_ticks(victim.pid)}\n")
+        assert (1, None, None) == (wsworker("stop").code, victim.poll(), process.poll())
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_a_stop_that_takes_too_long(place: Place, running: Callable[[Script], Answering]) -> None:
+    """When the time is over it says so, with the next steps."""
+    place.config.write_text(place.config.read_text() + "graceful_timeout: 1ms\n")
+    running({"status": [STATUS], "reload": [{}], "stop": [{"result": "stopped"}]})
+    assert 10.001 == patience(place.config, quick=False)
+
+
+def test_patience(place: Place) -> None:
+    """A stop may take as long as the master gives it, and 10 s; a broken file means the default."""
+    assert 40 == patience(place.config, quick=False)
+    assert 13 == patience(place.config, quick=True)
+    place.config.write_text("graceful_timeout: 2m\napp: app\n")
+    assert 130 == patience(place.config, quick=False)
+    place.config.write_text("nonsense: 1\n")
+    assert 40 == patience(place.config, quick=False)
