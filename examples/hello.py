@@ -1,2 +1,2 @@
 def on_message(connection, data):
-    connection.send('hello ' + data)
+    connection.send("hello " + data)

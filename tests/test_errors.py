@@ -32,9 +32,8 @@ SENTENCES = [
     ),
     (errors.BindError("[::]:80", "address in use"), "cannot listen on [::]:80: address in use; change `listen`"),
     (
-        errors.PrivilegeError("setresuid", "Operation not permitted"),
-        "cannot drop privileges: setresuid failed (Operation not permitted); "
-        "start as root or remove `user` and `group`",
+        errors.PrivilegeError("setresuid", "not permitted"),
+        "cannot drop privileges: setresuid failed (not permitted); start as root or remove `user` and `group`",
     ),
     (
         errors.NotRunning("chat", "/run/chat.sock"),
@@ -69,11 +68,11 @@ def test_errors_are_raised_and_compared_by_fields() -> None:
 
 def test_a_problem_is_shown_in_its_line() -> None:
     """Place, message, the line as written, and carets under what is wrong."""
-    problem = Problem("config.yaml", 3, 10, "workers must be a number", "workers:  many", 4)
+    problem = Problem("config.yaml", 3, 11, "workers must be a number", "workers:  many", 4)
     assert [
-        "config.yaml:3:10: error: workers must be a number",
+        "config.yaml:3:11: error: workers must be a number",
         "  workers:  many",
-        "           ^^^^",
+        "            ^^^^",
     ] == str(problem).splitlines()
     shown = str(problem).splitlines()
     assert "many" == shown[1][shown[2].index("^") : shown[2].rindex("^") + 1]

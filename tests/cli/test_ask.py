@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,27 @@ def test_progress_comes_before_the_result(place: Place, running: Callable[[Scrip
     running({"reload": [{"event": "note"}, {"result": "ok"}]})
     expected = [Reply(False, {"event": "note"}), Reply(True, {"result": "ok"})]
     assert expected == list(ask.replies(located(place), Command("reload")))
+
+
+def test_silence(place: Place) -> None:
+    """A long silence is no end: as long as the master answers a `status`, its reply is waited for."""
+    place.paths.folder.mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(place.paths.socket))
+        listener.listen()
+
+        def master() -> None:
+            reload, _ = listener.accept()
+            status, _ = listener.accept()
+            with reload, status:
+                status.sendall(encode(Reply(True, STATUS)))
+                reload.sendall(encode(Reply(True, {"result": "ok"})))
+
+        thread = threading.Thread(target=master)
+        thread.start()
+        expected = [Reply(True, {"result": "ok"})]
+        assert expected == list(ask.replies(located(place), Command("reload"), silence_seconds=0.01))
+        thread.join()
 
 
 def test_nobody_runs(place: Place) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
+from wsworker.cli import ask
 from wsworker.cli.failures import Failed
-from wsworker.cli.stop import Stopped, patience, stop_service
-from wsworker.cli.options import Settings
+from wsworker.cli.stop import Stopped, patience, wait_until_gone
 from wsworker.master.rundir import start_ticks
 from wsworker.wire import Command
 
@@ -21,9 +22,10 @@ SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
 
 def test_the_line() -> None:
     """How many connections were closed, and how long it took."""
-    assert "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.30 s" == Stopped(
-        "hello", 4242, 1, 0.3
-    ).line()
+    assert (
+        "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.30 s"
+        == Stopped("hello", 4242, 1, 0.3).line()
+    )
     assert "stopping hello (pid 4242): stopped in 2.1 s" == Stopped("hello", 4242, None, 2.1).line()
 
 
@@ -53,7 +55,9 @@ def test_json(wsworker: Callable[..., Result], running: Callable[[Script], Answe
     assert {"schema": 1, "result": "stopped", "name": NAME, "pid": 4242, "connections": 1} == document
 
 
-def test_a_master_that_hangs_up_and_ends(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+def test_a_master_that_hangs_up_and_ends(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
     """If it was killed meanwhile, it has stopped all the same: the lock decides."""
     running({"status": [STATUS], "stop": []})
     assert 0 == wsworker("stop").code
@@ -79,7 +83,7 @@ def test_a_deaf_master(
     result = wsworker("stop", *option)
     assert 0 == result.code
     assert result.out.startswith(f"stopping {NAME} (pid {process.pid}): stopped in ")
-    assert f"{NAME} (pid {process.pid}) does not answer; sent it CONT and {name.removeprefix('SIG')}\n" == result.err
+    assert f"{NAME} (pid {process.pid}) does not answer; sent it {name.removeprefix('SIG')} and CONT\n" == result.err
     assert process.stdout is not None
     assert f"{name}\n" == process.stdout.readline()
 
@@ -110,10 +114,12 @@ def test_a_pid_file_that_aims_at_somebody_else(
 
 
 def test_a_stop_that_takes_too_long(place: Place, running: Callable[[Script], Answering]) -> None:
-    """When the time is over it says so, with the next steps."""
-    place.config.write_text(place.config.read_text() + "graceful_timeout: 1ms\n")
-    running({"status": [STATUS], "reload": [{}], "stop": [{"result": "stopped"}]})
-    assert 10.001 == patience(place.config, quick=False)
+    """When the time is over it fails and names the next steps."""
+    running(SCRIPT)
+    with pytest.raises(Failed) as caught:
+        wait_until_gone(ask.locate(place.config, os.environ), 4242, time.monotonic() - 1)
+    assert (1, "timeout") == (caught.value.exits_with, caught.value.code)
+    assert "kill -KILL 4242" in caught.value.message
 
 
 def test_patience(place: Place) -> None:

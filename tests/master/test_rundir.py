@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Paths:
 
 @pytest.fixture
 def claim(run: Paths) -> Iterator[Callable[[], RunDir]]:
-    """Give a function that claims `run`; what it claimed is released after the test, if the test does not."""
+    """Give a function that claims `run`; it is released after the test, so a test that releases claims by itself."""
     claimed: list[RunDir] = []
 
     def made() -> RunDir:
@@ -53,10 +53,7 @@ def claim(run: Paths) -> Iterator[Callable[[], RunDir]]:
 
     yield made
     for run_dir in claimed:
-        try:
-            run_dir.release()
-        except OSError:
-            pass
+        run_dir.release()
 
 
 def refusal(run: Paths) -> RunDirError:
@@ -81,7 +78,7 @@ def refusal(run: Paths) -> RunDirError:
     ids=["systemd", "several", "session", "empty", "none"],
 )
 def test_the_environment_says_where_the_files_are(environ: dict[str, str], folder: str) -> None:
-    """systemd's directory wins over that of the login session, which wins over the system's temporary one."""
+    """The directory of systemd wins over that of the login session, which wins over the system's temporary one."""
     assert at(Path(folder)) == paths("chat", "auto", environ, 1000)
 
 
@@ -91,7 +88,7 @@ def test_a_configured_socket_leaves_the_other_files_where_they_are() -> None:
 
 
 def test_a_client_also_looks_where_systemd_would_put_the_files() -> None:
-    """The directory of the plain unit comes first; those of the template's instances follow, as far as there are any."""
+    """The directory of the plain unit comes first; those of the template's instances follow, if any."""
     first, *others = elsewhere("chat")
     assert at(Path("/run/wsworker")) == first
     assert all(Path("/run/wsworker") == other.folder.parent for other in others)
@@ -115,7 +112,7 @@ def test_a_missing_folder_is_made_for_us_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755])
 def test_a_folder_that_others_cannot_write_to_is_taken(run: Paths, claim: Callable[[], RunDir], mode: int) -> None:
-    """systemd makes it with 0750; reading does no harm."""
+    """With 0750 as systemd makes it; reading does no harm."""
     run.folder.mkdir()
     run.folder.chmod(mode)
     claim()
@@ -216,7 +213,7 @@ def test_another_service_has_a_lock_of_its_own(run: Paths, claim: Callable[[], R
 def test_the_lock_is_seen(run: Paths, claim: Callable[[], RunDir]) -> None:
     """Not held: no directory, no file, a file that nobody locks. Looking leaves it free."""
     assert not lock_is_held(run)
-    run_dir = claim()
+    run_dir = RunDir.claim("chat", run)
     assert lock_is_held(run)
     run_dir.release()
     assert run.lock.exists()
@@ -252,9 +249,9 @@ def test_the_lock_dies_with_its_holder(run: Paths, claim: Callable[[], RunDir]) 
     assert not run.pid.exists()
 
 
-def test_a_forked_child_keeps_the_lock_unless_it_closes_it(run: Paths, claim: Callable[[], RunDir], pipe: Pipe) -> None:
+def test_a_forked_child_keeps_the_lock_unless_it_closes_it(run: Paths, pipe: Pipe) -> None:
     """Each worker inherits the lock; one that did not close it would hold it after the master's end."""
-    run_dir = claim()
+    run_dir = RunDir.claim("chat", run)
 
     def good() -> None:
         run_dir.close()
@@ -328,18 +325,18 @@ def test_the_lock_of_another_user_cannot_be_looked_at(claim: Callable[[], RunDir
 # --- leftovers ----------------------------------------------------------------------------------------------------
 
 
-def test_release_removes_all_but_the_lock_file(run: Paths, claim: Callable[[], RunDir]) -> None:
+def test_release_removes_all_but_the_lock_file(run: Paths) -> None:
     """A second master could lock a removed file while a third one locks a new file of that name."""
-    run_dir = claim()
+    run_dir = RunDir.claim("chat", run)
     run_dir.write_pid(os.getpid())
     run.socket.touch()
     run_dir.release()
     assert [run.lock] == [*run.folder.iterdir()]
 
 
-def test_release_with_nothing_to_remove(run: Paths, claim: Callable[[], RunDir]) -> None:
+def test_release_with_nothing_to_remove(run: Paths) -> None:
     """A start that failed early has made neither socket nor pid file."""
-    claim().release()
+    RunDir.claim("chat", run).release()
     assert not lock_is_held(run)
 
 

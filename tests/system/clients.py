@@ -21,6 +21,10 @@ from tests.system.daemon import Daemon
 PAUSE_SECONDS: Final = 0.002
 MAX_ATTEMPTS: Final = 20_000
 
+TEXT: Final = 1
+CLOSE: Final = 8
+"""Opcodes of RFC 6455, section 5.2."""
+
 UPGRADE: Final = (
     b"GET / HTTP/1.1\r\n"
     b"Host: 127.0.0.1\r\n"

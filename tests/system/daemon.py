@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -359,18 +360,20 @@ class Daemon:
     # Its clients
 
     def connect(self, path: str = "/", **options: Any) -> ClientConnection:
-        """Return a new client."""
+        """Return a new client; use it in a `with`."""
         options = {"open_timeout": 10, "close_timeout": 10, "proxy": None, **options}
-        return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
+        client: ClientConnection = connect(f"ws://127.0.0.1:{self.port}{path}", **options)
+        return client
 
-    def connect_to(self, worker: int) -> ClientConnection:
-        """Return a new client of one worker; worker: its pid; the app must be WHO, or answer like it."""
+    @contextmanager
+    def connect_to(self, worker: int) -> Iterator[ClientConnection]:
+        """Be a client of one worker; worker: its pid; the app must be WHO, or answer like it."""
         for _ in range(200):
-            client = self.connect()
-            client.send("who")
-            if str(client.recv(10)).split()[0] == str(worker):
-                return client
-            client.close()
+            with self.connect() as client:
+                client.send("who")
+                if str(client.recv(10)).split()[0] == str(worker):
+                    yield client
+                    return
         raise AssertionError(f"200 clients, and none came to worker {worker}: {self.status()}")
 
     def echo(self, text: str) -> str:

@@ -101,14 +101,14 @@ def status(service: Service) -> dict[str, Any]:
     return dict(reply.body)
 
 
-def replies(service: Service, command: Command) -> Iterator[Reply]:
+def replies(service: Service, command: Command, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Reply]:
     """Send a command and yield what is answered, the final reply last, for as long as the master is alive.
 
-    Raises as status does.
+    silence_seconds: time without a reply after which it is asked for its status. Raises as status does.
     """
     with contextlib.closing(Call(service, command, time.monotonic() + ANSWER_SECONDS)) as call:
         while True:
-            reply = call.reply(time.monotonic() + SILENCE_SECONDS)
+            reply = call.reply(time.monotonic() + silence_seconds)
             if reply is None:
                 status(service)
                 continue

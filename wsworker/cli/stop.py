@@ -3,7 +3,7 @@
 It has gone when its lock is free: from then on `start` works. The connection to it stays open for the whole stop, and
 its answer comes when the last worker has left.
 
-A master that does not answer may be stopped itself (Ctrl-Z), or hang. It gets CONT and TERM then, by its pid file. That
+A master that does not answer may be stopped itself (Ctrl-Z), or hang. It gets TERM and CONT then, by its pid file. That
 a pid file names a living process proves little, so three things have to fit: the process started when the file says,
 the lock of this service is held, and the process belongs to the owner of the run directory. The last one keeps a pid
 file that somebody else wrote from aiming root's signal.
@@ -74,9 +74,8 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
     Raises NotRunning, ControlError (permission), or Failed if it is still there when its time is over.
     """
     service = ask.locate(config, os.environ)
-    seconds = patience(config, quick)
     began_at = time.monotonic()
-    give_up_at = began_at + seconds
+    give_up_at = began_at + patience(config, quick)
     try:
         document: dict[str, Any] | None = ask.status(service)
     except ControlError as error:
@@ -85,15 +84,21 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
         document = None
     if document is None:
         pid, connections = _signal_master(service, quick), None
-        settings.progress(f"{service.name} (pid {pid}) does not answer; sent it CONT and TERM")
+        settings.progress(f"{service.name} (pid {pid}) does not answer; sent it {'QUIT' if quick else 'TERM'} and CONT")
     else:
         pid, connections = document["pid"], document["totals"]["connections"]
         _ask_to_stop(service, quick, give_up_at)
+    wait_until_gone(service, pid, give_up_at)
+    return Stopped(service.name, pid, connections, time.monotonic() - began_at)
+
+
+def wait_until_gone(service: ask.Service, pid: int, give_up_at: float) -> None:
+    """Return when the lock is free. Raises Failed if it still is held at give_up_at (CLOCK_MONOTONIC)."""
     while ask.holder(service):
         if time.monotonic() > give_up_at:
-            raise Failed("timeout", _incomplete(service.name, pid, seconds))
+            message = f"stop incomplete: {service.name} (pid {pid}) is still there; use `wsworker stop --quick`"
+            raise Failed("timeout", f"{message}, or `kill -KILL {pid}`, which ends its workers too")
         time.sleep(POLL_SECONDS)
-    return Stopped(service.name, pid, connections, time.monotonic() - began_at)
 
 
 def patience(config: Path, quick: bool) -> float:
@@ -122,7 +127,7 @@ def _ask_to_stop(service: ask.Service, quick: bool, give_up_at: float) -> None:
 
 
 def _signal_master(service: ask.Service, quick: bool) -> int:
-    """Send CONT and TERM (quick: QUIT) to a master that does not answer; return its pid. Raises Failed."""
+    """Send TERM (quick: QUIT) and CONT to a master that does not answer; return its pid. Raises Failed."""
     at = ask.holder(service)
     with _process(at) as process:
         if at is None or process is None:
@@ -158,10 +163,3 @@ def _process(at: Paths | None) -> Iterator[tuple[int, int] | None]:
         yield (pid, pidfd) if owned and read_pid(at.pid) == pid else None
     finally:
         os.close(pidfd)
-
-
-def _incomplete(name: str, pid: int, seconds: float) -> str:
-    return (
-        f"stop incomplete: {name} (pid {pid}) is still there after {seconds:.0f} s; "
-        f"use `wsworker stop --quick`, or `kill -KILL {pid}`, which ends its workers too"
-    )

@@ -125,7 +125,9 @@ class Acceptor:
         now = self._loop.time()
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
-            what = "out of file descriptors or memory" if error.errno in SHORTAGES else "cannot accept"
-            self._log.error("%s (%s); new clients wait, see LimitNOFILE= or ulimit -n", what, error.strerror)
+            what, hint = "cannot accept", ""
+            if error.errno in SHORTAGES:
+                what, hint = "out of file descriptors or memory", ", see LimitNOFILE= or ulimit -n"
+            self._log.error("%s (%s); new clients wait%s", what, error.strerror, hint)
         self.stop()
         self._resume = self._loop.call_later(PAUSE_SECONDS, self.start)

@@ -1,0 +1,112 @@
+"""The group of commands, and how a run ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+
+from tests.cli.conftest import Place, Result
+from wsworker.cli.main import COMMANDS, commands, main
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_the_command_says(name: str) -> None:
+    """The list of commands has the first sentence of each, which is whole in a list."""
+    command = getattr(importlib.import_module(f"wsworker.cli.{name}"), name)
+    assert COMMANDS[name] == command.help
+    assert len(COMMANDS[name]) <= 70
+
+
+@pytest.mark.parametrize("arguments", [(), ("-h",), ("--help",)])
+def test_help(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> None:
+    """Help lists every command; no arguments at all ask for it too."""
+    result = wsworker(*arguments)
+    assert (0, "") == (result.code, result.err)
+    listed = [line.split()[0] for line in result.out.partition("Commands:\n")[2].splitlines()]
+    assert list(COMMANDS) == listed
+
+
+def test_help_of_a_command(wsworker: Callable[..., Result]) -> None:
+    """-h works there too."""
+    assert wsworker("start", "-h").out.startswith("Usage: wsworker start [OPTIONS]")
+
+
+def test_names_of_commands() -> None:
+    """Click knows them, for the completion of shells, and knows no other."""
+    context = click.Context(commands)
+    assert list(COMMANDS) == commands.list_commands(context)
+    assert commands.get_command(context, "version") is None
+
+
+@pytest.mark.parametrize("arguments", [("nosuch",), ("status", "--nosuch"), ("start", "--log-level", "loud")])
+def test_wrong_use(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> None:
+    """A wrong use is one line that names the help: 2. With --json it is a document, wherever that stands."""
+    result = wsworker(*arguments)
+    assert (2, "", 1) == (result.code, result.out, len(result.err.splitlines()))
+    assert result.err.startswith("error: ")
+    assert "--help`)" in result.err
+    result = wsworker(*arguments, "--json")
+    assert (2, "", "usage") == (result.code, result.err, json.loads(result.out)["error"]["code"])
+
+
+def test_debug(wsworker: Callable[..., Result]) -> None:
+    """The traceback of an error is shown only to whoever asks for it."""
+    assert "Traceback" not in wsworker("stop").err
+    result = wsworker("stop", "--debug")
+    assert "Traceback" in result.err
+    assert "error: " in result.err.splitlines()[-1]
+
+
+def test_a_fault_is_not_hidden(place: Place, wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no documented condition keeps its traceback."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        wsworker("status")
+
+
+def test_control_c(wsworker: Callable[..., Result], deaf: Callable[[str], subprocess.Popen[str]]) -> None:
+    """Ctrl+C ends a command with 130, as a shell has it, and without a traceback."""
+    deaf("")
+    command = [sys.executable, "-c", INTERRUPTED]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (130, "", "") == (ended.returncode, ended.stdout, ended.stderr.strip())
+
+
+# The signal comes while the command waits for the lock: an alarm is the one clock that needs no second process.
+INTERRUPTED = """
+import signal, sys
+from wsworker.cli.main import run
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+sys.exit(run(["status"]))
+"""
+
+
+def test_the_program(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit code of the process is that of the command."""
+    monkeypatch.setattr(sys, "argv", ["wsworker", "status"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert 3 == caught.value.code
+
+
+def test_as_a_module(program: Callable[..., Result]) -> None:
+    """The package can be run as a module: it is the same program."""
+    assert 7 == program("stop").code
+
+
+def test_help_imports_little() -> None:
+    """Help pays neither for the commands nor for what they stand on."""
+    code = "import sys; from wsworker.cli.main import run; run(['-h']); print('imported', *sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    imported = ended.stdout.splitlines()[-1].split()
+    heavy = ["pydantic", "websockets", "uvloop", "psutil", "rich", "yaml", "asyncio", "wsworker.cli.status"]
+    assert [] == [name for name in heavy if name in imported]
+    assert "wsworker.cli.main" in imported

@@ -1,0 +1,97 @@
+"""`wsworker restart`; that the new service comes up is seen by the tests of the whole daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import STATUS, Answering, Place, Result, Script
+from wsworker.cli import ask
+from wsworker.cli.failures import Failed
+from wsworker.cli.restart import master_pid, refuse_if_managed
+
+SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
+
+
+def located(place: Place) -> ask.Service:
+    """Return the service of the test's config file."""
+    return ask.locate(place.config, os.environ)
+
+
+def unit(proc: Path, parent: int) -> Path:
+    """Write the process files of pid 4242, the main process of hello.service."""
+    (proc / "4242").mkdir()
+    (proc / "4242" / "stat").write_text(f"4242 (python) S {parent} 4242 4242 0\n")
+    (proc / "4242" / "cgroup").write_text("0::/system.slice/hello.service\n")
+    (proc / str(parent)).mkdir()
+    (proc / str(parent) / "comm").write_text("systemd\n")
+    return proc
+
+
+@pytest.mark.parametrize(("parent", "command"), [(1, "systemctl"), (900, "systemctl --user")])
+def test_a_service_of_systemd(
+    place: Place, tmp_path: Path, running: Callable[[Script], Answering], parent: int, command: str
+) -> None:
+    """It is left to systemd, and the command for that is named."""
+    running(SCRIPT)
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    with pytest.raises(Failed) as caught:
+        refuse_if_managed(located(place), unit(proc, parent))
+    assert ("managed", 1) == (caught.value.code, caught.value.exits_with)
+    assert f"managed by hello.service: use {command} restart hello.service" == caught.value.message
+
+
+def test_a_service_of_our_own(place: Place, tmp_path: Path, running: Callable[[Script], Answering]) -> None:
+    """Nothing is refused if systemd has no part in it, or nothing runs."""
+    refuse_if_managed(located(place), tmp_path)
+    running(SCRIPT)
+    refuse_if_managed(located(place), tmp_path)
+
+
+def test_whose_pid(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The master says who it is."""
+    assert master_pid(located(place)) is None
+    running(SCRIPT)
+    assert 4242 == master_pid(located(place))
+
+
+def test_the_pid_of_a_deaf_master(place: Place, deaf: Callable[[str], subprocess.Popen[str]]) -> None:
+    """Its pid file says who it is."""
+    assert deaf("pid").pid == master_pid(located(place))
+
+
+def test_a_mistake_costs_nothing(
+    place: Place, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """With a wrong config file, or wrong options, the old service is not even asked."""
+    master = running(SCRIPT)
+    place.config.write_text(place.config.read_text() + "wrokers: 4\n")
+    assert 78 == wsworker("restart").code
+    place.config.write_text("name: cli-test\napp: app\n")
+    assert 78 == wsworker("restart", "-w", "0").code
+    assert 78 == wsworker("restart", "-d").code
+    assert [] == master.heard
+
+
+def test_stop_then_start(place: Place, program: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """The old service is stopped before the new one starts, whose failure is then that of `start`."""
+    (place.folder / "app.py").write_text("1 / 0\n")
+    master = running(SCRIPT)
+    result = program("restart")
+    assert 78 == result.code
+    assert "stop" == master.heard[-1].name
+    assert "stopping cli-test (pid 4242): 1 connection closed (1001), stopped in " in result.err.splitlines()[0]
+    assert "ZeroDivisionError" in result.err
+
+
+def test_nothing_to_stop(place: Place, program: Callable[..., Result]) -> None:
+    """It starts also when nothing ran."""
+    (place.folder / "app.py").write_text("1 / 0\n")
+    result = program("restart")
+    assert 78 == result.code
+    assert "stopping" not in result.err

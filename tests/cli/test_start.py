@@ -1,0 +1,128 @@
+"""`wsworker start`, as far as it goes without a service that runs; the tests of the whole daemon do the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
+from wsworker import configfile
+from wsworker.cli.start import flags, need_linux, ready_line, told
+from wsworker.errors import PlatformError
+
+SCRIPT: Script = {"status": [STATUS]}
+
+
+def test_flags() -> None:
+    """Only what was given becomes a flag; an address is a string in YAML, whatever it looks like."""
+    assert {} == flags(None, (), None)
+    assert {"workers": ("-w", "auto"), "log.level": ("--log-level", "debug")} == flags("auto", (), "debug")
+    assert {"listen": ("-b", '"[::]:2346"')} == flags(None, ("[::]:2346",), None)
+    assert {"listen": ("-b", '["a:1", "b:2"]')} == flags(None, ("a:1", "b:2"), None)
+
+
+def test_flags_come_before_the_file(place: Place) -> None:
+    """A loaded configuration has the values of the flags, and knows where they are from."""
+    given = flags("3", ("[::1]:2346", "127.0.0.1:2346"), "debug")
+    loaded = configfile.load(place.config, {}, given)
+    assert (3, "debug") == (loaded.config.workers, loaded.config.log.level)
+    assert ["[::1]:2346", "127.0.0.1:2346"] == [str(address) for address in loaded.config.listen]
+    assert ["flag -w", "flag -b"] == [loaded.place("workers"), loaded.place("listen")]
+
+
+def test_other_systems() -> None:
+    """On another system the start ends in one sentence."""
+    need_linux("linux")
+    with pytest.raises(PlatformError, match="runs on Linux only, this is darwin"):
+        need_linux("darwin")
+
+
+def test_the_ready_line() -> None:
+    """What `start -d` prints: a service that lacks a worker does not call itself ready."""
+    outcome = {"name": "hello", "pid": 4242, "workers": 4, "warning": ""}
+    assert "hello is ready: 4 workers, pid 4242" == ready_line(outcome)
+    assert "hello is degraded: 1 worker, pid 4242" == ready_line(outcome | {"workers": 1, "warning": "..."})
+
+
+def test_what_came_through_the_pipe() -> None:
+    """A failure of the daemon keeps its error code; a sentence of detach has none."""
+    text = json.dumps({"error": {"code": "bind_failed", "message": "cannot listen"}})
+    failure = told(1, text)
+    assert (1, "error: cannot listen", "bind_failed") == (failure.exit_code, failure.text, failure.details["code"])
+    failure = told(1, "the service ended without a word")
+    assert (1, "error: the service ended without a word") == (failure.exit_code, failure.text)
+    assert "failed" == failure.details["code"]
+
+
+def test_background_needs_a_log(wsworker: Callable[..., Result]) -> None:
+    """Without a terminal there must be a file: 78, as it is the configuration that lacks it."""
+    result = wsworker("start", "-d")
+    expected = "error: -d needs `log.file`: there will be no terminal to log to\n"
+    assert (78, "", expected) == (result.code, result.out, result.err)
+
+
+def test_background_under_systemd(wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systemd wants the foreground: -d is a wrong use there."""
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    assert 2 == wsworker("start", "-d").code
+
+
+def test_a_wrong_config(place: Place, wsworker: Callable[..., Result]) -> None:
+    """All problems are shown, flags included: 78."""
+    place.config.write_text("app: app\nwrokers: 4\n")
+    result = wsworker("start", "-w", "0")
+    assert 78 == result.code
+    assert ["config.yaml:2:1: error:", "flag -w: error:"] == [
+        line.partition("error:")[0] + "error:" for line in result.err.splitlines() if " error: " in line
+    ]
+
+
+def test_already_running(place: Place, program: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """A second start fails with one line, in the foreground as in the background."""
+    running(SCRIPT)
+    place.paths.pid.write_text(f"{os.getpid()} 0\n")
+    expected = f"error: {NAME} is already running; use `wsworker reload` or `wsworker restart`\n"
+    assert Result(1, "", expected) == program("start")
+    place.config.write_text(place.config.read_text() + "log: {file: test.log}\n")
+    assert Result(1, "", expected) == program("start", "-d")
+    result = program("start", "-d", "--json")
+    assert (1, "", "already_running") == (result.code, result.err, json.loads(result.out)["error"]["code"])
+    # the log is that of the service that runs
+    assert "" == (place.folder / "test.log").read_text()
+
+
+@pytest.mark.parametrize("option", [(), ("-d",)], ids=["foreground", "background"])
+def test_a_broken_app(place: Place, program: Callable[..., Result], option: tuple[str, ...]) -> None:
+    """The user sees their own traceback, once: 78. In the background the log has it too."""
+    (place.folder / "app.py").write_text("x = 1 / 0\n")
+    place.config.write_text(place.config.read_text() + "log: {file: test.log}\n")
+    result = program("start", *option)
+    assert (78, "") == (result.code, result.out)
+    assert result.err.startswith("error: ")
+    assert 1 == result.err.count("ZeroDivisionError: division by zero")
+    assert ("ZeroDivisionError" in (place.folder / "test.log").read_text()) is bool(option)
+    assert not place.paths.socket.exists()
+
+
+def test_a_log_that_cannot_be_written(place: Place, program: Callable[..., Result]) -> None:
+    """The daemon's first failure reaches the terminal as well."""
+    place.config.write_text(place.config.read_text() + "log: {file: /nowhere/test.log}\n")
+    result = program("start", "-d")
+    assert (1, True) == (result.code, result.err.startswith("error: cannot open the log file /nowhere/test.log: "))
+
+
+def test_there_and_back(place: Place, program: Callable[..., Result]) -> None:
+    """A service that was started with -d is ready, and can be seen and stopped."""
+    place.config.write_text(place.config.read_text() + "log: {file: test.log}\n")
+    started = program("start", "-d", "--json")
+    try:
+        document = json.loads(started.out)
+        pid = document.pop("pid")
+        assert {"schema": 1, "name": NAME, "workers": 1, "warning": ""} == document
+        assert pid == json.loads(program("status", "--json").out)["pid"]
+    finally:
+        stopped = program("stop")
+    assert (0, 0, "") == (started.code, stopped.code, stopped.err)

@@ -1,0 +1,517 @@
+"""The control socket: who may command, what a caller gets, and that no caller holds up the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.master.forks import (
+    DEADLINE_SECONDS,
+    NOBODY,
+    Child,
+    Pipe,
+    Watch,
+    become_nobody,
+    in_child,
+    needs_root,
+    readable,
+    stay,
+    until,
+)
+from wsworker.master.control import MAX_CLIENTS, MAX_UNREAD_BYTES, REQUEST_SECONDS, Control
+from wsworker.wire import MAX_LINE_BYTES, Command, encode
+
+STATUS = encode(Command("status"))
+
+
+class Caller:
+    """A client that says exactly what a test wants said; the desk turns while it waits."""
+
+    def __init__(self, desk: Desk, receive_buffer: int = 0) -> None:
+        self._desk = desk
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(DEADLINE_SECONDS)
+        self.sock.connect(str(desk.path))
+        desk.turn()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, and let the master's loop turn."""
+        self.sock.sendall(data)
+        self._desk.turn()
+
+    def receive(self, limit: int = 65536) -> bytes:
+        """Return what is there, b"" when the master has hung up; the loop turns until one of these is so."""
+        self._desk.until(lambda: readable(self.sock.fileno(), 0.0))
+        try:
+            return self.sock.recv(limit)
+        except ConnectionResetError:
+            # how a hang-up looks to a caller who has sent what was not read any more: unix(7)
+            return b""
+
+    def rest(self) -> bytes:
+        """Return all that comes until the master hangs up."""
+        received = b""
+        while data := self.receive():
+            received += data
+        return received
+
+    def silent(self) -> bool:
+        """Whether the master has neither said anything nor hung up."""
+        self._desk.turn()
+        return not readable(self.sock.fileno(), 0.0)
+
+
+class Desk:
+    """A control socket with its loop, a clock that the test sets, and the commands that came."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 1000.0
+        self.commands: list[tuple[Command, int]] = []
+        self.selector = selectors.DefaultSelector()
+        self.control = Control(path, self.selector, lambda *command: self.commands.append(command), lambda: self.now)
+        self.callers: list[Caller] = []
+
+    def turn(self) -> None:
+        """Handle what is ready; waits for nothing."""
+        for key, _ in self.selector.select(0):
+            key.data()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn until a condition holds."""
+
+        def turned() -> object:
+            self.turn()
+            return condition()
+
+        until(turned)
+
+    def call(self) -> Caller:
+        """Connect."""
+        self.callers.append(Caller(self))
+        return self.callers[-1]
+
+    def clients(self) -> int:
+        """Return how many connections the loop watches beside the listener."""
+        return len(self.selector.get_map()) - 1
+
+    def command(self) -> tuple[Caller, int]:
+        """Connect and ask for the status; return the caller and its token."""
+        caller = self.call()
+        caller.send(STATUS)
+        return caller, self.commands[-1][1]
+
+    def close(self) -> None:
+        """End everything."""
+        self.control.close()
+        self.selector.close()
+        for caller in self.callers:
+            caller.sock.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a short path that every user may enter."""
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def desk(folder: Path) -> Iterator[Desk]:
+    """Give an open control socket."""
+    made = Desk(folder / "chat.sock")
+    made.control.open()
+    yield made
+    made.close()
+
+
+def replies(data: bytes) -> list[Any]:
+    """Return the replies in what a caller received, as (final, body)."""
+    lines = [json.loads(line) for line in data.splitlines()]
+    assert data.endswith(b"\n") or not data
+    assert all(line["type"] == "reply" and line["v"] == 1 for line in lines)
+    return [(line["final"], line["body"]) for line in lines]
+
+
+# --- who may command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o777])
+def test_the_socket_is_ours_alone_from_the_first_moment(folder: Path, umask: int) -> None:
+    """The mode is 0600 when the file appears and is never set afterwards; the umask of the process is as before."""
+
+    def open_it() -> list[int]:
+        os.umask(umask)
+        desk = Desk(folder / "chat.sock")
+        watch = Watch(folder, Watch.IN_CREATE | Watch.IN_ATTRIB)
+        desk.control.open()
+        mode = stat.S_IMODE(desk.path.stat().st_mode)
+        return [*watch.masks(), mode, os.umask(0)]
+
+    assert [Watch.IN_CREATE, 0o600, umask] == in_child(open_it)
+
+
+def test_a_path_that_cannot_be_bound_is_an_os_error(folder: Path) -> None:
+    """The descriptor is closed and the umask restored, and nothing is watched."""
+
+    def open_it() -> list[Any]:
+        os.umask(0o022)
+        (folder / "chat.sock").touch()
+        desk = Desk(folder / "chat.sock")
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match="in use"):
+            desk.control.open()
+        desk.control.close()
+        return [before == sorted(os.listdir("/proc/self/fd")), os.umask(0), len(desk.selector.get_map())]
+
+    assert [True, 0o022, 0] == in_child(open_it)
+
+
+def call_as_nobody(path: Path, pipe: Pipe) -> None:
+    """Connect as another user, command, and tell what came."""
+    become_nobody()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(DEADLINE_SECONDS)
+        try:
+            sock.connect(str(path))
+            sock.sendall(STATUS)
+            received = sock.recv(100)
+        except (PermissionError, ConnectionResetError, BrokenPipeError) as error:
+            pipe.tell(type(error).__name__)
+        else:
+            pipe.tell(received.decode())
+
+
+@needs_root
+def test_another_user_cannot_connect(desk: Desk, pipe: Pipe) -> None:
+    """The mode of the socket keeps everybody else out."""
+    with Child(lambda: call_as_nobody(desk.path, pipe)):
+        assert "PermissionError" == pipe.hear()
+    assert 0 == desk.clients()
+
+
+@needs_root
+def test_another_user_is_refused_whatever_the_mode(desk: Desk, pipe: Pipe) -> None:
+    """Should the socket be open to all, the kernel still says who is there: cut off, and no command is taken."""
+    desk.path.chmod(0o666)
+    with Child(lambda: call_as_nobody(desk.path, pipe)):
+        desk.until(lambda: not pipe.silent())
+        assert pipe.hear() in ("", "ConnectionResetError", "BrokenPipeError")
+    assert [] == desk.commands
+    assert 0 == desk.clients()
+
+
+@needs_root
+def test_root_may_command_a_master_that_is_not_root(folder: Path, pipe: Pipe) -> None:
+    """An administrator needs no second account."""
+    os.chown(folder, NOBODY.pw_uid, NOBODY.pw_gid)
+
+    def master() -> None:
+        become_nobody()
+        desk = Desk(folder / "chat.sock")
+        desk.control.open()
+        pipe.tell("open")
+        desk.until(lambda: desk.commands)
+        desk.control.answer(desk.commands[0][1], {"uid": os.geteuid()})
+        stay()
+
+    with Child(master), socket.socket(socket.AF_UNIX) as sock:
+        assert "open" == pipe.hear()
+        sock.settimeout(DEADLINE_SECONDS)
+        sock.connect(str(folder / "chat.sock"))
+        sock.sendall(STATUS)
+        assert [(True, {"uid": NOBODY.pw_uid})] == replies(sock.recv(65536))
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def test_a_command_arrives_with_a_token_and_is_answered(desk: Desk) -> None:
+    """After the result the connection is closed and nothing of it is left in the loop."""
+    caller = desk.call()
+    caller.send(encode(Command("stop", quick=True)))
+    ((command, token),) = desk.commands
+    assert Command("stop", quick=True) == command
+    desk.control.answer(token, {"result": "stopped"})
+    assert [(True, {"result": "stopped"})] == replies(caller.rest())
+    assert 0 == desk.clients()
+
+
+def test_progress_comes_before_the_answer(desk: Desk) -> None:
+    """Any number of lines on the way, each sent at once, then one result."""
+    caller, token = desk.command()
+    desk.control.progress(token, {"event": "note", "text": "é"})
+    assert [(False, {"event": "note", "text": "é"})] == replies(caller.receive())
+    desk.control.progress(token, {"step": 2})
+    desk.control.answer(token, {"result": "ok"})
+    assert [(False, {"step": 2}), (True, {"result": "ok"})] == replies(caller.rest())
+
+
+def test_each_caller_gets_its_own_answer(desk: Desk) -> None:
+    """Tokens are never used twice, also after a caller has gone."""
+    first, one = desk.command()
+    second, two = desk.command()
+    desk.control.answer(two, {"for": 2})
+    third, three = desk.command()
+    assert 3 == len({one, two, three})
+    desk.control.answer(one, {"for": 1})
+    desk.control.answer(three, {"for": 3})
+    for number, caller in enumerate((first, second, third), 1):
+        assert [(True, {"for": number})] == replies(caller.rest())
+
+
+@pytest.mark.parametrize("at", [1, len(STATUS) // 2, len(STATUS) - 1])
+def test_a_command_may_come_in_parts(desk: Desk, at: int) -> None:
+    """Nothing happens until the line is whole."""
+    caller = desk.call()
+    caller.send(STATUS[:at])
+    assert [] == desk.commands
+    caller.send(STATUS[at:])
+    assert [Command("status")] == [command for command, _ in desk.commands]
+
+
+def test_one_command_a_connection(desk: Desk) -> None:
+    """What comes behind the first one means nothing, in the same write or in a later one, sense or nonsense."""
+    caller = desk.call()
+    caller.send(STATUS + encode(Command("stop")))
+    caller.send(encode(Command("reload")) + b"nonsense\n")
+    ((command, token),) = desk.commands
+    assert Command("status") == command
+    assert caller.silent()
+    desk.control.answer(token, {"state": "running"})
+    assert [(True, {"state": "running"})] == replies(caller.rest())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"hello\n", b"\n", b"{}\n", b"\xff\xfe\n", b"[" * 5000 + b"\n", STATUS.replace(b"status", b"explode")],
+    ids=["text", "empty", "object", "bytes", "deep", "unknown"],
+)
+def test_garbage_gets_an_error_and_the_end(desk: Desk, line: bytes) -> None:
+    """One reply that says what is wrong, then the connection is closed; no command is taken."""
+    caller = desk.call()
+    caller.send(line)
+    ((final, body),) = replies(caller.rest())
+    assert (True, "usage") == (final, body["error"]["code"])
+    assert body["error"]["message"].startswith("malformed message: ")
+    assert [] == desk.commands
+    assert 0 == desk.clients()
+
+
+def test_a_line_that_never_ends_is_cut(desk: Desk) -> None:
+    """More than 64 KiB without a newline: an error, and no more of it is held."""
+    caller = desk.call()
+    caller.send(b"x" * MAX_LINE_BYTES)
+    assert caller.silent()
+    caller.send(b"x")
+    ((final, body),) = replies(caller.rest())
+    assert final
+    assert f"malformed message: a line is longer than {MAX_LINE_BYTES} bytes" == body["error"]["message"]
+    assert 0 == desk.clients()
+
+
+# --- callers that leave or linger ---------------------------------------------------------------------------------
+
+
+def test_an_answer_to_a_caller_that_left_is_harmless(desk: Desk) -> None:
+    """Its command is not cancelled; the replies go nowhere, and the token stays dead."""
+    caller, token = desk.command()
+    caller.sock.close()
+    desk.until(lambda: not desk.clients())
+    desk.control.progress(token, {"step": 1})
+    desk.control.answer(token, {"result": "ok"})
+    desk.control.answer(99, {"result": "ok"})
+    assert 1 == len(desk.commands)
+
+
+def test_an_answer_to_a_caller_that_is_just_leaving_is_harmless(desk: Desk) -> None:
+    """The loop has not heard of it yet, so the write fails: a broken pipe, which ends this caller alone."""
+    caller, token = desk.command()
+    other, other_token = desk.command()
+    caller.sock.close()
+    desk.control.progress(token, {"step": 1})
+    assert 1 == desk.clients()
+    desk.control.answer(token, {"result": "ok"})
+    desk.control.answer(other_token, {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(other.rest())
+
+
+def test_a_reset_connection_is_dropped(desk: Desk) -> None:
+    """Whoever closes with our reply unread resets the connection; reading from it fails, and nothing is raised."""
+    caller, token = desk.command()
+    desk.control.progress(token, {"step": 1})
+    caller.sock.close()
+    desk.until(lambda: not desk.clients())
+
+
+def test_who_sends_nothing_is_cut_after_5_seconds(desk: Desk) -> None:
+    """Also who has sent half a command; one whose command is whole waits for its answer as long as it takes."""
+    silent = desk.call()
+    half = desk.call()
+    half.send(STATUS[:10])
+    waiting, token = desk.command()
+    desk.now += REQUEST_SECONDS - 0.01
+    desk.control.expire()
+    assert 3 == desk.clients()
+    desk.now += 0.01
+    desk.control.expire()
+    assert 1 == desk.clients()
+    assert b"" == silent.rest() == half.rest()
+    desk.now += 3600
+    desk.control.expire()
+    desk.control.answer(token, {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(waiting.rest())
+
+
+def test_the_17th_caller_is_refused(desk: Desk) -> None:
+    """It is hung up on at once; when one of the 16 has gone, there is room again."""
+    callers = [desk.call() for _ in range(MAX_CLIENTS)]
+    assert MAX_CLIENTS == desk.clients()
+    late = desk.call()
+    assert b"" == late.rest()
+    assert MAX_CLIENTS == desk.clients()
+    callers[0].send(STATUS)
+    desk.control.answer(desk.commands[0][1], {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(callers[0].rest())
+    desk.command()
+    assert MAX_CLIENTS == desk.clients()
+
+
+def test_a_caller_that_has_gone_before_it_was_accepted(desk: Desk) -> None:
+    """The loop finds a connection that is closed already, and takes nothing from it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(desk.path))
+    desk.turn()
+    desk.until(lambda: not desk.clients())
+    assert [] == desk.commands
+    # nobody waits at all, which the kernel may also do to a listener
+    desk.control._accept()
+    assert 0 == desk.clients()
+
+
+def test_who_does_not_read_is_cut_at_1_mib(desk: Desk) -> None:
+    """What is not read piles up to a limit, without the loop ever waiting; other callers are served meanwhile."""
+    deaf, token = desk.command()
+    body = {"text": "x" * 10_000}
+    told = 0
+    while desk.clients():
+        desk.control.progress(token, body)
+        desk.turn()
+        told += 1
+        assert told * 10_000 < 4 * MAX_UNREAD_BYTES, "nothing bounds what is held for a deaf caller"
+    in_the_kernel = len(deaf.rest())
+    assert MAX_UNREAD_BYTES - 20_000 < told * 10_000 - in_the_kernel < MAX_UNREAD_BYTES + 100_000
+    other, other_token = desk.command()
+    desk.control.answer(other_token, {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(other.rest())
+
+
+def test_who_reads_late_gets_everything(desk: Desk) -> None:
+    """A reply larger than the kernel's buffer arrives whole and in order, and the answer behind it ends it."""
+    late, token = desk.command()
+    bodies = [{"number": number, "text": "x" * 10_000} for number in range(80)]
+    for body in bodies:
+        desk.control.progress(token, body)
+    desk.control.answer(token, {"result": "ok"})
+    assert 1 == desk.clients()
+    assert [*((False, body) for body in bodies), (True, {"result": "ok"})] == replies(late.rest())
+    assert 0 == desk.clients()
+
+
+def test_the_loop_sleeps_again_once_all_is_read(desk: Desk) -> None:
+    """A writable socket is watched only while something waits to be written, else the loop would spin."""
+    caller, token = desk.command()
+    body = {"text": "x" * 900_000}
+    desk.control.progress(token, body)
+    received = b""
+    while not received.endswith(b"\n"):
+        received += caller.receive()
+    assert [(False, body)] == replies(received)
+    assert [] == desk.selector.select(0)
+    desk.control.answer(token, {})
+    assert [(True, {})] == replies(caller.rest())
+
+
+def test_a_caller_dropped_in_this_turn_is_not_touched_again(desk: Desk) -> None:
+    """Two sockets are ready at once, and what the first one says ends the second: the turn goes on over its key."""
+    first, second = desk.call(), desk.call()
+    first.sock.sendall(STATUS)
+    second.sock.sendall(STATUS)
+    ready = desk.selector.select(0)
+    assert 2 == len(ready)
+    desk.now += REQUEST_SECONDS
+    desk.control.expire()
+    for key, _ in ready:
+        key.data()
+    assert [] == desk.commands
+    assert b"" == first.rest() == second.rest()
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_finish_sends_what_is_left(desk: Desk) -> None:
+    """A result that still waits goes out, as far as the kernel takes it; whoever has no result is hung up on."""
+    waiting, _ = desk.command()
+    answered, token = desk.command()
+    desk.control.progress(token, {"text": "x" * 500_000})
+    received = answered.sock.recv(400_000)
+    desk.control.answer(token, {"result": "stopped"})
+    while len(received) < 400_000:
+        received += answered.sock.recv(400_000)
+        desk.turn()
+    desk.control.finish()
+    assert [(False, {"text": "x" * 500_000}), (True, {"result": "stopped"})] == replies(received + answered.rest())
+    assert b"" == waiting.rest()
+    assert desk.path.exists()
+
+
+def test_close_before_open_is_harmless(folder: Path) -> None:
+    """A start that fails early closes what was never opened."""
+    desk = Desk(folder / "chat.sock")
+    desk.control.finish()
+    desk.close()
+
+
+def test_close_in_a_forked_child_does_not_disturb_the_master(desk: Desk, pipe: Pipe) -> None:
+    """Master and child share what epoll(7) watches: taking a socket out there would make the master deaf to it."""
+    half = desk.call()
+    half.send(STATUS[:10])
+    waiting, token = desk.command()
+    desk.control.progress(token, {"text": "x" * 500_000})
+
+    def worker() -> None:
+        # in this order, as the master has it done
+        desk.selector.close()
+        desk.control.close()
+        sockets = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) in master_fds]
+        pipe.tell(sockets)
+        stay()
+
+    master_fds = {key.fd for key in desk.selector.get_map().values()}
+    with Child(worker):
+        # nothing of the control socket is left in the child, which lives on
+        assert [] == [name for name in pipe.hear() if name.startswith("socket:")]
+        half.send(STATUS[10:])
+        assert 2 == len(desk.commands)
+        desk.control.answer(desk.commands[1][1], {"result": "half"})
+        assert [(True, {"result": "half"})] == replies(half.rest())
+        desk.control.answer(token, {"result": "waiting"})
+        assert [(False, {"text": "x" * 500_000}), (True, {"result": "waiting"})] == replies(waiting.rest())
+        new, new_token = desk.command()
+        desk.control.answer(new_token, {"result": "new"})
+        assert [(True, {"result": "new"})] == replies(new.rest())
+        assert 0 == desk.clients()
+        assert [] == desk.selector.select(0)

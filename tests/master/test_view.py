@@ -1,0 +1,196 @@
+"""What `status` shows: the supervisor's rows joined with the table and with what psutil measures."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from tests.master.forks import Child
+from wsworker.master.view import CpuSample, Service, document, sample, sum_counters
+from wsworker.stats import Counters, Table
+
+SERVICE = Service(
+    name="chat",
+    pid=41,
+    version="1.2.3",
+    config="/etc/chat/config.yaml",
+    listen=("ws://127.0.0.1:2346", "ws://[::1]:2346"),
+    log="-",
+    began_at=900.0,
+)
+NOW, WALL = 1000.0, 1_700_000_000.0
+
+
+def row(slot: int, worker: int | None = None, **changes: Any) -> dict[str, Any]:
+    """Return a row of Supervisor.status; without a worker it is that of an empty slot."""
+    rest = {"pid": None, "generation": None, "state": "waiting", "uptime": 0.0, "restarts": 0, "last_exit": None}
+    return {"slot": slot, "id": worker} | rest | changes
+
+
+def status(*workers: dict[str, Any], configured: int = 2) -> dict[str, Any]:
+    """Return what Supervisor.status returns."""
+    return {
+        "state": "running",
+        "generation": 3,
+        "reloads": 2,
+        "last_reload": {"result": "ok"},
+        "workers_configured": configured,
+        "workers_ready": 1,
+        "workers": list(workers),
+    }
+
+
+def shown(table: Table, *workers: dict[str, Any], samples: dict[int, CpuSample] | None = None) -> dict[str, Any]:
+    """Return the document, through JSON and back, as a client gets it."""
+    made: dict[str, Any] = json.loads(
+        json.dumps(document(SERVICE, status(*workers), table, samples or {}, now=NOW, wall=WALL))
+    )
+    return made
+
+
+def test_the_service_and_the_supervisor_s_view() -> None:
+    """Facts of the service and states of the supervisor are passed on; the uptime is counted from the start."""
+    body = shown(Table(2), row(1), row(2))
+    del body["workers"], body["totals"]
+    assert {
+        "schema": 1,
+        "name": "chat",
+        "state": "running",
+        "pid": 41,
+        "version": "1.2.3",
+        "config": "/etc/chat/config.yaml",
+        "listen": ["ws://127.0.0.1:2346", "ws://[::1]:2346"],
+        "log": "-",
+        "uptime": 100.0,
+        "generation": 3,
+        "reloads": 2,
+        "last_reload": {"result": "ok"},
+        "workers_configured": 2,
+        "workers_ready": 1,
+    } == body
+
+
+def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
+    """Connections and lag are those of the worker; counters go on over the deaths before it."""
+    table = Table(2)
+    table.claim(1, 6).write(1, 0, 99, True, Counters(accepted=100, messages_in=1000))
+    table.fold(1, 6)
+    table.claim(1, 7).write(5_000_000_000, 1500, 3, False, Counters(accepted=4, messages_in=40))
+    body = shown(
+        table,
+        row(1, 7, pid=os.getpid(), generation=3, state="ready", uptime=12.5, restarts=1),
+        row(2),
+        samples={7: CpuSample(999.0, 4.0, 0.25)},
+    )
+    worker = body["workers"][0]
+    assert worker["rss"] > 1024 * 1024
+    del worker["rss"]
+    counters = {"rejected": 0, "messages_out": 0, "bytes_in": 0, "bytes_out": 0, "refused": 0, "errors": 0}
+    assert {
+        "slot": 1,
+        "id": 7,
+        "pid": os.getpid(),
+        "generation": 3,
+        "state": "ready",
+        "uptime": 12.5,
+        "restarts": 1,
+        "last_exit": None,
+        "connections": 3,
+        "accepted": 104,
+        "messages_in": 1040,
+        **counters,
+        "loop_lag": 0.0015,
+        "cpu": 0.25,
+    } == worker
+
+
+def test_an_empty_slot_shows_zeros_and_when_it_starts_again() -> None:
+    """Nothing is measured of a worker that is not there; the counters of those before it stay."""
+    table = Table(2)
+    table.claim(2, 6).write(1, 0, 5, False, Counters(messages_in=10))
+    table.fold(2, 6)
+    worker = shown(table, row(1), row(2, retry_in=1.5))["workers"][1]
+    assert 1.5 == worker["retry_in"]
+    assert 10 == worker["messages_in"]
+    assert (0, 0.0, 0.0, 0) == (worker["connections"], worker["loop_lag"], worker["cpu"], worker["rss"])
+
+
+def test_a_worker_that_died_just_now_shows_zeros() -> None:
+    """The supervisor has not heard of it yet: no seat, no sample, no process, and no error."""
+    with Child(lambda: None) as child:
+        child.exit_code()
+        worker = shown(Table(2), row(1, 7, pid=child.pid, state="ready"), row(2))["workers"][0]
+    assert (0, 0.0, 0.0, 0) == (worker["connections"], worker["loop_lag"], worker["cpu"], worker["rss"])
+
+
+def test_a_worker_that_is_not_forked_yet_shows_zeros() -> None:
+    """Between the decision and the fork there is an id without a pid."""
+    worker = shown(Table(2), row(1, 7, state="starting"), row(2))["workers"][0]
+    assert (None, 0) == (worker["pid"], worker["rss"])
+
+
+def test_the_last_exit_is_shown_with_its_date() -> None:
+    """The supervisor counts on CLOCK_MONOTONIC; a person wants the wall clock. Its own row is not changed."""
+    last_exit = {"reason": "killed by SIGKILL", "code": None, "signal": "SIGKILL", "at": NOW - 60}
+    given = row(1, last_exit=last_exit)
+    worker = shown(Table(2), given, row(2))["workers"][0]
+    expected = {"reason": "killed by SIGKILL", "code": None, "signal": "SIGKILL", "time": WALL - 60}
+    assert expected == worker["last_exit"]
+    assert NOW - 60 == given["last_exit"]["at"]
+
+
+def test_totals_count_every_slot_once() -> None:
+    """While a worker replaces another, connections of both count, but the slot's counters and restarts only once."""
+    table = Table(3)
+    table.claim(1, 1).write(1, 0, 10, False, Counters(accepted=1, errors=1))
+    table.claim(1, 2).write(1, 0, 2, False, Counters(accepted=20))
+    table.claim(2, 3).write(1, 0, 300, False, Counters(accepted=300))
+    # a slot that is not configured any more
+    table.claim(3, 4).write(1, 0, 5000, False, Counters(accepted=4000))
+    rows = [row(1, 1, restarts=4), row(1, 2, restarts=4), row(2, 3, restarts=1)]
+    assert {
+        "connections": 312,
+        "accepted": 321,
+        "rejected": 0,
+        "messages_in": 0,
+        "messages_out": 0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "refused": 0,
+        "errors": 1,
+        "restarts": 5,
+    } == shown(table, *rows)["totals"]
+
+
+def test_counters_are_summed_over_slots() -> None:
+    """Only the named slots count; none gives zeros."""
+    table = Table(3)
+    for slot in (1, 2, 3):
+        table.claim(slot, slot).write(1, 0, 0, False, Counters(bytes_out=10**slot))
+    assert Counters(bytes_out=110) == sum_counters(table, range(1, 3))
+    assert Counters() == sum_counters(table, range(1, 1))
+
+
+def test_a_sample_gives_a_share_from_the_second_time_on() -> None:
+    """The share is CPU seconds by seconds between two samples; the first one has nothing to compare with."""
+    samples: dict[int, CpuSample] = {}
+    sample(samples, {7: os.getpid()}, now=10.0)
+    first = samples[7]
+    assert (10.0, 0.0) == (first.at, first.share)
+    samples[7] = CpuSample(8.0, first.seconds - 1.0)
+    sample(samples, {7: os.getpid()}, now=12.0)
+    assert 12.0 == samples[7].at
+    assert samples[7].seconds >= first.seconds
+    assert (samples[7].seconds - first.seconds + 1.0) / 4.0 == samples[7].share
+    sample(samples, {7: os.getpid()}, now=12.0)
+    assert 0.0 == samples[7].share
+
+
+def test_samples_of_the_dead_are_forgotten() -> None:
+    """Who is not in the crew has no sample; who has just died keeps the last one until the crew hears of it."""
+    with Child(lambda: None) as child:
+        child.exit_code()
+        samples = {1: CpuSample(1.0, 1.0), 2: CpuSample(1.0, 1.0, 0.5)}
+        sample(samples, {2: child.pid, 3: child.pid}, now=10.0)
+    assert {2: CpuSample(1.0, 1.0, 0.5)} == samples

@@ -1,0 +1,488 @@
+"""The accept loop on real listeners: who is accepted, who is left in the queue, and what a shortage does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import struct
+import traceback
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+
+from tests.worker.conftest import Run
+from tests.worker.service import DEADLINE_SECONDS, until
+from wsworker.worker import accept
+from wsworker.worker.accept import Acceptor
+
+BACKLOG = 300
+log = logging.getLogger("wsworker.worker")
+
+# offsets in struct tcp_info, linux/tcp.h; for a listener they are the length and the limit of its queue
+UNACKED = 24
+SACKED = 28
+
+
+class Guests:
+    """Makes the protocol of each accepted client, which greets it with a word."""
+
+    def __init__(self, word: bytes = b"hello") -> None:
+        self.word = word
+        self.transports: list[asyncio.Transport] = []
+
+    def __call__(self) -> asyncio.Protocol:
+        return Guest(self)
+
+    def leave(self) -> None:
+        """Close all."""
+        for transport in self.transports:
+            transport.abort()
+
+
+class Guest(asyncio.Protocol):
+    """One accepted client."""
+
+    def __init__(self, guests: Guests) -> None:
+        self._guests = guests
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)  # uvloop's is no subclass of asyncio's
+        self._guests.transports.append(stream)
+        stream.write(self._guests.word)
+
+
+def listening(
+    family: socket.AddressFamily = socket.AF_INET, address: str | tuple[str, int] = ("127.0.0.1", 0)
+) -> socket.socket:
+    """Return a listener as the master makes it."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.bind(address)
+    sock.listen(BACKLOG)
+    return sock
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A TCP listener on loopback."""
+    with listening() as sock:
+        yield sock
+
+
+def dial(listener: socket.socket) -> socket.socket:
+    """Connect a client; once this returns it stands in the queue."""
+    client = socket.socket(listener.family)
+    client.settimeout(DEADLINE_SECONDS)
+    client.connect(listener.getsockname())
+    return client
+
+
+def queue(listener: socket.socket, offset: int = UNACKED) -> int:
+    """Return how many clients wait at a TCP listener; with SACKED, how many may wait."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("=I", info, offset)[0])
+
+
+def close(*sockets: socket.socket) -> None:
+    """Close the clients of a test."""
+    for sock in sockets:
+        sock.close()
+
+
+def fork(body: Callable[[], None]) -> int:
+    """Run a function in a child, which exits 0 unless it raises or runs for ever; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(2 * DEADLINE_SECONDS)
+            body()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return pid
+
+
+def exit_code(pid: int) -> int:
+    """Wait for a child."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def turns(number: int = 20) -> None:
+    """Let the loop go round some times."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+# Serving
+
+
+def test_clients_are_accepted(run: Run, listener: socket.socket) -> None:
+    """Those that wait already, those that come later, and at every listener."""
+
+    async def main() -> None:
+        guests = Guests()
+        with listening() as other:
+            acceptor = Acceptor(asyncio.get_running_loop(), [listener, other], guests, log)
+            early = [dial(listener), dial(other)]
+            acceptor.start()
+            await until(lambda: len(guests.transports) == 2)
+            late = [dial(other), dial(listener)]
+            await until(lambda: len(guests.transports) == 4)
+            assert [b"hello"] * 4 == [client.recv(5) for client in early + late]
+            await acceptor.close()
+            guests.leave()
+            close(*early, *late)
+
+    run(main())
+
+
+def test_a_unix_listener_serves(run: Run, tmp_path: object) -> None:
+    """Also one that appears once for each slot."""
+
+    async def main() -> None:
+        guests = Guests()
+        with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
+            acceptor = Acceptor(asyncio.get_running_loop(), [shared, shared], guests, log)
+            acceptor.start()
+            clients = [dial(shared) for _ in range(3)]
+            await until(lambda: len(guests.transports) == 3)
+            acceptor.stop()
+            await turns()
+            clients.append(dial(shared))
+            await turns()
+            assert 3 == len(guests.transports)
+            await acceptor.close()
+            guests.leave()
+            close(*clients)
+
+    run(main())
+
+
+def test_the_queue_is_not_shrunk(run: Run, listener: socket.socket) -> None:
+    """The acceptor never calls listen(), so the limit of the queue is what the master set, for all who hold it."""
+
+    async def main() -> None:
+        assert BACKLOG == queue(listener, SACKED)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], Guests(), log)
+        acceptor.start()
+        await turns()
+        assert BACKLOG == queue(listener, SACKED)
+        acceptor.stop()
+        assert BACKLOG == queue(listener, SACKED)
+
+    run(main())
+
+
+def test_the_measure_sees_a_shrunk_queue(listener: socket.socket) -> None:
+    """What the test above looks at does change with listen()."""
+    listener.listen(100)
+    assert 100 == queue(listener, SACKED)
+
+
+def test_one_turn_of_the_loop_accepts_a_number(run: Run, listener: socket.socket) -> None:
+    """A crowd that waits is not taken in one go: who is in the loop already has a turn in between."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        acceptor = Acceptor(loop, [listener], guests, log)
+        clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 1)]
+        waiting = []
+
+        def look() -> None:
+            waiting.append(queue(listener))
+            if waiting[-1]:
+                loop.call_soon(look)
+
+        acceptor.start()
+        look()
+        await until(lambda: len(guests.transports) == len(clients))
+        assert [len(clients), 1, 0] == sorted(set(waiting), reverse=True)
+        await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_a_client_that_has_left_already_harms_nobody(run: Run, listener: socket.socket) -> None:
+    """It was reset while it waited; the next ones are served and nothing is logged."""
+
+    async def main() -> None:
+        guests = Guests()
+        gone = dial(listener)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+        client = dial(listener)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, log)
+        acceptor.start()
+        assert b"hello" == await asyncio.to_thread(client.recv, 5)
+        await acceptor.close()
+        guests.leave()
+        client.close()
+
+    run(main())
+
+
+# Stopping
+
+
+def test_stop_leaves_clients_in_the_queue(run: Run, listener: socket.socket) -> None:
+    """They wait for somebody else who holds the listener; a second stop does nothing, and start goes on."""
+
+    async def main() -> None:
+        guests = Guests()
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, log)
+        acceptor.start()
+        first = dial(listener)
+        await until(lambda: len(guests.transports) == 1)
+        acceptor.stop()
+        acceptor.stop()
+        second, third = dial(listener), dial(listener)
+        await turns()
+        assert (1, 2) == (len(guests.transports), queue(listener))
+        somebody, address = listener.accept()
+        assert second.getsockname() == address
+        acceptor.start()
+        await until(lambda: len(guests.transports) == 2)
+        await acceptor.close()
+        guests.leave()
+        close(first, second, third, somebody)
+
+    run(main())
+
+
+def test_close_leaves_the_listener_to_others(run: Run, listener: socket.socket) -> None:
+    """Ours is closed, not shut down: who waits and who comes later is accepted by another holder."""
+
+    async def main() -> None:
+        ours = listener.dup()
+        acceptor = Acceptor(asyncio.get_running_loop(), [ours], Guests(), log)
+        acceptor.start()
+        waiting = dial(listener)
+        await acceptor.close()
+        assert -1 == ours.fileno()
+        later = dial(listener)
+        accepted = [listener.accept()[0] for _ in range(2)]
+        close(waiting, later, *accepted)
+        await acceptor.close()
+
+    run(main())
+
+
+def test_close_waits_for_those_who_were_accepted(run: Run, listener: socket.socket) -> None:
+    """When it returns, each of them has its protocol: nobody is overlooked by who counts connections then."""
+
+    async def main() -> None:
+        guests = Guests()
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        client = dial(listener)
+        acceptor.start()
+        while queue(listener):
+            await asyncio.sleep(0)
+        await acceptor.close()
+        assert 1 == len(guests.transports)
+        guests.leave()
+        client.close()
+
+    run(main())
+
+
+def test_empty_and_close_takes_all_who_wait(run: Run, listener: socket.socket) -> None:
+    """However many they are, also if the acceptor had not been started; who comes after that is not accepted."""
+
+    async def main() -> None:
+        guests = Guests()
+        ours = listener.dup()
+        with listening() as other:
+            clients = [dial(listener) for _ in range(3 * accept.ACCEPTS_PER_TURN)]
+            clients += [dial(other), dial(other)]
+            acceptor = Acceptor(asyncio.get_running_loop(), [ours, other], guests, log)
+            await acceptor.empty_and_close()
+            assert len(clients) == len(guests.transports)
+            assert (-1, -1, 0) == (ours.fileno(), other.fileno(), queue(listener))
+            late = dial(listener)
+            await turns()
+            assert 1 == queue(listener)
+        guests.leave()
+        close(*clients, late)
+
+    run(main())
+
+
+def test_a_flood_does_not_hold_the_loop(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last round has an end even if the queue never is empty."""
+    monkeypatch.setattr(accept, "LAST_TURNS", 1)
+
+    async def main() -> None:
+        guests = Guests()
+        clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 5)]
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        await acceptor.empty_and_close()
+        assert (accept.ACCEPTS_PER_TURN, 5) == (len(guests.transports), queue(listener))
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+# Sharing
+
+
+def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
+    """Of several processes that accept from it each client is served by one, and when one leaves, by the others."""
+    ready, tell = os.pipe()
+    wait, end = os.pipe()
+
+    def child() -> None:
+        async def serve() -> None:
+            loop = asyncio.get_running_loop()
+            acceptor = Acceptor(loop, [listener], Guests(b"child"), log)
+            acceptor.start()
+            os.write(tell, b".")
+            ended = asyncio.Event()
+            loop.add_reader(wait, ended.set)
+            await ended.wait()
+            await acceptor.close()
+
+        os.close(end)
+        run(serve())
+
+    pid = fork(child)
+    os.close(wait)
+    os.read(ready, 1)
+
+    async def main() -> None:
+        guests = Guests(b"ours!")
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        acceptor.start()
+        clients = []
+        for _ in range(200):
+            clients.append(dial(listener))
+            await asyncio.sleep(0)
+        words = [await asyncio.to_thread(client.recv, 5) for client in clients]
+        assert len(guests.transports) == words.count(b"ours!")
+        assert len(clients) == words.count(b"ours!") + words.count(b"child")
+        await acceptor.close()
+        alone = [dial(listener) for _ in range(5)]
+        assert [b"child"] * 5 == [await asyncio.to_thread(client.recv, 5) for client in alone]
+        guests.leave()
+        close(*clients, *alone)
+
+    run(main())
+    os.close(end)
+    assert 0 == exit_code(pid)
+    for pipe in (ready, tell):
+        os.close(pipe)
+
+
+# Shortages
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def fill() -> list[int]:
+    """Take all the descriptors that this process may still have."""
+    taken = []
+    while True:
+        try:
+            taken.append(os.dup(0))
+        except OSError:
+            return taken
+
+
+def test_without_descriptors_clients_wait(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepting pauses with one line a minute, nobody is lost, and it resumes by itself when there are some again."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.05)
+    clients = [dial(listener) for _ in range(3)]
+
+    def child() -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            guests, lines = Guests(), Lines()
+            log.addHandler(lines)
+            highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
+            acceptor = Acceptor(loop, [listener], guests, log)
+            taken = fill()
+            acceptor.start()
+            await until(lambda: lines.texts)
+            shortage = "out of file descriptors or memory (Too many open files)"
+            assert [f"{shortage}; new clients wait, see LimitNOFILE= or ulimit -n"] == lines.texts
+            assert 0 == len(guests.transports)
+            # paused: a listener that is readable all the time is not looked at
+            assert not loop.remove_reader(listener)
+            os.close(taken.pop())
+            await until(lambda: len(guests.transports) == 1)
+            assert not loop.remove_reader(listener)
+            for fd in taken:
+                os.close(fd)
+            await until(lambda: len(guests.transports) == 3)
+            assert 1 == len(lines.texts)
+            await acceptor.close()
+            guests.leave()
+
+        run(main())
+
+    assert 0 == exit_code(fork(child))
+    assert [b"hello"] * 3 == [client.recv(5) for client in clients]
+    close(*clients)
+
+
+def test_a_pause_ends_with_stop(run: Run, listener: socket.socket) -> None:
+    """A stop while it pauses is final, and empty_and_close ends when descriptors run out in the middle."""
+    clients = [dial(listener) for _ in range(3)]
+
+    def child() -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            guests, lines = Guests(), Lines()
+            log.addHandler(lines)
+            highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
+            acceptor = Acceptor(loop, [listener.dup()], guests, log)
+            taken = fill()
+            os.close(taken.pop())
+            await acceptor.empty_and_close()
+            assert (1, 1, 2) == (len(guests.transports), len(lines.texts), queue(listener))
+            assert acceptor._resume is None
+            guests.leave()
+
+        run(main())
+
+    assert 0 == exit_code(fork(child))
+    close(*clients)
+
+
+def test_a_listener_that_does_not_listen_is_not_spun_on(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot be accepted from, yet epoll shows it as ready all the time: that is said, and it pauses."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as bound:
+            bound.setblocking(False)
+            bound.bind(("127.0.0.1", 0))
+            acceptor = Acceptor(loop, [bound], Guests(), log)
+            acceptor.start()
+            await until(lambda: caplog.messages)
+            assert not loop.remove_reader(bound)
+            acceptor.stop()
+        assert ["cannot accept (Invalid argument); new clients wait"] == caplog.messages
+
+    run(main())
