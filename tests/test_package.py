@@ -24,7 +24,7 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     """The sentence lists what there is."""
     with pytest.raises(AttributeError, match="'Conection'; it has CloseCode, Connection, Reject"):
-        _ = wsworker.Conection  # type: ignore[attr-defined]
+        _ = wsworker.Conection
 
 
 def test_importing_the_package_loads_nothing() -> None:

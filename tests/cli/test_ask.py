@@ -81,8 +81,9 @@ def test_silence(place: Place) -> None:
             reload, _ = listener.accept()
             status, _ = listener.accept()
             with reload, status:
-                status.sendall(encode(Reply(True, STATUS)))
+                # the result first: there is no second silence then, however slow this thread is
                 reload.sendall(encode(Reply(True, {"result": "ok"})))
+                status.sendall(encode(Reply(True, STATUS)))
 
         thread = threading.Thread(target=master)
         thread.start()

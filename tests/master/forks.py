@@ -11,16 +11,19 @@ import os
 import pwd
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import pytest
+
+from wsworker.wire import Lines, Order, Report, decode_order, encode
 
 DEADLINE_SECONDS = 10.0
 NOBODY = pwd.getpwnam("nobody")
@@ -176,3 +179,24 @@ class Watch:
     def close(self) -> None:
         """Stop watching."""
         os.close(self.fd)
+
+
+def say(channel: socket.socket, report: Report) -> None:
+    """Send a report."""
+    channel.sendall(encode(report))
+
+
+def orders(channel: socket.socket) -> Iterator[Order]:
+    """Yield the orders that come, until the channel ends."""
+    lines = Lines()
+    while data := channel.recv(65536):
+        yield from map(decode_order, lines.feed(data))
+
+
+def polite(*, channel: socket.socket, **rest: Any) -> int:
+    """Be a worker that does nothing but what it is told: ready at once, gone at drain."""
+    say(channel, Report("ready"))
+    for order in orders(channel):
+        if order.name == "drain":
+            return 0
+    return 9

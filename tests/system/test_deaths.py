@@ -110,7 +110,10 @@ def test_clients_in_the_queue_survive_the_worker(make_daemon: MakeDaemon) -> Non
     [
         pytest.param("exit", {"reason": "exit 3", "code": 3, "signal": None}, "died: exit 3", id="sys.exit"),
         pytest.param(
-            "segv", {"reason": "killed by SIGSEGV", "code": None, "signal": "SIGSEGV"}, 'app.py", line 11 in on_message', id="segv"
+            "segv",
+            {"reason": "killed by SIGSEGV", "code": None, "signal": "SIGSEGV"},
+            'app.py", line 11 in on_message',
+            id="segv",
         ),
     ],
 )

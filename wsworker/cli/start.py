@@ -5,8 +5,8 @@ Everything that can be wrong with the configuration is told before anything is s
 
 In the background the process that the shell waits for ends when the service is settled. What the daemon has to tell it
 goes through the pipe of master/process.py as one JSON object, so that --json has the same error codes as in the
-foreground: {"name", "pid", "workers", "warning"} or {"error": {"code", "message"}}. A service that settles with a slot
-missing has started, as systemd is told too: the exit code is 0 and a warning names the slot.
+foreground: {"name", "pid", "workers"} or {"error": {"code", "message"}}. A service that settles with a slot missing
+goes on, as systemd is told too, but -d fails: who goes on after it must be able to rely on what was asked for.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Prepared:
             self.settings.progress(banner())
         log.set_up(self.loaded.config.log.level, self.loaded.config.log.file, "master")
 
-        def settled(warning: str) -> None:
+        def settled(degraded: str) -> None:
             if on_terminal:
                 logger.info("Ctrl+C stops; `wsworker status` in another terminal")
 
@@ -143,8 +143,6 @@ class Prepared:
         code, text = detach(self._run_detached)
         if code == OK:
             outcome = json.loads(text)
-            if outcome["warning"]:
-                self.settings.progress(f"warning: {outcome['warning']}")
             self.settings.result(ready_line(outcome), {"schema": SCHEMA, **outcome})
             return OK
         self.settings.failure(told(code, text))
@@ -157,10 +155,12 @@ class Prepared:
 
         config, waiting = self.loaded.config, [pipe]
 
-        def settled(warning: str) -> None:
+        def settled(degraded: str) -> None:
+            if degraded:
+                announce(waiting.pop(), FAILED, json.dumps({"error": {"code": "degraded", "message": degraded}}))
+                return
             workers = usable_cpus() if config.workers == "auto" else config.workers
-            outcome = {"name": config.name, "pid": os.getpid(), "workers": workers, "warning": warning}
-            announce(waiting.pop(), OK, json.dumps(outcome))
+            announce(waiting.pop(), OK, json.dumps({"name": config.name, "pid": os.getpid(), "workers": workers}))
 
         try:
             log.redirect_output(log.set_up(config.log.level, config.log.file, "master"))
@@ -193,7 +193,7 @@ class Prepared:
 def ready_line(outcome: Mapping[str, Any]) -> str:
     """Return what `start -d` prints when the service is settled."""
     workers = f"{outcome['workers']} worker{'' if outcome['workers'] == 1 else 's'}"
-    return f"{outcome['name']} is {'degraded' if outcome['warning'] else 'ready'}: {workers}, pid {outcome['pid']}"
+    return f"{outcome['name']} is ready: {workers}, pid {outcome['pid']}"
 
 
 def told(exit_code: int, text: str) -> Failure:

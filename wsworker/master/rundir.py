@@ -162,7 +162,8 @@ def _remove_leftovers(at: Paths) -> None:
 def lock_is_held(at: Paths) -> bool:
     """Whether a master holds the lock. Takes it for a moment if nobody does. PermissionError if it is not ours."""
     try:
-        lock = os.open(at.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: a named pipe in its place must not hold us
+        lock = os.open(at.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:

@@ -66,7 +66,10 @@ def run(
     table; node: first part of every connection's id, unique to this run of the service. A SystemExit of user code
     passes: the process ends with its code.
     """
-    log.set_up(config.log.level, config.log.file, f"worker {slot}")
+    output = log.set_up(config.log.level, config.log.file, f"worker {slot}")
+    if config.log.file != "-":
+        # what the user's code prints belongs there too
+        log.redirect_output(output)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2)
     loop = _new_loop(config.loop)

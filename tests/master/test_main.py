@@ -1,0 +1,529 @@
+"""The master's loop: a real one in a forked child, driven by signals and commands, with workers that do nothing.
+
+What a whole daemon does for its clients is tested in tests/system/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.master.forks import (
+    DEADLINE_SECONDS,
+    NOBODY,
+    Child,
+    Pipe,
+    needs_root,
+    orders,
+    polite,
+    readable,
+    say,
+    stay,
+    until,
+)
+from wsworker import configfile, log
+from wsworker.errors import WsworkerError
+from wsworker.master.main import Master
+from wsworker.wire import Command, Report, encode
+
+
+def free_port() -> int:
+    """Return a port that nobody has right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """A master in a forked child.
+
+    folder: for its files; config: lines of its config file beside app, name and listen; terminal: whether it gets one,
+    whose other end is ours.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        enter_worker: Callable[..., int] = polite,
+        config: str = "",
+        environ: dict[str, str] | None = None,
+        listen: str = "",
+        terminal: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.listen = listen or f"127.0.0.1:{self.port}"
+        self.run = folder / "run" / "wsworker"
+        self.socket = self.run / "chat.sock"
+        self.log = folder / "log"
+        self.settled = Pipe()
+        self._enter_worker = enter_worker
+        self._environ = environ or {}
+        self.configure(config)
+        self.ours, self._theirs = os.openpty() if terminal else (-1, -1)
+        self.child = Child(self._serve)
+        if terminal:
+            os.close(self._theirs)
+
+    def configure(self, config: str, listen: str = "") -> None:
+        """Write the config file anew."""
+        self.config = self.folder / "config.yaml"
+        self.config.write_text(f"app: hello\nname: chat\nlisten: {listen or self.listen}\n{config}\n")
+
+    def _serve(self) -> list[Any]:
+        """Be the master; return the exit code and the error, or the name and the text of what was raised."""
+        for name in ("RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+            os.environ.pop(name, None)
+        os.environ.update({"XDG_RUNTIME_DIR": str(self.folder / "run")} | self._environ)
+        self._take_terminal()
+        log.set_up("info", str(self.log), "master")
+        try:
+            master = Master(self._load(), self._load, self._enter_worker, self.settled.tell, "1.2.3")
+            final = master.run()
+        except WsworkerError as error:
+            return [type(error).__name__, str(error)]
+        return [final.code, final.error]
+
+    def _load(self) -> configfile.Loaded:
+        return configfile.load(self.config, {}, {})
+
+    def _take_terminal(self) -> None:
+        terminal = os.open(os.devnull, os.O_RDWR)
+        if self.ours >= 0:
+            os.close(self.ours)
+            terminal = self._theirs
+            os.setsid()
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        for fd in (0, 1, 2):
+            os.dup2(terminal, fd)
+
+    def ask(self, command: Command) -> list[Any]:
+        """Send a command; return the bodies of all replies, the result last."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(DEADLINE_SECONDS)
+            sock.connect(str(self.socket))
+            sock.sendall(encode(command))
+            with sock.makefile("rb") as lines:
+                return [json.loads(line)["body"] for line in lines]
+
+    def status(self) -> Any:
+        """Return the document of `status`."""
+        return self.ask(Command("status"))[-1]
+
+    def pids(self) -> list[int]:
+        """Return the pids of the workers."""
+        return [row["pid"] for row in self.status()["workers"]]
+
+    def logged(self, text: str) -> None:
+        """Wait for a text in the log."""
+        until(lambda: text in self.log.read_text())
+
+    def end(self) -> Any:
+        """Wait for the end; return its exit code and error, or name and text of what was raised."""
+        result = self.child.result()
+        self.child.exit_code()
+        return result
+
+    def close(self) -> None:
+        """End it by force if it still runs."""
+        self.child.__exit__(None, None, None)
+        self.settled.close()
+
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a short path, for the control socket stands in it."""
+    made = Path(tempfile.mkdtemp())
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Give a function that starts a daemon."""
+    daemons: list[Daemon] = []
+
+    def made(*args: Any, **settings: Any) -> Daemon:
+        daemons.append(Daemon(folder, *args, **settings))
+        return daemons[-1]
+
+    yield made
+    for daemon in daemons:
+        daemon.close()
+
+
+def running(start: Start, *args: Any, **settings: Any) -> Daemon:
+    """Start a daemon and wait until it has settled well."""
+    daemon = start(*args, **settings)
+    assert "" == daemon.settled.hear()
+    return daemon
+
+
+def refused(port: int) -> bool:
+    """Whether nobody listens on a port."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
+
+
+# --- start and stop -----------------------------------------------------------------------------------------------
+
+
+def test_start_and_graceful_stop(start: Start) -> None:
+    """TERM ends it with 0; its workers are gone, its files too, save the lock."""
+    daemon = running(start, config="workers: 2\numask: '0027'")
+    body = daemon.status()
+    assert ("running", 2, 2, 1) == (
+        body["state"],
+        body["workers_configured"],
+        body["workers_ready"],
+        body["generation"],
+    )
+    assert ["ready", "ready"] == [row["state"] for row in body["workers"]]
+    assert (daemon.child.pid, "1.2.3") == (body["pid"], body["version"])
+    assert str(daemon.child.pid) == (daemon.run / "chat.pid").read_text().split()[0]
+    assert b"wsworker: master [chat]" == Path(f"/proc/{daemon.child.pid}/cmdline").read_bytes().rstrip(b"\0")
+    assert not refused(daemon.port)
+    workers = [os.pidfd_open(pid) for pid in daemon.pids()]
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+    for worker in workers:
+        assert readable(worker)
+        os.close(worker)
+    assert [daemon.run / "chat.lock"] == [*daemon.run.iterdir()]
+    assert refused(daemon.port)
+    assert "SIGTERM: stopping" in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_int_and_quit_stop_too(start: Start, number: signal.Signals) -> None:
+    """Ctrl-C stops as TERM does, QUIT is quick; a stop that was asked for ends with 0."""
+    daemon = running(start)
+    daemon.child.signal(number)
+    assert [0, ""] == daemon.end()
+    assert f"{number.name}: stopping" in daemon.log.read_text()
+
+
+def test_a_stop_by_command_answers_at_the_end(start: Start) -> None:
+    """The caller hears of the end before the socket goes."""
+    daemon = running(start)
+    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [0, ""] == daemon.end()
+
+
+def stubborn(*, channel: socket.socket, **rest: Any) -> int:
+    """Leave only when told to be quick."""
+    say(channel, Report("ready"))
+    for order in orders(channel):
+        if order.why == "quick":
+            return 0
+    return 9
+
+
+def test_a_second_term_makes_the_stop_quick(start: Start) -> None:
+    """Whoever still drains is told so; a `stop --quick` does the same at once."""
+    daemon = running(start, stubborn)
+    daemon.child.signal(signal.SIGTERM)
+    daemon.logged("SIGTERM: stopping")
+    assert "stopping" == daemon.status()["state"]
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+    again = running(start, stubborn)
+    assert [{"result": "stopped"}] == again.ask(Command("stop", quick=True))
+    assert [0, ""] == again.end()
+
+
+def test_workers_auto_is_a_number(start: Start) -> None:
+    """As many workers as CPUs that may be used."""
+    daemon = running(start, config="workers: auto")
+    assert 1 <= daemon.status()["workers_configured"] <= len(os.sched_getaffinity(0))
+
+
+# --- a start that fails -------------------------------------------------------------------------------------------
+
+
+def marking(file: Path) -> Callable[..., int]:
+    """Make a worker that leaves a mark."""
+
+    def enter_worker(**given: Any) -> int:
+        file.touch()
+        return polite(**given)
+
+    return enter_worker
+
+
+def test_a_port_in_use_is_told_before_any_worker_runs(start: Start, folder: Path, pipe: Pipe) -> None:
+    """Also one of a program that would share it (SO_REUSEPORT): a BindError with its place, and no leftovers."""
+
+    def other_program() -> None:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        pipe.tell(sock.getsockname()[1])
+        stay()
+
+    with Child(other_program) as other:
+        address = f"127.0.0.1:{pipe.hear()}"
+        daemon = start(marking(folder / "mark"), listen=address)
+        kind, text = daemon.end()
+        assert "BindError" == kind
+        assert f"cannot listen on {address}: address in use by pid {other.pid}" in text
+        assert f"{daemon.config}:3:9" in text
+    assert not (folder / "mark").exists()
+    assert [daemon.run / "chat.lock"] == [*daemon.run.iterdir()]
+
+
+def test_a_second_start_hears_that_one_runs(start: Start) -> None:
+    """Same name, same directory: AlreadyRunning with the pid of the first, which is not disturbed."""
+    daemon = running(start)
+    kind, text = start().end()
+    assert "AlreadyRunning" == kind
+    assert f"chat is already running (pid {daemon.child.pid})" in text
+    assert "running" == daemon.status()["state"]
+
+
+def test_a_control_socket_that_cannot_be_made(start: Start, folder: Path) -> None:
+    """The path and the key are named."""
+    daemon = start(config=f"control_socket: {folder}/missing/sock")
+    kind, text = daemon.end()
+    assert "RunDirError" == kind
+    assert f"{folder}/missing/sock: No such file or directory; see `control_socket`" in text
+
+
+def unbootable(*, channel: socket.socket, **rest: Any) -> int:
+    """Say that the app cannot be imported."""
+    say(channel, Report("failed", kind="app", error="no module named 'hello'", trace="Traceback"))
+    return 78
+
+
+def test_an_app_that_cannot_be_imported_ends_the_start(start: Start) -> None:
+    """Exit 78 with the worker's own words; the port never listened, and nobody was told of a settled service."""
+    daemon = start(unbootable, config="workers: 2")
+    assert [78, "no module named 'hello'\nTraceback"] == daemon.end()
+    assert daemon.settled.silent()
+    assert refused(daemon.port)
+
+
+def half_bootable(*, slot: int, **given: Any) -> int:
+    """Be a good worker in slot 1, a bad one elsewhere."""
+    return polite(**given) if slot == 1 else unbootable(**given)
+
+
+def test_a_start_that_goes_well_for_some_is_degraded(start: Start) -> None:
+    """It serves, and whoever waits for the start hears which worker does not run, and why."""
+    daemon = start(half_bootable, config="workers: 2")
+    text = daemon.settled.hear()
+    assert "chat runs degraded: 1 of 2 workers are ready; worker 2: no module named 'hello'" in text
+    assert "degraded" == daemon.status()["state"]
+
+
+# --- reload -------------------------------------------------------------------------------------------------------
+
+
+def test_hup_reloads(start: Start) -> None:
+    """Every worker is replaced, and the generation goes up."""
+    daemon = running(start, config="workers: 2")
+    before = daemon.pids()
+    daemon.child.signal(signal.SIGHUP)
+    until(lambda: daemon.status()["reloads"] == 1 and daemon.status()["state"] == "running")
+    until(lambda: len(daemon.pids()) == 2)
+    assert set() == set(before) & set(daemon.pids())
+    assert 2 == daemon.status()["generation"]
+
+
+@pytest.mark.parametrize("bad", ["workers: none", "workers: [", "no_such_key: 1"])
+def test_hup_with_a_bad_config_changes_nothing(start: Start, bad: str) -> None:
+    """It is refused with its place in the log; the workers, the generation and the configuration are as before."""
+    daemon = running(start, config="workers: 2")
+    before = daemon.pids()
+    daemon.configure(bad)
+    daemon.child.signal(signal.SIGHUP)
+    daemon.logged("reload refused: the configuration is wrong")
+    daemon.logged(f"{daemon.config}:")
+    body = daemon.status()
+    assert ("running", 1, 0, 2) == (body["state"], body["generation"], body["reloads"], body["workers_configured"])
+    assert before == daemon.pids()
+
+
+def test_a_reload_by_command_is_refused_with_the_place(start: Start) -> None:
+    """The caller gets what is wrong; a good file afterwards is taken."""
+    daemon = running(start)
+    daemon.configure("workers: 0")
+    (body,) = daemon.ask(Command("reload"))
+    assert ("refused", "config_invalid") == (body["result"], body["error"]["code"])
+    assert f"{daemon.config}:4:10: error: workers must be" in body["error"]["message"]
+    daemon.configure("")
+    *_, body = daemon.ask(Command("reload"))
+    assert "ok" == body["result"]
+
+
+def test_a_reload_says_what_needs_a_restart(start: Start) -> None:
+    """The new address is noted and not taken; the rest of the reload goes on."""
+    daemon = running(start)
+    port = free_port()
+    daemon.configure("", listen=f"127.0.0.1:{port}")
+    first, *_, last = daemon.ask(Command("reload"))
+    note = {"event": "note", "text": f"listen changed ({daemon.config}:3:9): needs a restart"}
+    assert note == first
+    assert ("ok", ["listen"]) == (last["result"], last["restart_needed"])
+    assert refused(port)
+    assert not refused(daemon.port)
+
+
+# --- signals and deaths -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
+def test_a_signal_that_means_nothing_is_logged(start: Start, number: signal.Signals) -> None:
+    """The service goes on as before."""
+    daemon = running(start)
+    before = daemon.pids()
+    daemon.child.signal(number)
+    daemon.logged(f"{number.name} means nothing here and is ignored")
+    assert "running" == daemon.status()["state"]
+    assert before == daemon.pids()
+
+
+def test_a_signal_of_daily_life_is_not_even_logged(start: Start) -> None:
+    """A resized window, a broken pipe and a dead child are no news."""
+    daemon = running(start)
+    for number in (signal.SIGWINCH, signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR2):
+        daemon.child.signal(number)
+        # signals of one moment are not kept in order, so the one that is logged goes alone
+        assert "running" == daemon.status()["state"]
+    daemon.logged("SIGUSR2 means nothing")
+    text = daemon.log.read_text()
+    assert not [name for name in ("SIGWINCH", "SIGPIPE", "SIGCHLD") if name in text]
+
+
+def test_a_killed_worker_is_replaced(start: Start) -> None:
+    """The death is seen by its pidfd and shown in the status; another worker takes the slot."""
+    daemon = running(start)
+    (pid,) = daemon.pids()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: [row["state"] for row in daemon.status()["workers"] if row["pid"] not in (pid, None)] == ["ready"])
+    (row,) = daemon.status()["workers"]
+    assert (1, "killed by SIGKILL") == (row["restarts"], row["last_exit"]["reason"])
+    daemon.logged(f"worker 1 (pid {pid}) died: killed by SIGKILL")
+
+
+def test_a_closed_terminal_stops_the_service(start: Start) -> None:
+    """The kernel sends HUP then too; nobody is there any more to want a reload."""
+    daemon = running(start, terminal=True)
+    daemon.child.signal(signal.SIGHUP)
+    until(lambda: daemon.status()["reloads"] == 1)
+    os.close(daemon.ours)
+    assert [0, ""] == daemon.end()
+    assert "the terminal is gone: stopping" in daemon.log.read_text()
+
+
+# --- what else a start leaves behind ------------------------------------------------------------------------------
+
+
+def open_files() -> list[str]:
+    """Return the sockets, locks and selectors that this process has open."""
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        # the one that listed them is gone
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [name for name in names if name.startswith(("socket:", "anon_inode:")) or name.endswith(".lock")]
+
+
+def test_a_worker_holds_nothing_of_the_master(start: Start, pipe: Pipe) -> None:
+    """Lock, control socket, notify socket, wakeup pipe, selector and the listeners of other slots are closed in it."""
+
+    def look(*, slot: int, sockets: list[socket.socket], channel: socket.socket, **rest: Any) -> int:
+        own = {*(sock.fileno() for sock in sockets), channel.fileno()}
+        pipe.tell([slot, len(open_files()) - len(own) - before, "NOTIFY_SOCKET" in os.environ])
+        return polite(channel=channel)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0wsworker-test-" + str(os.getpid()))
+        # what the test has open stays open in every fork of it
+        before = len(open_files())
+        running(start, look, config="workers: 2", environ={"NOTIFY_SOCKET": f"@wsworker-test-{os.getpid()}"})
+        assert [[1, 0, False], [2, 0, False]] == sorted([pipe.hear(), pipe.hear()])
+
+
+def test_systemd_is_told(start: Start, folder: Path) -> None:
+    """READY when settled, WATCHDOG while the loop turns, RELOADING and READY again, STOPPING at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(DEADLINE_SECONDS)
+        systemd.bind(str(folder / "notify"))
+
+        def heard(beginning: str) -> str:
+            while not (text := systemd.recv(4096).decode()).startswith(beginning):
+                pass
+            return text
+
+        daemon = running(start, environ={"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000"})
+        assert "READY=1\nSTATUS=1/1 workers, 0 connections" == heard("READY")
+        assert "WATCHDOG=1" == heard("WATCHDOG")
+        daemon.child.signal(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in heard("RELOADING=1\n")
+        assert "READY=1" in heard("READY")
+        daemon.configure("workers: 0")
+        daemon.child.signal(signal.SIGHUP)
+        assert "STATUS=reload refused: the configuration is wrong" == heard("STATUS=reload")
+        daemon.child.signal(signal.SIGTERM)
+        assert "STOPPING=1" in heard("STOPPING")
+        assert [0, ""] == daemon.end()
+
+
+def test_a_pid_file_of_one_s_own(start: Start, folder: Path) -> None:
+    """`pidfile` holds the master's pid alone; one that cannot be written is logged and stops nothing."""
+    daemon = running(start, config=f"pidfile: {folder}/pid")
+    assert f"{daemon.child.pid}\n" == (folder / "pid").read_text()
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+    daemon = running(start, config=f"pidfile: {folder}/missing/pid")
+    assert f"cannot write the pid file {folder}/missing/pid: No such file or directory" in daemon.log.read_text()
+
+
+@needs_root
+def test_workers_that_run_as_root_are_warned_of(start: Start, pipe: Pipe) -> None:
+    """Nobody should do so unknowingly; with `user` the warning is gone."""
+    warning = "workers run as root; set `user` in"
+
+    def look(*, channel: socket.socket, **rest: Any) -> int:
+        pipe.tell(os.getresuid())
+        return polite(channel=channel)
+
+    daemon = running(start, look)
+    assert [0, 0, 0] == pipe.hear()
+    assert warning in daemon.log.read_text()
+    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    daemon.end()
+    daemon.log.unlink()
+    daemon = running(start, look, config="user: nobody")
+    assert [NOBODY.pw_uid] * 3 == pipe.hear()
+    assert warning not in daemon.log.read_text()
+
+
+def test_a_unix_socket_needs_no_weights(start: Start, folder: Path) -> None:
+    """All slots share it, so there is nothing to steer and nothing to complain of; it is gone after the stop."""
+    path = folder / "hello.ws"
+    daemon = running(start, config="workers: 2", listen=f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [0, ""] == daemon.end()
+    assert not path.exists()
+    assert "cannot steer" not in daemon.log.read_text()

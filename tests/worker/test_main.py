@@ -1,0 +1,664 @@
+"""A worker's life in a process of its own, as its master sees it: channel, seat, exit code, and clients on its port."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from websockets.frames import Opcode
+
+from tests.worker.service import DEADLINE_SECONDS, closing, head, text
+from wsworker.config import Config
+from wsworker.errors import WireError
+from wsworker.master.process import identity, spawn
+from wsworker.stats import Counters, Reading, Table
+from wsworker.wire import DrainReason, Lines, Order, Report, decode_report, encode
+from wsworker.worker import drain, main
+
+WORKER = 7
+
+PREAMBLE = """\
+import asyncio, os, sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def note(*words):
+    with open(FOLDER / "journal", "a") as file:
+        print(*words, file=file)
+
+def block(name):
+    os.mkfifo(FOLDER / name)
+    note("blocked")
+    open(FOLDER / name).read()
+
+"""
+
+ECHO = """\
+def on_message(connection, data):
+    connection.send(data)
+"""
+
+EVERYTHING = """\
+def on_worker_start(worker):
+    note("start", worker.id, worker.slot)
+
+def on_connect(connection):
+    note("connect", connection.id)
+
+def on_message(connection, data):
+    note("message", data)
+    connection.send(data)
+
+async def on_close(connection, code, reason):
+    await asyncio.sleep(0.01)
+    note("close", code)
+
+async def on_worker_reload(worker):
+    await asyncio.sleep(0)
+    note("reload", len(worker.connections))
+
+def on_worker_stop(worker):
+    note("stop", len(worker.connections))
+"""
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a fact; fails at the deadline."""
+    give_up_at = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen"
+        time.sleep(0.002)
+
+
+class Client:
+    """One client's TCP connection; every wait has the deadline."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, DEADLINE_SECONDS)
+        self._stream = self.socket.makefile("rb")
+
+    def send(self, *data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(b"".join(data))
+
+    def status(self) -> int:
+        """Read the head of the HTTP response; return its status."""
+        lines = [*iter(self._stream.readline, b"\r\n")]
+        return int(lines[0].split()[1])
+
+    def receive(self) -> tuple[Opcode, bytes]:
+        """Return opcode and payload of the next frame, a short one."""
+        first, length = self._stream.read(2)
+        return Opcode(first & 0x0F), self._stream.read(length)
+
+    def close_code(self) -> int:
+        """Return the code of the next frame, a Close."""
+        opcode, payload = self.receive()
+        assert opcode is Opcode.CLOSE
+        return int(struct.unpack_from("!H", payload)[0])
+
+    def rest(self) -> bytes:
+        """Return all that comes until the server's FIN."""
+        return self._stream.read()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._stream.close()
+        self.socket.close()
+
+
+class Ward:
+    """A worker as its master sees it. folder: where its app, its journal and its stderr are."""
+
+    def __init__(self, folder: Path, app: str, **settings: Any) -> None:
+        folder.mkdir()
+        (folder / "chat.py").write_text(PREAMBLE + app)
+        self.folder = folder
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.table = Table(1)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(DEADLINE_SECONDS)
+        self._lines = Lines()
+        self._reports: list[Report] = []
+        self._clients: list[Client] = []
+        self._over: tuple[int | None, str | None] | None = None
+        seat = self.table.claim(1, WORKER)
+        config = Config(app="chat", app_dir=str(folder), **settings)
+
+        def prepare() -> None:
+            self.channel.close()
+            output = os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - it lives as long
+
+        def run() -> int:
+            return main.run(
+                config=config,
+                worker=WORKER,
+                slot=1,
+                generation=1,
+                node="node",
+                sockets=[self.listener],
+                channel=theirs,
+                seat=seat,
+            )
+
+        self.process = spawn(prepare, identity(config), run)
+        theirs.close()
+
+    def report(self) -> Report:
+        """Return the next report; fails if the channel ends instead."""
+        while not self._reports:
+            data = self.channel.recv(65536)
+            assert data, "the channel has ended"
+            self._reports += [decode_report(line) for line in self._lines.feed(data)]
+        return self._reports.pop(0)
+
+    def ready(self) -> None:
+        """Wait until it has booted."""
+        assert "ready" == self.report().name
+
+    def tell(self, *orders: Order) -> None:
+        """Give orders, in one write."""
+        self.channel.sendall(b"".join(encode(order) for order in orders))
+
+    def leave(self, why: DrainReason) -> None:
+        """Tell it to drain."""
+        self.tell(Order("drain", why))
+
+    def go(self) -> None:
+        """Wait until it has booted and let it accept."""
+        self.ready()
+        self.tell(Order("go"))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    def dial(self, *data: bytes) -> Client:
+        """Connect a client and send what it has to say."""
+        client = Client(self.listener.getsockname())
+        self._clients.append(client)
+        client.send(*data)
+        return client
+
+    def open(self, *data: bytes) -> Client:
+        """Connect a client and complete its handshake."""
+        client = self.dial(head(), *data)
+        assert 101 == client.status()
+        return client
+
+    def waiting(self) -> int:
+        """Return how many clients stand in the queue of the listener (tcpi_unacked)."""
+        info = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return int(struct.unpack_from("=I", info, 24)[0])
+
+    def reading(self) -> Reading:
+        """Return what stands in its seat."""
+        reading = self.table.read(1, WORKER)
+        assert reading is not None
+        return reading
+
+    def journal(self) -> list[str]:
+        """Return what its app has noted."""
+        file = self.folder / "journal"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def release(self, name: str) -> None:
+        """Let its app go on that stands in block(name)."""
+        (self.folder / name).write_text("")
+
+    def stderr(self) -> str:
+        """Return what it has logged and printed."""
+        return (self.folder / "stderr").read_text()
+
+    def exit(self) -> tuple[int | None, str | None]:
+        """Wait for its end; return (exit code, None) or (None, signal)."""
+        if self._over is None:
+            assert select.select([self.process.pidfd], [], [], DEADLINE_SECONDS)[0], "it goes on"
+            self._over = self.process.reap()
+            assert self._over is not None
+        return self._over
+
+    def bury(self) -> None:
+        """Leave nothing behind."""
+        if self._over is None:
+            self.signal(signal.SIGKILL)
+            self.exit()
+        for client in self._clients:
+            client.close()
+        self.listener.close()
+        self.channel.close()
+
+
+class Start(Protocol):
+    """Starts a worker with the source of an app; loop and further settings are those of its configuration."""
+
+    def __call__(self, app: str, **settings: Any) -> Ward: ...
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
+    """Return what starts workers, on either loop; they end with the test."""
+    wards: list[Ward] = []
+
+    def start_one(app: str, **settings: Any) -> Ward:
+        wards.append(Ward(tmp_path / str(len(wards)), app, loop=request.param, **settings))
+        return wards[-1]
+
+    yield start_one
+    for ward in wards:
+        ward.bury()
+
+
+# Boot
+
+
+def test_it_reports_ready(start: Start) -> None:
+    """Once, when the app is imported and on_worker_start is done, with the time the import took."""
+    ward = start(EVERYTHING)
+    report = ward.report()
+    assert Report("ready", report.seconds) == report
+    assert 0 < report.seconds < DEADLINE_SECONDS
+    assert ["start 7 1"] == ward.journal()
+    assert "ready, pid" in ward.stderr()
+
+
+def test_an_async_start_is_waited_for(start: Start) -> None:
+    """Ready means that on_worker_start is over."""
+    ward = start("async def on_worker_start(worker):\n    await asyncio.sleep(0.01)\n    note('started')\n" + ECHO)
+    ward.ready()
+    assert ["started"] == ward.journal()
+
+
+def test_an_app_that_does_not_import_is_reported(start: Start) -> None:
+    """With a sentence, and the traceback of the user's frames only; the exit code says that it is the app."""
+    ward = start("def boom():\n    1 / 0\n\nboom()\n")
+    report = ward.report()
+    assert Report("failed", kind="app", error=report.error, trace=report.trace) == report
+    line = PREAMBLE.count("\n") + 2
+    assert f"cannot import app 'chat': chat.py:{line} raised ZeroDivisionError" == report.error
+    assert 2 == report.trace.count('  File "')
+    assert report.trace.endswith("ZeroDivisionError: division by zero")
+    assert (78, None) == ward.exit()
+
+
+def test_a_misspelt_callback_is_reported(start: Start) -> None:
+    """There is nothing to trace then."""
+    ward = start("def on_mesage(connection, data):\n    pass\n")
+    report = ward.report()
+    assert ("failed", "app", "") == (report.name, report.kind, report.trace)
+    assert "did you mean 'on_message'?" in report.error
+    assert (78, None) == ward.exit()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_start_that_raises_is_reported(start: Start, kind: str) -> None:
+    """That it was not the import tells the kind and the exit code; the trace begins at the callback."""
+    ward = start(f"{kind} on_worker_start(worker):\n    raise OSError('no database')\n")
+    report = ward.report()
+    line = PREAMBLE.count("\n") + 1
+    assert ("failed", "boot") == (report.name, report.kind)
+    assert f"on_worker_start (chat.py:{line}) raised OSError" == report.error
+    assert [
+        "Traceback (most recent call last):",
+        f'  File "{ward.folder}/chat.py", line {line + 1}, in on_worker_start',
+        "    raise OSError('no database')",
+        "OSError: no database",
+    ] == report.trace.splitlines()
+    assert (1, None) == ward.exit()
+
+
+@pytest.mark.parametrize("raised", ["Exception('x' * 10**6)", "Odd()", "asyncio.CancelledError()"])
+def test_whatever_a_start_raises_is_reported(start: Start, raised: str) -> None:
+    """Also an exception with a megabyte of text, one that has no text, and one that asyncio uses itself."""
+    odd = "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n"
+    ward = start(f"{odd}\nasync def on_worker_start(worker):\n    raise {raised}\n")
+    report = ward.report()
+    assert ("failed", "boot") == (report.name, report.kind)
+    assert " raised " in report.error
+    assert (1, None) == ward.exit()
+
+
+def test_term_before_ready_ends_it(start: Start) -> None:
+    """Nobody waits for a boot that is not wanted any more."""
+    ward = start("async def on_worker_start(worker):\n    note('began')\n    await asyncio.Event().wait()\n" + ECHO)
+    until(ward.journal)
+    ward.signal(signal.SIGTERM)
+    assert (None, "SIGTERM") == ward.exit()
+
+
+# Serving
+
+
+def test_nobody_is_accepted_before_go(start: Start) -> None:
+    """Clients wait in the queue until the master says go; then they are served."""
+    ward = start(ECHO)
+    ward.ready()
+    client = ward.dial(head(), text("hello"))
+    ward.signal(signal.SIGTERM)
+    assert "leaving" == ward.report().name  # so the loop has gone round since the client came
+    assert 1 == ward.waiting()
+    ward.tell(Order("go"))
+    assert 101 == client.status()
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    assert 0 == ward.waiting()
+
+
+def test_term_after_ready_asks_to_leave(start: Start) -> None:
+    """A signal from outside is passed on to the master, who decides; the worker serves on."""
+    ward = start(EVERYTHING)
+    ward.go()
+    client = ward.open()
+    ward.signal(signal.SIGTERM)
+    assert Report("leaving") == ward.report()
+    client.send(text("still there?"))
+    assert (Opcode.TEXT, b"still there?") == client.receive()
+    ward.open()
+    assert not any(line.startswith(("close", "stop")) for line in ward.journal())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH])
+def test_signals_of_the_terminal_are_the_masters(start: Start, number: signal.Signals) -> None:
+    """Ctrl-C and a hang-up reach the whole group; a worker takes no notice."""
+    ward = start(ECHO)
+    ward.go()
+    client = ward.open()
+    ward.signal(number)
+    client.send(text("still there?"))
+    assert (Opcode.TEXT, b"still there?") == client.receive()
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        "def on_message(connection, data):\n    sys.exit(7)\n",
+        "async def on_message(connection, data):\n    sys.exit(7)\n",
+        "def on_connect(connection):\n    connection.worker.after(0.001, lambda: sys.exit(7))\n",
+        "def on_close(connection, code, reason):\n    sys.exit(7)\n",
+    ],
+    ids=["sync", "async", "timer", "on_close"],
+)
+def test_an_exit_of_user_code_is_an_exit(start: Start, app: str) -> None:
+    """Wherever sys.exit is called, it ends the process with its code, and the seat has the last counters."""
+    ward = start(app)
+    ward.go()
+    client = ward.open(text("bye"), closing(1000))
+    assert (7, None) == ward.exit()
+    assert 1 == ward.reading().counters.accepted
+    client.close()
+
+
+def test_an_exit_during_the_start_is_an_exit(start: Start) -> None:
+    """It is no failed boot."""
+    assert (7, None) == start("def on_worker_start(worker):\n    sys.exit(7)\n").exit()
+
+
+def test_the_end_of_the_channel_ends_it(start: Start) -> None:
+    """The master is dead: at once, without a goodbye."""
+    ward = start(EVERYTHING)
+    ward.go()
+    client = ward.open()
+    ward.channel.close()
+    assert (1, None) == ward.exit()
+    assert b"" == client.rest()
+    assert not any(line.startswith(("close", "stop")) for line in ward.journal())
+
+
+def test_the_end_of_the_channel_ends_a_boot(start: Start) -> None:
+    """Also while on_worker_start waits for something."""
+    ward = start("async def on_worker_start(worker):\n    note('began')\n    await asyncio.Event().wait()\n" + ECHO)
+    until(ward.journal)
+    ward.channel.close()
+    assert (1, None) == ward.exit()
+
+
+def test_nonsense_on_the_channel_ends_it(start: Start) -> None:
+    """Who says so is no master."""
+    ward = start(ECHO)
+    ward.ready()
+    with pytest.raises(WireError):
+        decode_report(b"nonsense")
+    ward.channel.sendall(b"nonsense\n")
+    assert (1, None) == ward.exit()
+
+
+# The seat
+
+
+def test_the_loop_beats(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seat is renewed with the time, the number of connections and whether there is room for more."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 0.01)
+    before = time.monotonic()
+    ward = start(ECHO, worker_connections=2)
+    ward.go()
+    seen = {ward.reading().beat_at}
+    until(lambda: seen.add(ward.reading().beat_at) or len(seen) > 5)  # type: ignore[func-returns-value]
+    assert before < max(seen) < time.monotonic()
+    ward.open()
+    until(lambda: ward.reading().connections == 1)
+    assert not ward.reading().full
+    ward.open(text("hello"))
+    until(lambda: ward.reading().full)
+    until(lambda: ward.reading().counters == Counters(2, 0, 1, 1, 5, 5))
+    assert 503 == ward.dial(head()).status()
+    until(lambda: ward.reading().counters.rejected == 1)
+
+
+def test_a_beat_is_there_before_the_app_is(start: Start) -> None:
+    """The first one comes before anything of the user's runs, so that a slow import is no silence."""
+    ward = start("block('import')\n" + ECHO)
+    until(ward.journal)
+    assert ward.reading().beat_at > 0
+    ward.release("import")
+    ward.ready()
+
+
+def test_a_blocked_loop_does_not_beat(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another worker beats, it is silent; the first beat afterwards tells how late it comes."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 0.02)
+    # the second block comes two turns of the loop later, just behind the beat that is overdue
+    blocked = start(
+        "def on_message(connection, data):\n"
+        "    block('first')\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    loop.call_soon(loop.call_soon, loop.call_soon, block, 'second')\n"
+    )
+    healthy = start(ECHO)
+    blocked.go()
+    healthy.ready()
+    blocked.open(text("block"))
+    until(lambda: blocked.journal() == ["blocked"])
+    silent_since = blocked.reading().beat_at
+    beats: set[float] = set()
+    until(lambda: beats.add(healthy.reading().beat_at) or len(beats) > 10)  # type: ignore[func-returns-value]
+    assert silent_since == blocked.reading().beat_at
+    blocked.release("first")
+    until(lambda: blocked.journal() == ["blocked", "blocked"])
+    assert blocked.reading().beat_at > silent_since
+    assert blocked.reading().lag_seconds > 0.1
+    assert healthy.reading().lag_seconds < blocked.reading().lag_seconds
+
+
+def test_usr2_shows_the_stacks(start: Start) -> None:
+    """Also of a loop that is blocked, and it goes on afterwards."""
+    ward = start("def on_message(connection, data):\n    block('here')\n    connection.send(data)\n")
+    ward.go()
+    client = ward.open(text("hello"))
+    until(ward.journal)
+    ward.signal(signal.SIGUSR2)
+    until(lambda: " in run" in ward.stderr())
+    assert (
+        f'File "{ward.folder}/chat.py", line {PREAMBLE.count("open(FOLDER / name)") and 13} in block' in ward.stderr()
+    )
+    assert " in on_message" in ward.stderr()
+    ward.release("here")
+    assert (Opcode.TEXT, b"hello") == client.receive()
+
+
+# The end
+
+
+@pytest.mark.parametrize(
+    ("why", "code", "reloads"),
+    [("reload", 1012, True), ("replace", 1012, False), ("stop", 1001, False), ("quick", 1001, False)],
+)
+def test_it_leaves_when_told(start: Start, why: DrainReason, code: int, reloads: bool) -> None:
+    """Each reason has its code; on_worker_reload is for a reload, on_worker_stop comes last, the seat is up to date."""
+    ward = start(EVERYTHING)
+    ward.go()
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    ward.leave(why)
+    assert code == client.close_code()
+    client.send(closing(code))
+    assert (0, None) == ward.exit()
+    assert [
+        "start 7 1",
+        f"connect node.{WORKER}.1",
+        "message hello",
+        *(["reload 1"] if reloads else []),
+        f"close {code}",
+        "stop 0",
+    ] == ward.journal()
+    assert (0, Counters(1, 0, 1, 1, 5, 5)) == (ward.reading().connections, ward.reading().counters)
+    assert f"left: 1 connections closed with {code}, 0 cut" in ward.stderr()
+
+
+def test_the_drain_can_be_hurried(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second order to be quick ends the wait for a client that does not answer."""
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
+    ward = start(EVERYTHING, graceful_timeout=60.0)
+    ward.go()
+    client = ward.open()
+    ward.leave("stop")
+    assert 1001 == client.close_code()
+    ward.leave("stop")
+    ward.leave("quick")
+    assert (0, None) == ward.exit()
+    assert ["close 1006", "stop 0"] == ward.journal()[-2:]
+    assert "left: 1 connections closed with 1001, 1 cut" in ward.stderr()
+
+
+def test_an_order_to_be_quick_is_never_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it comes together with the first one, before the drain has begun."""
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
+    ward = start(EVERYTHING, graceful_timeout=60.0)
+    ward.go()
+    client = ward.open()
+    ward.tell(Order("drain", "reload"), Order("drain", "quick"))
+    assert 1012 == client.close_code()
+    assert (0, None) == ward.exit()
+
+
+def test_term_is_ignored_while_it_leaves(start: Start) -> None:
+    """The master has said what it wants; whoever sends TERM then can have nothing more."""
+    ward = start(EVERYTHING)
+    ward.go()
+    client = ward.open()
+    ward.leave("stop")
+    assert 1001 == client.close_code()
+    ward.signal(signal.SIGTERM)
+    client.send(closing(1001))
+    assert (0, None) == ward.exit()
+    assert b"" == ward.channel.recv(1)
+
+
+def test_a_reload_leaves_the_queue_to_the_next(start: Start) -> None:
+    """Who waits there is neither accepted nor reset: the new worker has the same listener."""
+    ward = start(ECHO)
+    ward.ready()
+    ward.dial(head())
+    ward.leave("reload")
+    assert (0, None) == ward.exit()
+    assert 1 == ward.waiting()
+
+
+def test_a_stop_answers_the_queue(start: Start) -> None:
+    """Nobody else will: who waits gets 503, even if there is no other client to wait for."""
+    ward = start(ECHO)
+    ward.ready()
+    asking, silent = ward.dial(head()), ward.dial()
+    ward.leave("stop")
+    assert [503, 503] == [asking.status(), silent.status()]
+    asking.close()
+    silent.close()
+    assert (0, None) == ward.exit()
+    assert (0, 2) == (ward.waiting(), ward.reading().counters.rejected)
+
+
+@pytest.mark.parametrize("callback", ["on_worker_reload", "on_worker_stop"])
+def test_a_callback_that_raises_does_not_keep_it(start: Start, callback: str) -> None:
+    """It is logged and counted, and the worker leaves all the same."""
+    ward = start(f"async def {callback}(worker):\n    raise OSError('too late')\n{ECHO}")
+    ward.go()
+    client = ward.open()
+    ward.leave("reload")
+    assert 1012 == client.close_code()
+    client.close()
+    assert (0, None) == ward.exit()
+    assert 1 == ward.reading().counters.errors
+    assert f"{callback} raised OSError" in ward.stderr()
+
+
+def test_tasks_of_the_user_are_cancelled(start: Start) -> None:
+    """What user code has left running may clean up, after on_worker_stop; timers do not fire any more by then."""
+    ward = start(
+        "async def forever():\n"
+        "    try:\n"
+        "        await asyncio.Event().wait()\n"
+        "    finally:\n"
+        "        note('cleaned up')\n"
+        "def on_worker_start(worker):\n"
+        "    worker.task = asyncio.get_running_loop().create_task(forever())\n"
+        "    worker.every(0.001, lambda: (FOLDER / 'ticks').touch())\n"
+        "async def on_worker_stop(worker):\n"
+        "    (FOLDER / 'ticks').unlink(missing_ok=True)\n"
+        "    await asyncio.sleep(0.05)\n"
+        "    note('stop', (FOLDER / 'ticks').exists())\n"
+    )
+    ward.go()
+    until((ward.folder / "ticks").exists)
+    ward.leave("stop")
+    assert (0, None) == ward.exit()
+    assert ["stop False", "cleaned up"] == ward.journal()
+
+
+# The loop
+
+ALONE = """\
+import socket, sys
+from wsworker.config import Config
+from wsworker.stats import Table
+from wsworker.wire import Order, encode
+from wsworker.worker.main import run
+
+ours, theirs = socket.socketpair()
+ours.sendall(encode(Order("drain", "stop")))
+config = Config(app="chat", app_dir=sys.argv[1], loop=sys.argv[2])
+seat = Table(1).claim(1, 1)
+code = run(config=config, worker=1, slot=1, generation=1, node="n", sockets=[], channel=theirs, seat=seat)
+print(code, "uvloop" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("loop", "loaded"), [("asyncio", False), ("uvloop", True), ("auto", True)])
+def test_uvloop_is_loaded_when_it_is_used(tmp_path: Path, loop: str, loaded: bool) -> None:
+    """Auto is uvloop; with asyncio it never comes into the process."""
+    (tmp_path / "chat.py").write_text(ECHO)
+    command = [sys.executable, "-W", "error", "-c", ALONE, str(tmp_path), loop]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE_SECONDS, check=False)
+    assert f"0 {loaded}\n" == done.stdout, done.stderr
