@@ -81,6 +81,7 @@ def test_silence(place: Place) -> None:
             reload, _ = listener.accept()
             status, _ = listener.accept()
             with reload, status:
+                status.recv(65536)
                 # the result first: there is no second silence then, however slow this thread is
                 reload.sendall(encode(Reply(True, {"result": "ok"})))
                 status.sendall(encode(Reply(True, STATUS)))

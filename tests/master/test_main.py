@@ -50,8 +50,8 @@ def free_port() -> int:
 class Daemon:
     """A master in a forked child.
 
-    folder: for its files; config: lines of its config file beside app, name and listen; terminal: whether it gets one,
-    whose other end is ours.
+    folder: for its files; config: lines of its config file beside app, name and listen; terminal: "", "own" for
+    one that controls its session, or "foreign"; its other end is ours.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Daemon:
         config: str = "",
         environ: dict[str, str] | None = None,
         listen: str = "",
-        terminal: bool = False,
+        terminal: str = "",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -73,6 +73,7 @@ class Daemon:
         self._enter_worker = enter_worker
         self._environ = environ or {}
         self.configure(config)
+        self._terminal = terminal
         self.ours, self._theirs = os.openpty() if terminal else (-1, -1)
         self.child = Child(self._serve)
         if terminal:
@@ -102,10 +103,11 @@ class Daemon:
 
     def _take_terminal(self) -> None:
         terminal = os.open(os.devnull, os.O_RDWR)
-        if self.ours >= 0:
+        if self._terminal:
             os.close(self.ours)
             terminal = self._theirs
             os.setsid()
+        if self._terminal == "own":
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         for fd in (0, 1, 2):
             os.dup2(terminal, fd)
@@ -267,18 +269,19 @@ def marking(file: Path) -> Callable[..., int]:
     return enter_worker
 
 
-def test_a_port_in_use_is_told_before_any_worker_runs(start: Start, folder: Path, pipe: Pipe) -> None:
-    """Also one of a program that would share it (SO_REUSEPORT): a BindError with its place, and no leftovers."""
-
-    def other_program() -> None:
-        sock = socket.socket()
+def occupy(pipe: Pipe, port: int = 0) -> None:
+    """Be another program that listens on a port and would share it, as long as it lives."""
+    with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(("127.0.0.1", 0))
+        sock.bind(("127.0.0.1", port))
         sock.listen()
         pipe.tell(sock.getsockname()[1])
         stay()
 
-    with Child(other_program) as other:
+
+def test_a_port_in_use_is_told_before_any_worker_runs(start: Start, folder: Path, pipe: Pipe) -> None:
+    """Also one of a program that would share it (SO_REUSEPORT): a BindError with its place, and no leftovers."""
+    with Child(lambda: occupy(pipe)) as other:
         address = f"127.0.0.1:{pipe.hear()}"
         daemon = start(marking(folder / "mark"), listen=address)
         kind, text = daemon.end()
@@ -287,6 +290,28 @@ def test_a_port_in_use_is_told_before_any_worker_runs(start: Start, folder: Path
         assert f"{daemon.config}:3:9" in text
     assert not (folder / "mark").exists()
     assert [daemon.run / "chat.lock"] == [*daemon.run.iterdir()]
+
+
+def test_a_port_that_is_taken_while_the_first_worker_boots(start: Start, pipe: Pipe) -> None:
+    """The address is asked for again before the first listen: exit 1, the other program keeps its clients."""
+    gate, opener = os.pipe()
+
+    def slow(*, channel: socket.socket, **rest: Any) -> int:
+        pipe.tell("boots")
+        os.read(gate, 1)
+        return polite(channel=channel)
+
+    daemon = start(slow, config="workers: 2")
+    assert "boots" == pipe.hear()
+    with Child(lambda: occupy(pipe, daemon.port)):
+        assert daemon.port == pipe.hear()
+        os.write(opener, b"x")
+        code, error = daemon.end()
+    os.close(gate)
+    os.close(opener)
+    assert 1 == code
+    assert f"cannot listen on 127.0.0.1:{daemon.port}: address in use" in error
+    assert daemon.settled.silent()
 
 
 def test_a_second_start_hears_that_one_runs(start: Start) -> None:
@@ -425,12 +450,20 @@ def test_a_killed_worker_is_replaced(start: Start) -> None:
 
 def test_a_closed_terminal_stops_the_service(start: Start) -> None:
     """The kernel sends HUP then too; nobody is there any more to want a reload."""
-    daemon = running(start, terminal=True)
+    daemon = running(start, terminal="own")
     daemon.child.signal(signal.SIGHUP)
     until(lambda: daemon.status()["reloads"] == 1)
     os.close(daemon.ours)
     assert [0, ""] == daemon.end()
     assert "the terminal is gone: stopping" in daemon.log.read_text()
+
+
+def test_a_terminal_of_another_session_is_no_reason_to_stop(start: Start) -> None:
+    """A daemon in the background may still write to the terminal it was started on: HUP means reload."""
+    daemon = running(start, terminal="foreign")
+    daemon.child.signal(signal.SIGHUP)
+    until(lambda: daemon.status()["reloads"] == 1)
+    os.close(daemon.ours)
 
 
 # --- what else a start leaves behind ------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ class Daemon:
         # shown by pytest where a test failed
         print(f"--- log of {self.name}\n{self.log}---")
         try:
-            self._stop_master()
+            self.close_master()
             self.wait_gone(5)
         finally:
             for pid in self.processes():
@@ -251,8 +251,8 @@ class Daemon:
                 self._started.wait(5)
             shutil.rmtree(self.folder)
 
-    def _stop_master(self) -> None:
-        """End the master the hard way if the soft one takes too long; a test that cares stops it itself."""
+    def close_master(self) -> None:
+        """End the master if one runs, the hard way if the soft one takes too long; what a test is about it stops itself."""
         masters = {pid for pid, title in self.processes().items() if title.startswith("wsworker: master")}
         if self._started is not None and self._started.poll() is None:
             masters.add(self._started.pid)

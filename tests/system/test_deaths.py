@@ -51,7 +51,7 @@ def replaced(slot: int, old_pid: int) -> Any:
 
     def fact(status: dict[str, Any]) -> bool:
         row = status["workers"][slot - 1]
-        return row["state"] == "ready" and row["pid"] != old_pid and row["restarts"] == 1
+        return bool(row["state"] == "ready" and row["pid"] != old_pid and row["restarts"] == 1)
 
     return fact
 

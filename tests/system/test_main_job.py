@@ -75,7 +75,7 @@ def test_the_first_five_minutes(make_daemon: MakeDaemon) -> None:
 
 
 def test_status_for_people(four: Daemon) -> None:
-    """`status`: one line for the service, and one a worker with slot, pid, state, uptime, counters, rss and restarts."""
+    """`status`: one line for the service, one a worker with slot, pid, state, counters, rss, restarts."""
     shown = four.cli("status")
     assert (0, "") == (shown.code, shown.err)
     first, second, _, headings, *rows = shown.out.splitlines()

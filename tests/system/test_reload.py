@@ -257,7 +257,7 @@ def test_a_stop_during_a_reload(make_daemon: MakeDaemon) -> None:
 
 
 def test_the_old_worker_says_goodbye_in_order(make_daemon: MakeDaemon) -> None:
-    """A reload calls on_worker_reload, then on_close for each connection, and on_worker_stop last; a stop only those."""
+    """A reload calls on_worker_reload, then on_close for each connection, on_worker_stop last; a stop only those."""
     daemon = make_daemon(TELLS_ITS_END).start()
     with daemon.connect() as client:
         client.send("tom")
@@ -279,7 +279,7 @@ def test_the_old_worker_says_goodbye_in_order(make_daemon: MakeDaemon) -> None:
 
 
 def test_reloads_pile_up_nothing(make_daemon: MakeDaemon) -> None:
-    """Twenty reloads leave the master with as many descriptors as before, and one worker a slot."""
+    """Twenty reloads leave the master with no more descriptors than before, and one worker a slot."""
     daemon = make_daemon(HELLO, workers=2).start()
     descriptors = f"/proc/{daemon.master}/fd"
     before = len(os.listdir(descriptors))
@@ -287,7 +287,8 @@ def test_reloads_pile_up_nothing(make_daemon: MakeDaemon) -> None:
         daemon.signal(signal.SIGHUP)
         daemon.wait_status(over(number))
     daemon.wait_status(lambda status: len(status["workers"]) == 2)
-    eventually(lambda: len(os.listdir(descriptors)) == before, "the same number of descriptors")
+    # less is possible: the question for the master's pid was a descriptor when they were counted
+    eventually(lambda: len(os.listdir(descriptors)) <= before, "no more descriptors than before")
 
 
 def over(reloads: int) -> Callable[[Mapping[str, Any]], bool]:
