@@ -252,7 +252,7 @@ class Daemon:
             shutil.rmtree(self.folder)
 
     def close_master(self) -> None:
-        """End the master if one runs, the hard way if the soft one takes too long; what a test is about it stops itself."""
+        """End the master if one runs, the hard way if the soft one takes too long."""
         masters = {pid for pid, title in self.processes().items() if title.startswith("wsworker: master")}
         if self._started is not None and self._started.poll() is None:
             masters.add(self._started.pid)

@@ -64,14 +64,12 @@ def test_no_config_file(make_daemon: MakeDaemon) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_config(make_daemon: MakeDaemon, text: str, said: str) -> None:
-    """A mistake in the config is shown as file:line:column, by start and check alike, and exits 78."""
+    """A mistake in the config is shown as file:line:column, and exits 78."""
     daemon = make_daemon()
     daemon.config.write_text(text)
     started = start(daemon)
     assert 78 == started.code
     assert said in started.err
-    checked = daemon.cli("check")
-    assert (78, started.err) == (checked.code, checked.err)
 
 
 def test_all_mistakes_at_once(make_daemon: MakeDaemon) -> None:
@@ -85,6 +83,8 @@ def test_all_mistakes_at_once(make_daemon: MakeDaemon) -> None:
     )
     assert "config.yaml:3:9: error: " in started.err
     assert started.err.endswith("wsworker: 2 errors in config.yaml\n")
+    # `check` says the same
+    assert (78, "", started.err) == daemon.cli("check")
     error = daemon.cli("start", "--json").document()["error"]
     assert ("config_invalid", "config.yaml", 2, 1) == (error["code"], error["file"], error["line"], error["column"])
     assert [2, 3] == [problem["line"] for problem in error["problems"]]
@@ -145,7 +145,7 @@ def test_an_app_that_cannot_be_loaded(make_daemon: MakeDaemon, app: str | None, 
     outcome = start(daemon)
     assert 78 == outcome.code
     assert said in outcome.err
-    assert outcome.err.startswith("error: ")
+    assert 1 == outcome.err.count("\nerror: ")
     knocked = daemon.folder / "knock.txt"
     if knocked.exists():
         assert "111" == knocked.read_text()

@@ -18,7 +18,8 @@ from websockets.sync.client import connect, unix_connect
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, free_port
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "hello.py"
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "examples" / "hello.py"
 
 CALLBACKS = """
 import asyncio
@@ -72,6 +73,16 @@ def test_the_first_five_minutes(make_daemon: MakeDaemon) -> None:
     assert stopped.out.startswith(f"stopping {daemon.name} (pid {master}): 0 connections closed (1001), stopped in ")
     assert 0 == daemon.wait_exit()
     daemon.wait_gone()
+
+
+def test_what_make_run_starts(make_daemon: MakeDaemon) -> None:
+    """config/hello.yaml and examples/hello.py, as they are, say hello with four workers."""
+    daemon = make_daemon()
+    config = (ROOT / "config" / "hello.yaml").read_text()
+    daemon.config.write_text(config.replace("../examples", str(ROOT / "examples")))
+    daemon.start("-b", f"127.0.0.1:{daemon.port}")
+    assert ("hello", 4) == (daemon.status()["name"], daemon.status()["workers_ready"])
+    assert "hello tom" == daemon.echo("tom")
 
 
 def test_status_for_people(four: Daemon) -> None:

@@ -207,6 +207,8 @@ def test_hurry_tells_all_who_are_left(run: Run) -> None:
             assert 0 == states(service).count("open")
             assert 0 == await within_the_deadline(task)
             assert [STOP_CODE] * 30 == await asyncio.gather(*answers)
+            # nobody is left behind to say goodbye again
+            assert {asyncio.current_task()} == asyncio.all_tasks()
 
     run(main())
 
@@ -237,14 +239,18 @@ def test_a_client_that_does_not_answer_is_cut(run: Run) -> None:
     """At the deadline it is dropped and counted, its on_close gets 1006; who answers is not counted."""
     ends: list[int] = []
 
+    async def run_and_look(service: Service) -> int:
+        cut = await Drain(service.hub, RELOAD_CODE, "").run(0, 0.2)
+        assert service.hub.empty.is_set()
+        return cut
+
     async def main() -> None:
         async with serving(make_app(on_close=lambda connection, code, reason: ends.append(code))) as service:
             silent, polite = await service.open(), await service.open()
-            task = asyncio.create_task(Drain(service.hub, RELOAD_CODE, "").run(0, 0.2))
+            task = asyncio.create_task(run_and_look(service))
             assert RELOAD_CODE == await answer(polite)
             assert RELOAD_CODE == await silent.close_code()
             assert 1 == await within_the_deadline(task)
-            assert service.hub.empty.is_set()
             with pytest.raises(ConnectionResetError):
                 await lost(silent)
 

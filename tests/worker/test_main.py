@@ -283,7 +283,7 @@ def test_it_reports_ready(start: Start) -> None:
     assert Report("ready", report.seconds) == report
     assert 0 < report.seconds < DEADLINE_SECONDS
     assert ["start 7 1"] == ward.journal()
-    assert "ready, pid" in ward.stderr()
+    until(lambda: "ready, pid" in ward.stderr())
 
 
 def test_an_async_start_is_waited_for(start: Start) -> None:

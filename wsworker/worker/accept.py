@@ -52,8 +52,7 @@ class Acceptor:
         log: logging.Logger,
     ) -> None:
         self._loop = loop
-        # a unix listener is the same socket for every slot; each appears once
-        self._listeners = list(dict.fromkeys(listeners))
+        self._listeners = list(listeners)
         self._protocol = protocol
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()

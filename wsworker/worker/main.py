@@ -76,10 +76,13 @@ def run(
     asyncio.set_event_loop(loop)
     life = Life(config, worker, slot, generation, node, sockets, channel, seat, loop)
     try:
-        return loop.run_until_complete(life.run())
+        code = loop.run_until_complete(life.run())
     finally:
         life.beat()
-        _close(loop)
+        _end_tasks(loop)
+    # not after a SystemExit: connections are open then, and uvloop warns of each, for ever if warnings are errors
+    loop.close()
+    return code
 
 
 class Life:
@@ -265,12 +268,11 @@ def _throw(exception: BaseException) -> None:
     raise exception
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what user code left running, give it a turn to end, and close the loop."""
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what user code left running and give it a second to end."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
