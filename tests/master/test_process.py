@@ -546,7 +546,11 @@ def test_detach_returns_what_was_announced(pipe: Pipe) -> None:
         announce(writer, 0, "")
         stay()
 
-    with Child(lambda: detach(daemon)) as child:
+    def wait() -> tuple[int, str]:
+        os.dup2(pipe.reader, 0)
+        return detach(daemon)
+
+    with Child(wait) as child:
         assert [0, ""] == child.result()
         child.exit_code()
         pid, session, stdin = pipe.hear()
@@ -592,26 +596,35 @@ def test_a_daemon_that_ends_without_a_word(
     assert bool(trace) == bool(error)
 
 
-def test_ctrl_c_while_waiting_stops_the_daemon(pipe: Pipe) -> None:
-    """The person who gives up waiting leaves no half-started service behind."""
+@pytest.mark.parametrize("at_once", [False, True], ids=["while the daemon starts", "right after the fork"])
+def test_ctrl_c_while_waiting_stops_the_daemon(pipe: Pipe, at_once: bool) -> None:
+    """Whoever gives up waiting leaves no half-started service behind, not even before the daemon's pid is known."""
+    waiting = 0
 
     def daemon(writer: int) -> int:
         pipe.tell(os.getpid())
         stay()
 
+    def press_ctrl_c() -> None:
+        # the session leader of the daemon forks too
+        if os.getpid() == waiting:
+            os.kill(waiting, signal.SIGINT)
+
     def wait() -> tuple[int, str]:
+        nonlocal waiting
+        waiting = os.getpid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if at_once:
+            os.register_at_fork(after_in_parent=press_ctrl_c)
         return detach(daemon)
 
     with Child(wait) as child:
-        daemon_fd = os.pidfd_open(pipe.hear())
-        try:
-            # it may still be about to read the pid of the daemon: that must not matter
+        if not at_once:
+            daemon_fd = os.pidfd_open(pipe.hear())
             child.signal(signal.SIGINT)
-            assert [1, "interrupted; the service was stopped again"] == child.result()
+        assert [1, "interrupted; the service was stopped again"] == child.result()
+        if not at_once:
             assert readable(daemon_fd), "the daemon was not stopped"
-        finally:
-            signal.pidfd_send_signal(daemon_fd, signal.SIGKILL)
             os.close(daemon_fd)
 
 

@@ -621,6 +621,19 @@ def test_a_callback_that_raises_does_not_keep_it(start: Start, callback: str) ->
     assert f"{callback} raised OSError" in ward.stderr()
 
 
+def test_a_reload_callback_that_never_returns_does_not_keep_the_goodbye(start: Start) -> None:
+    """It has half of graceful_timeout; then the clients are told all the same."""
+    ward = start(f"async def on_worker_reload(worker):\n    await asyncio.Event().wait()\n{ECHO}", graceful_timeout=1.0)
+    ward.go()
+    client = ward.open()
+    ward.leave("reload")
+    assert 1012 == client.close_code()
+    client.close()
+    assert (0, None) == ward.exit()
+    assert "on_worker_reload (" in ward.stderr()
+    assert "took longer than 0.5 s" in ward.stderr()
+
+
 def test_tasks_of_the_user_are_cancelled(start: Start) -> None:
     """What user code has left running may clean up, after on_worker_stop; timers do not fire any more by then."""
     ward = start(

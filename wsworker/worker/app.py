@@ -56,7 +56,7 @@ FOREIGN_NAMES = {
     "on_stop": "on_worker_stop",
 }
 
-TRACE_CHARACTERS = 12_000
+TRACE_CHARACTERS = 10_000
 OUR_FRAMES = (
     str(Path(__file__).parents[1]) + os.sep,
     str(Path(importlib.__file__).parent) + os.sep,

@@ -36,6 +36,9 @@ from wsworker.worker.drain import RELOAD_CODE, STOP_CODE, Drain
 from wsworker.worker.hub import Hub
 
 BEAT_SECONDS: Final = 1.0
+RELOAD_SHARE: Final = 0.5
+"""Part of graceful_timeout that an async on_worker_reload may take; the rest is for the clients."""
+
 EX_CONFIG: Final = 78
 
 logger = logging.getLogger("wsworker.worker")
@@ -229,13 +232,23 @@ class Life:
         else:
             hub.drain()
             await self._acceptor.empty_and_close()
-        if order.why == "reload":
-            await self._call(hub.app.on_worker_reload, hub)
+        deadline = self._loop.time() + self._config.graceful_timeout
+        if order.why == "reload" and hub.app.on_worker_reload:
+            await self._announce_reload(hub.app.on_worker_reload, hub)
         asked = len(hub.worker.connections)
-        cut = await self._drain.run(self._config.drain_window, self._config.graceful_timeout)
+        cut = await self._drain.run(self._config.drain_window, deadline - self._loop.time())
         hub.timers.cancel_all()
         await self._call(hub.app.on_worker_stop, hub)
         logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
+
+    async def _announce_reload(self, callback: Callback, hub: Hub) -> None:
+        """Call on_worker_reload; clients must have their goodbye even if it never returns."""
+        seconds = self._config.graceful_timeout * RELOAD_SHARE
+        try:
+            async with asyncio.timeout(seconds):
+                await self._call(callback, hub)
+        except TimeoutError:
+            logger.error("on_worker_reload (%s) took longer than %g s and was cancelled", callback.place, seconds)
 
     async def _call(self, callback: Callback | None, hub: Hub) -> None:
         if callback:
