@@ -226,7 +226,7 @@ def test_in_code() -> None:
         Config.model_validate({"app": "hello", "wrokers": 2})
 
 
-RESTART_KEYS = ("name", "listen", "backlog", "user", "group", "umask", "pidfile", "control_socket")
+RESTART_KEYS = ("name", "listen", "workers", "backlog", "user", "group", "umask", "pidfile", "control_socket")
 
 
 def test_restart_keys() -> None:
@@ -238,15 +238,15 @@ def test_carry_over() -> None:
     """A reload keeps what needs a restart and takes all else."""
     old = valid(name="a", umask="0022", workers=1, websocket__max_size=1)
     new = valid(name="b", umask="0077", workers=2, websocket__max_size=2, backlog=5)
-    assert config.restart_needed(old, new) == ("name", "backlog", "umask")
+    assert config.restart_needed(old, new) == ("name", "workers", "backlog", "umask")
     carried = config.carry_over(old, new)
     assert (carried.name, carried.umask, carried.backlog) == ("a", 0o022, 2048)
-    assert (carried.workers, carried.websocket.max_size) == (2, 2)
+    assert (carried.workers, carried.websocket.max_size) == (1, 2)
     assert config.restart_needed(old, carried) == ()
 
 
 def test_nothing_to_carry_over() -> None:
     """Without such a change the new Config stays as it is."""
-    old, new = valid(workers=1), valid(workers=2)
+    old, new = valid(app="one"), valid(app="two")
     assert config.restart_needed(old, new) == ()
     assert new == config.carry_over(old, new)

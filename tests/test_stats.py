@@ -28,6 +28,14 @@ def test_what_a_worker_writes_is_read_back() -> None:
     assert Reading(2.5, 0.0015, 3, True, Counters(messages_in=9)) == table.read(1, 7)
 
 
+def test_connections_are_counted_between_beats() -> None:
+    """Their number is written apart, and nothing else changes by it."""
+    table = Table(1)
+    seat = table.claim(1, 7)
+    seat.count_connections(4)
+    assert Reading(0.0, 0.0, 4, False, Counters()) == table.read(1, 7)
+
+
 def test_counters_survive_death_and_never_go_back() -> None:
     """Folding moves a dead worker's counts to the slot's totals and leaves its neighbour alone."""
     table = Table(3)

@@ -161,7 +161,11 @@ class Config(_Section):
     )
     workers: Annotated[
         Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Takes("a number from 1 to 256, or auto", "processes")
-    ] = _setting(1, "Number of worker processes; auto is one for each CPU that this service may use.")
+    ] = _setting(
+        1,
+        "Number of worker processes; auto is one for each CPU that this service may use.",
+        reload=False,  # a running service does not grow or shrink yet
+    )
     worker_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Takes("a number from 1 to 1000000", "connections")
     ] = _setting(10000, "Connections that one worker takes; when all are full, clients get 503.")

@@ -255,13 +255,18 @@ class Group:
 
     def _owner(self) -> str:
         """Return who has the address, such as "pid 812 (nginx)", or "" if that is not ours to see."""
+        kind = "unix" if self.shared else "tcp"
         try:
-            connections = psutil.net_connections("unix" if self.shared else "tcp")
-            pids = {one.pid for one in connections if one.pid and self._holds(one)}
+            pids = {one.pid for one in psutil.net_connections(kind) if one.pid and self._holds(one)}
             if os.getpid() in pids:
                 return "this service itself"
-            # a master and its workers share their sockets; the master is the oldest
-            return f"pid {min(pids)} ({psutil.Process(min(pids)).name()})" if pids else ""
+            if not pids:
+                return ""
+            owner = psutil.Process(min(pids))
+            # psutil names one holder of a socket; a master that shares it with its workers is the one to be told
+            while (parent := owner.parent()) and any(self._holds(one) for one in parent.net_connections(kind)):
+                owner = parent
+            return f"pid {owner.pid} ({owner.name()})"
         except (psutil.Error, OSError):
             return ""
 

@@ -88,6 +88,10 @@ class Seat:
         words[_LAG] = lag_us
         words[_BEAT] = beat_ns
 
+    def count_connections(self, connections: int) -> None:
+        """Publish how many are open, at once: who has just connected is to be seen by a reload that follows."""
+        self._words[_CONNECTIONS] = connections
+
     def read(self) -> Reading:
         """Return what the worker wrote last; all zero when it wrote nothing yet."""
         words = self._words

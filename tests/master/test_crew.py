@@ -31,7 +31,9 @@ class Deck:
         self.selector = selectors.DefaultSelector()
         self.table = Table(3)
         self.events: list[Event] = []
+        self.readings: list[events.SlotsRead] = []
         self.totals: list[tuple[Event, Counters]] = []
+        self.living: list[set[int]] = []
         self.left: list[int] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.crew = Crew(
@@ -46,8 +48,13 @@ class Deck:
         )
 
     def _feed(self, event: Event) -> None:
+        if isinstance(event, events.SlotsRead):
+            # one comes before each WorkerReady, so that it is judged by the counts of that moment
+            self.readings.append(event)
+            return
         self.events.append(event)
         self.totals.append((event, self.table.totals(1)))
+        self.living.append(set(self.crew.pids()))
 
     def _leave(self, slot: int) -> None:
         self.selector.close()
@@ -235,6 +242,7 @@ def test_the_life_of_a_worker(make: Make) -> None:
     deck.until(lambda: deck.events)
     assert [WorkerReady(7, 0.25)] == deck.events
     assert {7: Reading(2.0, 4, True)} == deck.crew.readings()
+    assert [events.SlotsRead({7: Reading(2.0, 4, True)})] == deck.readings
     deck.tell(Order("go"))
     deck.until(lambda: len(deck.events) == 2)
     deck.tell(Order("drain", "stop"))
@@ -258,6 +266,7 @@ def test_the_last_words_come_before_the_end(make: Make, caplog: pytest.LogCaptur
     failed = WorkerFailed(7, "app", "no module named 'chat'", "Traceback: é")
     assert [failed, WorkerExited(7, 78, None)] == deck.events
     assert [Counters(errors=2)] * 2 == [totals for _, totals in deck.totals]
+    assert [{7}, set()] == deck.living
     assert deck.table.read(1, 7) is None
     assert [] == [record.message for record in caplog.records]
 

@@ -34,6 +34,7 @@ from tests.master.forks import (
     until,
 )
 from wsworker import configfile, log
+from wsworker.config import Config
 from wsworker.errors import WsworkerError
 from wsworker.master.main import Master
 from wsworker.wire import Command, Report, encode
@@ -409,6 +410,22 @@ def test_a_reload_says_what_needs_a_restart(start: Start) -> None:
     assert ("ok", ["listen"]) == (last["result"], last["restart_needed"])
     assert refused(port)
     assert not refused(daemon.port)
+
+
+def test_what_needs_a_restart_keeps_its_value(start: Start, pipe: Pipe) -> None:
+    """New workers get the accepted configuration: the umask of the start, and the log level of the reload."""
+
+    def look(*, channel: socket.socket, config: Config, **rest: Any) -> int:
+        umask = os.umask(0)
+        pipe.tell([oct(umask), oct(config.umask), config.log.level])
+        return polite(channel=channel)
+
+    daemon = running(start, look, config="umask: '0027'")
+    assert ["0o27", "0o27", "info"] == pipe.hear()
+    daemon.configure("umask: '0077'\nlog:\n  level: error")
+    *_, last = daemon.ask(Command("reload"))
+    assert ("ok", ["umask"]) == (last["result"], last["restart_needed"])
+    assert ["0o27", "0o27", "error"] == pipe.hear()
 
 
 # --- signals and deaths -------------------------------------------------------------------------------------------

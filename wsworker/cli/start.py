@@ -182,7 +182,9 @@ class Prepared:
 
     def _master(self, settled: Callable[[str], None]) -> Master:
         from wsworker.master.main import Master
-        from wsworker.worker.main import run
+        from wsworker.worker.main import preload, run
+
+        preload(self.loaded.config.loop)
 
         def load_again() -> Loaded:
             return configfile.load(self.path, self.environ, self.flags)

@@ -174,6 +174,9 @@ class Crew:
             logger.error("the channel of worker %d is closed: %s", child.slot, error)
             data, reports = b"", []
         for report in reports:
+            if report.name == "ready":
+                # whoever is replaced now has its connections counted as they are now
+                self._feed(events.SlotsRead(self.readings()))
             self._feed(_event_of(report, child.worker))
         if not data:
             self._hang_up(child)

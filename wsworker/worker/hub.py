@@ -66,8 +66,9 @@ class Hub:
     """The home of a worker's connections: loop.create_server(lambda: Connection(hub)).
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
-    random: where jitter comes from. draining: set by drain(). empty: set while there is no connection, not even one
-    that is being accepted or closed. You must call timers.cancel_all() at the end.
+    random: where jitter comes from; count: told the number of open connections whenever it changes. draining: set by
+    drain(). empty: set while there is no connection, not even one that is being accepted or closed. You must call
+    timers.cancel_all() at the end.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Hub:
         loop: asyncio.AbstractEventLoop,
         random: Random,
         counters: Counters,
+        count: Callable[[int], None],
     ) -> None:
         self.config = config
         self.app = app
         self.policy = Policy(config.websocket.origins, config.websocket.subprotocols)
         self.counters = counters
+        self._count = count
         self.loop = loop
         self.random = random
         self.log = logging.getLogger("wsworker.worker")
@@ -126,10 +129,12 @@ class Hub:
     def opened(self, connection: Connection) -> None:
         """Show it in worker.connections."""
         self._open[connection.id] = connection
+        self._count(len(self._open))
 
     def ended(self, connection: Connection) -> None:
         """Show it no longer."""
         del self._open[connection.id]
+        self._count(len(self._open))
 
     def closed(self, connection: Connection) -> None:
         """Forget it."""

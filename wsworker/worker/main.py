@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import importlib
 import logging
 import os
 import signal
@@ -156,6 +157,7 @@ class Life:
             loop=self._loop,
             random=Random(),  # noqa: S311 - it spreads load in time and guards nothing
             counters=self._counters,
+            count=self._seat.count_connections,
         )
         self._hub = hub
         self._acceptor = Acceptor(self._loop, self._sockets, lambda: Connection(hub), logger)
@@ -257,8 +259,18 @@ class Life:
                 hub.caller.report(callback, exception)
 
 
+def preload(kind: str) -> None:
+    """Load, in the master, what every worker needs: once for all of them, and as the user who may read it.
+
+    A worker that has become another user may not be able to read the interpreter's own files. kind: the setting `loop`;
+    `asyncio` never loads uvloop.
+    """
+    if kind != "asyncio":
+        importlib.import_module("uvloop")
+
+
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """Return a loop; auto is uvloop, which is a dependency. Imported here so that `loop: asyncio` never loads it."""
+    """Return a loop; auto is uvloop, which is a dependency."""
     if kind == "asyncio":
         return asyncio.SelectorEventLoop()
     import uvloop
