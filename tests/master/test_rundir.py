@@ -73,9 +73,10 @@ def refusal(run: Paths) -> RunDirError:
         ({"RUNTIME_DIRECTORY": "/run/one:/run/two"}, "/run/one"),
         ({"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "/run/user/1"}, "/run/user/1/wsworker"),
         ({"XDG_RUNTIME_DIR": ""}, f"{tempfile.gettempdir()}/wsworker-1000"),
+        ({"XDG_RUNTIME_DIR": "run/user/1"}, f"{tempfile.gettempdir()}/wsworker-1000"),
         ({}, f"{tempfile.gettempdir()}/wsworker-1000"),
     ],
-    ids=["systemd", "several", "session", "empty", "none"],
+    ids=["systemd", "several", "session", "empty", "relative", "none"],
 )
 def test_the_environment_says_where_the_files_are(environ: dict[str, str], folder: str) -> None:
     """The directory of systemd wins over that of the login session, which wins over the system's temporary one."""
@@ -349,6 +350,24 @@ def test_a_control_socket_that_names_a_file_is_refused(tmp_path: Path) -> None:
     assert (str(precious), "it is not a socket") == (error.path, error.reason)
     assert "data" == precious.read_text()
     assert not lock_is_held(run)
+
+
+def test_a_control_socket_of_another_service_is_refused(tmp_path: Path) -> None:
+    """Two services that name the same `control_socket`: the first keeps it; when it is dead, the path is free."""
+    other = tmp_path / "shared.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(other))
+        listener.listen(0)
+        waits = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        assert "another service answers there" == refusal(at(tmp_path / "run", other)).reason
+        for client in waits:
+            # also with a full queue, in which a connect finds no place
+            client.setblocking(False)
+            client.connect_ex(str(other))
+        assert "another service answers there" == refusal(at(tmp_path / "run", other)).reason
+        for client in waits:
+            client.close()
+    RunDir.claim("chat", at(tmp_path / "run", other)).release()
 
 
 def test_a_socket_path_in_a_file_is_refused(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ class Crew:
             os.close(child.process.pidfd)
 
     def _hear(self, child: Child) -> None:
-        """Read the reports that are there. A channel that speaks nonsense is closed; its worker lives on."""
+        """Read the reports that are there. A channel that speaks nonsense is closed, and its worker ends by that."""
         if child.channel.fileno() < 0:
             # its pidfd stood before it in the same turn of the loop
             return

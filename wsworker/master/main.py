@@ -11,6 +11,7 @@ the middle of something waits its turn like everything else.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
@@ -132,6 +134,7 @@ class Master:
             for group in self._groups:
                 group.close()
             self._notifier.close()
+            self._remove_pidfile()
             run_dir.release()
 
     # Set-up
@@ -180,11 +183,18 @@ class Master:
         try:
             run_dir.write_pid(os.getpid())
             if self._config.pidfile:
-                with open(self._config.pidfile, "w", encoding="ascii") as file:
-                    file.write(f"{os.getpid()}\n")
+                Path(self._config.pidfile).write_text(f"{os.getpid()}\n")
         except OSError as error:
             # for people only, the lock decides: a full disk must not keep a service from starting
             logger.warning("cannot write the pid file %s: %s", error.filename, error.strerror)
+
+    def _remove_pidfile(self) -> None:
+        """Remove the configured pid file, if it is still ours."""
+        if self._config.pidfile:
+            with contextlib.suppress(OSError, ValueError):
+                file = Path(self._config.pidfile)
+                if int(file.read_text()) == os.getpid():
+                    file.unlink()
 
     # The loop
 

@@ -244,8 +244,11 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
         os.close(reader)
         os.setsid()
         # not a session leader any more: opening a terminal can never make it the controlling one
-        if os.fork():
-            os._exit(0)
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError:
+            os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         _run_detached(daemon, writer)
     os.close(writer)

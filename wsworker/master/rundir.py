@@ -13,9 +13,9 @@ directory, ours, and closed to others, or nothing starts.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
+import socket
 import stat
 import tempfile
 import time
@@ -54,7 +54,9 @@ def _folder(environ: Mapping[str, str], uid: int) -> Path:
     if runtime := environ.get("RUNTIME_DIRECTORY"):
         # systemd.exec(5): several directories are separated by colons
         return Path(runtime.split(":")[0])
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):
+        # the XDG Base Directory Specification has relative paths ignored
         return Path(runtime) / "wsworker"
     return Path(tempfile.gettempdir()) / f"wsworker-{uid}"
 
@@ -136,11 +138,15 @@ def _take_lock(name: str, at: Paths) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() > give_up_at:
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
                 os.close(lock)
                 raise AlreadyRunning(name, read_pid(at.pid)) from None
             time.sleep(LOCK_PATIENCE_SECONDS / 10)
+        except OSError as error:
+            os.close(lock)
+            cure = "use a file system that has flock(2)"
+            raise RunDirError(str(at.lock), error.strerror or str(error), cure) from None
 
 
 def _remove_leftovers(at: Paths) -> None:
@@ -148,6 +154,10 @@ def _remove_leftovers(at: Paths) -> None:
     try:
         if not stat.S_ISSOCK(at.socket.lstat().st_mode):
             raise RunDirError(str(at.socket), "it is not a socket", "set `control_socket` to another path")
+        if _answers(at.socket):
+            # we hold the lock of our name, so it is not the service of that name
+            cure = "give each service a `control_socket` of its own"
+            raise RunDirError(str(at.socket), "another service answers there", cure)
         at.socket.unlink()
     except FileNotFoundError:
         pass
@@ -157,6 +167,19 @@ def _remove_leftovers(at: Paths) -> None:
         at.pid.unlink(missing_ok=True)
     except OSError as error:
         raise RunDirError(str(at.pid), error.strerror or str(error), "remove it") from None
+
+
+def _answers(path: Path) -> bool:
+    """Whether a process listens at a unix socket: a stale one refuses. connect(2)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+        return True
 
 
 def lock_is_held(at: Paths) -> bool:
