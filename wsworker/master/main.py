@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import random
+import secrets
 import selectors
 import signal
 import socket
@@ -108,7 +109,7 @@ class Master:
         )
         self._crew = Crew(
             name=config.name,
-            node=f"{socket.gethostname().partition('.')[0]}-{int(time.time()):x}",
+            node=f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}",
             selector=self._selector,
             table=self._table,
             feed=self._feed,

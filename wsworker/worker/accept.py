@@ -14,7 +14,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 ACCEPTS_PER_TURN: Final = 32
 LAST_TURNS: Final = 2**16 // ACCEPTS_PER_TURN
@@ -42,13 +42,16 @@ PASSING: Final = frozenset(
 
 
 class Acceptor:
-    """Accepts from some listeners. protocol: makes the asyncio protocol of one client."""
+    """Accepts from some listeners. protocol: makes the asyncio protocol of one client, given its address.
+
+    The address is what accept(2) gave: once a client has reset the connection, nobody can be asked for it any more.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[Any], asyncio.Protocol],
         log: logging.Logger,
     ) -> None:
         self._loop = loop
@@ -98,7 +101,7 @@ class Acceptor:
         """Accept up to a number of clients; whether that number was reached, so that there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                client, _ = listener.accept()
+                client, address = listener.accept()
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -107,14 +110,14 @@ class Acceptor:
                 self._pause(error)
                 return False
             client.setblocking(False)
-            task = self._loop.create_task(self._connect(client))
+            task = self._loop.create_task(self._connect(client, address))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return True
 
-    async def _connect(self, client: socket.socket) -> None:
+    async def _connect(self, client: socket.socket, address: Any) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol, client)
+            await self._loop.connect_accepted_socket(lambda: self._protocol(address), client)
         except OSError:
             # it went away between accept and now
             client.close()

@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         "_ending",
         "_home",
         "_intake",
+        "_peer",
         "_pulse",
         "_session",
         "_stage",
@@ -94,12 +95,13 @@ class Connection(asyncio.Protocol):
     _cork: Cork
     _intake: Intake
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, peer: Any = None) -> None:
         self.id = ""
         self.subprotocol: str | None = None
         self.worker = home.worker
         self.data: dict[Any, Any] = {}
         self._home = home
+        self._peer = peer
         self._session = Session(home.config.websocket.max_size)
         self._stage: Stage = "head"
         self._door: Door | None = None  # while the handshake is to be answered
@@ -201,7 +203,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._cork = Cork(self, self._session, self._transport, settings.send_buffer)
         self._intake = Intake(self, self._session, self._transport, self._home.loop)
-        self.remote = _address(transport.get_extra_info("peername"))
+        # a client that has reset the connection meanwhile has no address any more, so the one from accept counts
+        self.remote = _address(transport.get_extra_info("peername") if self._peer is None else self._peer)
         self._home.arrived(self)
         self._home.schedule(self, ticks(settings.open_timeout))
 
@@ -261,6 +264,9 @@ class Connection(asyncio.Protocol):
             self._refused()
         elif isinstance(event, Closed) and self.id:
             self._over(event)
+        elif isinstance(event, Closed):
+            # it gave up in the middle of its request
+            self._linger(DISCARD_SECONDS)
 
     def _flush(self) -> None:
         self._cork.flush()
@@ -304,6 +310,11 @@ class Connection(asyncio.Protocol):
         """Answer a handshake that is still open with 503, because the worker leaves."""
         if self._stage in ("head", "answer"):
             self._refuse(*busy(self._home))
+
+    def _give_up(self) -> None:
+        """Drop the socket and what runs for it: the worker ends. on_close still comes."""
+        self._cut("the worker has ended")
+        self._delivery.stop()
 
     def _shut_door(self) -> None:
         if self._door is not None:
@@ -435,7 +446,8 @@ class Connection(asyncio.Protocol):
         self._intake.let_go(CHOKED)
 
     def _filled(self) -> None:
-        self._delivery.signal(self._home.app.on_buffer_full)
+        if self.state == "open":
+            self._delivery.signal(self._home.app.on_buffer_full)
 
     def _emptied(self) -> None:
         if self.state == "open":

@@ -69,7 +69,7 @@ class Cork:
         self._session = session
         self._transport = transport
         self._limit = limit
-        self._corked = 0  # payload bytes in the session's output
+        self._corked = 0  # bytes of messages in the session's output
         self._left = 0  # bytes in the transport when it was last asked; never more than that now
         self._seen = -1  # what stuck() saw last; -1: nothing since the choke
         self._episode = False
@@ -90,12 +90,10 @@ class Cork:
         return self._corked + self._left < self._limit
 
     def add(self, size: int) -> None:
-        """Count a message that went into the session's output; size: its payload bytes."""
-        self._corked += size
+        """Count a message that went into the session's output; size: its payload bytes, to which the header comes."""
+        self._corked += size + (2 if size < 126 else 4 if size < 65536 else 10)
         if self._corked + self._left >= self._limit:
             self.flush()
-            if self._left >= self._limit and not self.choked:
-                self._choke()
 
     def flush(self) -> None:
         """Write what the session has put out, and half-close if it says so."""
@@ -119,12 +117,19 @@ class Cork:
         if small:
             self._transport.write(b"".join(small) if len(small) > 1 else small[0])
         self._left = self._transport.get_write_buffer_size()
+        # here and not in add: pongs fill a buffer too
+        if self._left >= self._limit and not self.choked:
+            self._choke()
 
     def finish(self) -> None:
         """Half-close behind all that was written; later output is dropped."""
         if not self.finished and not self._transport.is_closing():
             self.finished = True
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:
+                # the client has reset the connection, and asyncio has not seen it yet; uvloop never raises here
+                self._transport.abort()
 
     def relieve(self) -> None:
         """See how far the transport has come. You must call it from resume_writing."""

@@ -5,8 +5,9 @@ task, and while it runs, everything else for its connection waits in line behind
 connections go on. So a user may await in on_message and still sees the messages of one client in order.
 
 What a callback raises ends here: it is counted, and logged once with the part of the traceback that is the user's.
-Then on_error has its turn, and after it the connection is closed; what waited in line is dropped. Exceptions that are
-no Exception (SystemExit, KeyboardInterrupt) are meant for the process and pass.
+Then on_error has its turn, and after it the connection is closed; what waited in line is dropped. SystemExit and
+KeyboardInterrupt are meant for the process and pass. A cancellation passes only if it is ours, which its message tells:
+user code cancels tasks as well, its own among them, and that must not take the connection's line along.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from wsworker.worker.app import App, Callback
 SLOW_SECONDS: Final = 0.1
 """A sync callback that runs longer is logged: every other client of the worker has waited for it."""
 
+OURS: Final = "wsworker ends this task"
+"""What we hand to Task.cancel, so that a callback's CancelledError can be told from the user's own."""
+
 
 class Caller:
     """Runs the callbacks of one app for one worker. worker_id: for the log line; log: for lines and tracebacks."""
@@ -33,7 +37,7 @@ class Caller:
         self._counters = counters
         self._log = log
 
-    def run(self, callback: Callback, *args: object) -> Exception | None:
+    def run(self, callback: Callback, *args: object) -> BaseException | None:
         """Call a sync callback; return what it raised, which you must report() unless it is an answer to you."""
         # not loop.time(): uvloop's stands still while a callback runs
         began_at = monotonic()
@@ -45,7 +49,9 @@ class Caller:
                 return TypeError(
                     "it returned a coroutine; make it `async def`, or use functools.wraps in its decorator"
                 )
-        except Exception as exc:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
             return exc
         finally:
             seconds = monotonic() - began_at
@@ -61,11 +67,13 @@ class Caller:
         try:
             await callback.function(*args)
         except asyncio.CancelledError as exc:
-            # ours, because the connection or the worker ends, or the user's: a task that they awaited was cancelled
-            if _cancelled():
+            if OURS in exc.args:
                 raise
+            _forgive()
             return exc
-        except Exception as exc:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
             return exc
         return None
 
@@ -146,8 +154,15 @@ class Delivery:
         self._begin()
 
     def drop(self) -> None:
-        """Forget what waits; the turn that runs goes on."""
-        self._waiting.clear()
+        """Forget the messages that wait; the turn that runs goes on, and on_connect and on_close are never lost."""
+        app = self._caller.app
+        self._waiting = [turn for turn in self._waiting if turn[0] is app.on_connect or turn[0] is app.on_close]
+
+    def stop(self) -> None:
+        """Forget what waits and cancel the turn that runs: the worker ends and can wait for it no longer."""
+        self.drop()
+        if self._task is not None:
+            self._task.cancel(OURS)
 
     def _run(self, callback: Callback, *args: object) -> None:
         exc = self._caller.run(callback, self._client, *args)
@@ -171,19 +186,25 @@ class Delivery:
             self._task = self._loop.create_task(self._take_turns())
 
     async def _take_turns(self) -> None:
-        while self._waiting and not self._held:
-            callback, args = self._waiting.pop(0)
-            exc = await self._caller.wait(callback, self._client, *args)
-            self._done(callback, exc)
-            self._client._turn_over()
-        self._task = None
-        if not self._waiting:
-            self._client._idle()
+        try:
+            while self._waiting and not self._held:
+                callback, args = self._waiting.pop(0)
+                exc = await self._caller.wait(callback, self._client, *args)
+                self._done(callback, exc)
+                self._client._turn_over()
+        finally:
+            self._task = None
+            if self._waiting:
+                self._begin()
+            else:
+                self._client._idle()
 
 
-def _cancelled() -> bool:
+def _forgive() -> None:
+    """Take back the cancellation that user code has asked of the task that it runs in, so that the next turn runs."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:

@@ -18,6 +18,7 @@ from wsworker.protocol.admission import Facts, Refusal, check
 from wsworker.protocol.request import Request
 from wsworker.protocol.session import Handshake
 from wsworker.worker.app import Callback
+from wsworker.worker.delivery import OURS
 from wsworker.worker.home import Home
 
 
@@ -34,7 +35,7 @@ class Client(Protocol):
 class Door:
     """One handshake, from the complete head to the answer."""
 
-    __slots__ = ("_client", "_home", "_request", "_subprotocol", "_task")
+    __slots__ = ("_client", "_home", "_is_shut", "_request", "_subprotocol", "_task")
 
     def __init__(self, home: Home, client: Client, request: Request) -> None:
         self._home = home
@@ -42,6 +43,7 @@ class Door:
         self._request = request
         self._subprotocol: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_shut = False
 
     def ask(self, handshake: Handshake) -> None:
         """Let the rules and the user decide; the client hears of it now, or later if on_handshake is async."""
@@ -61,14 +63,16 @@ class Door:
             self._obey(callback, home.caller.run(callback, self._request))
 
     def shut(self) -> None:
-        """Stop waiting for the user: the client left, or its time is up."""
+        """Stop waiting for the user: the client left, or its time is up. What they still answer comes too late."""
+        self._is_shut = True
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel(OURS)
 
     async def _wait_for(self, callback: Callback) -> None:
         exc = await self._home.caller.wait(callback, self._request)
         self._task = None
-        self._obey(callback, exc)
+        if not self._is_shut:
+            self._obey(callback, exc)
 
     def _obey(self, callback: Callback, exc: BaseException | None) -> None:
         if exc is None:

@@ -167,7 +167,7 @@ class Hub:
         """Let nobody in any more: handshakes that are under way, and later ones, get 503."""
         self.draining = True
         for connection in tuple(self._present):
-            connection._turn_away()
+            self._guarded(connection, connection._turn_away)
 
     def idle_first(self) -> list[Connection]:
         """Return the open connections, those with nothing under way first and the busiest last."""
@@ -179,8 +179,16 @@ class Hub:
             connection.close(code, reason)
 
     def terminate_all(self) -> None:
-        """Drop every socket at once, those too that are only waited for; on_close still comes."""
+        """Drop every socket and cancel every callback at once; on_close still comes."""
         for connection in tuple(self._present):
+            self._guarded(connection, connection._give_up)
+
+    def _guarded(self, connection: Connection, act: Callable[[], None]) -> None:
+        """Do what concerns many connections for one of them: a bug that it meets costs this one and not the others."""
+        try:
+            act()
+        except Exception:
+            self.log.exception("a bug in wsworker: %s of %r", act.__name__, connection)
             connection.terminate()
 
     def _now(self) -> int:
@@ -193,12 +201,7 @@ class Hub:
 
     def _turn_wheel(self) -> None:
         for connection in self._wheel.advance(self._now()):
-            try:
-                connection._expire()
-            except Exception:
-                # a bug; it must not stop the wheel, which every other connection's deadline hangs on
-                self.log.exception("a bug in wsworker: the deadline of %r", connection)
-                connection.terminate()
+            self._guarded(connection, connection._expire)
         self._wheel_turns = len(self._wheel) > 0
         if self._wheel_turns:
             self._wait_for_tick()
@@ -208,7 +211,7 @@ class Hub:
         # not loop.time(): uvloop's stands still during a tick
         until = monotonic() + FLUSH_SECONDS
         for connection in corked:
-            connection._flush()
+            self._guarded(connection, connection._flush)
             if monotonic() > until:
                 break
         self._corked = dict.fromkeys(corked) | self._corked

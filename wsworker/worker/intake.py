@@ -67,13 +67,15 @@ class Intake:
         self.handling = True
         left = EVENTS_PER_TURN
         event: Event | None = None
-        while left and not self.holds:
-            event = self._session.next_event()
-            if event is None:
-                break
-            left -= 1
-            self._client._handle(event)
-        self.handling = False
+        try:
+            while left and not self.holds:
+                event = self._session.next_event()
+                if event is None:
+                    break
+                left -= 1
+                self._client._handle(event)
+        finally:
+            self.handling = False
         self._client._flush()
         if not left and not self.holds:
             self._loop.call_soon(self.deliver)

@@ -33,6 +33,7 @@ from wsworker.worker import app as app_module
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.app import Callback
 from wsworker.worker.connection import Connection
+from wsworker.worker.delivery import OURS
 from wsworker.worker.drain import RELOAD_CODE, STOP_CODE, Drain
 from wsworker.worker.hub import Hub
 
@@ -160,7 +161,7 @@ class Life:
             count=self._seat.count_connections,
         )
         self._hub = hub
-        self._acceptor = Acceptor(self._loop, self._sockets, lambda: Connection(hub), logger)
+        self._acceptor = Acceptor(self._loop, self._sockets, lambda peer: Connection(hub, peer), logger)
         if app.on_worker_start:
             await self._start_app(app.on_worker_start, hub)
         return hub
@@ -246,11 +247,11 @@ class Life:
     async def _announce_reload(self, callback: Callback, hub: Hub) -> None:
         """Call on_worker_reload; clients must have their goodbye even if it never returns."""
         seconds = self._config.graceful_timeout * RELOAD_SHARE
-        try:
-            async with asyncio.timeout(seconds):
-                await self._call(callback, hub)
-        except TimeoutError:
+        task = self._loop.create_task(self._call(callback, hub))
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
             logger.error("on_worker_reload (%s) took longer than %g s and was cancelled", callback.place, seconds)
+            task.cancel(OURS)
 
     async def _call(self, callback: Callback | None, hub: Hub) -> None:
         if callback:
@@ -283,7 +284,7 @@ def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
 def _let_exits_pass(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """End the process when user code wants that in a read: uvloop takes it for a fault of the transport and goes on."""
     exception = context.get("exception")
-    if "transport" in context and isinstance(exception, SystemExit):
+    if "transport" in context and isinstance(exception, (SystemExit, KeyboardInterrupt)):
         loop.call_soon(_throw, exception)
     else:
         loop.default_exception_handler(context)
@@ -297,7 +298,7 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel what user code left running and give it a second to end."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
-        task.cancel()
+        task.cancel(OURS)
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
     loop.run_until_complete(loop.shutdown_asyncgens())

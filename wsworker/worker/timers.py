@@ -60,7 +60,9 @@ class Timer:
         self._handle = None
         try:
             outcome = self._fn()
-        except Exception as exc:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
             self._log(exc)
             outcome = None
         if inspect.isawaitable(outcome):
