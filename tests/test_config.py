@@ -226,11 +226,23 @@ def test_in_code() -> None:
         Config.model_validate({"app": "hello", "wrokers": 2})
 
 
-RESTART_KEYS = ("name", "listen", "workers", "backlog", "user", "group", "umask", "pidfile", "control_socket")
+RESTART_KEYS = (
+    "name",
+    "listen",
+    "workers",
+    "backlog",
+    "user",
+    "group",
+    "umask",
+    "pidfile",
+    "control_socket",
+    "log.level",
+    "log.file",
+)
 
 
 def test_restart_keys() -> None:
-    """These keys, and no key in a section, need a restart."""
+    """These keys need a restart."""
     assert RESTART_KEYS == tuple(key for key in KEYS if not config.applies_on_reload(key))
 
 
@@ -240,6 +252,7 @@ def test_carry_over() -> None:
     new = valid(name="b", umask="0077", workers=2, websocket__max_size=2, backlog=5)
     assert config.restart_needed(old, new) == ("name", "workers", "backlog", "umask")
     carried = config.carry_over(old, new)
+    assert config.carry_over(old, valid(log__level="debug", log__file="/x.log")).log == old.log
     assert (carried.name, carried.umask, carried.backlog) == ("a", 0o022, 2048)
     assert (carried.workers, carried.websocket.max_size) == (1, 2)
     assert config.restart_needed(old, carried) == ()

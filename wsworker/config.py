@@ -63,8 +63,8 @@ SecondsOrZero: TypeAlias = Annotated[
 BeatSeconds: TypeAlias = Annotated[
     float,
     BeforeValidator(read.seconds),
-    Field(ge=2, le=DAY_SECONDS),  # a healthy worker gives a sign of life once a second, and one may come late
-    Takes("a time from 2s to 24h, such as 30s", "seconds"),
+    Field(ge=4, le=DAY_SECONDS),  # signs of life come and are read once a second; three missed ones are suspicious
+    Takes("a time from 4s to 24h, such as 30s", "seconds"),
 ]
 Bytes: TypeAlias = Annotated[
     int,
@@ -124,10 +124,10 @@ class LogConfig(_Section):
     """Where the log goes and how much of it."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Takes("one of debug, info, warning and error")] = (
-        _setting("info", "Least important messages that are still logged: debug, info, warning or error.")
+        _setting("info", "Least important messages that are still logged: debug, info, warning or error.", reload=False)
     )
     file: Annotated[str, _in_folder(read.path, "-"), Takes('a path, or "-" (with its quotes) for standard error')] = (
-        _setting("-", 'File that the log is appended to; "-" is standard error.')
+        _setting("-", 'File that the log is appended to; "-" is standard error.', reload=False)
     )
 
 
@@ -244,11 +244,15 @@ def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def carry_over(old: Config, new: Config) -> Config:
-    """Return new with the values of old for all that restart_needed names: the Config that a reload may apply.
-
-    Each of these keys stands outside the sections; a test holds that.
-    """
-    return new.model_copy(update={key: getattr(old, key) for key in restart_needed(old, new)})
+    """Return new with the values of old for all that restart_needed names: the Config that a reload may apply."""
+    kept: dict[str, Any] = {}
+    for key in restart_needed(old, new):
+        section, dot, name = key.partition(".")
+        if dot:
+            kept[section] = kept.get(section, getattr(new, section)).model_copy(update={name: value_of(old, key)})
+        else:
+            kept[key] = value_of(old, key)
+    return new.model_copy(update=kept)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ BPF_RET_K = 0x06
 SKF_AD_RANDOM = 0xFFFFF000 + 56
 NO_SOCKET = 0xFFFFFFFF
 SO_ATTACH_REUSEPORT_CBPF = 51
+SO_DETACH_REUSEPORT_BPF = 68
 
 SOCKET_MODE = 0o660
 UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -285,6 +286,9 @@ def _attach(sock: Socket, instructions: list[Instruction]) -> bool:
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(instructions), address))
     except OSError:
+        # a program from before would go on sending clients to slots as they were then
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
         return False
     return True
 

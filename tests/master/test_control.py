@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
 import shutil
 import socket
@@ -28,7 +29,7 @@ from tests.master.forks import (
     stay,
     until,
 )
-from wsworker.master.control import MAX_CLIENTS, MAX_UNREAD_BYTES, REQUEST_SECONDS, Control
+from wsworker.master.control import ANSWER_SECONDS, MAX_CLIENTS, MAX_UNREAD_BYTES, REQUEST_SECONDS, Control
 from wsworker.wire import MAX_LINE_BYTES, Command, encode
 
 STATUS = encode(Command("status"))
@@ -373,6 +374,49 @@ def test_who_sends_nothing_is_cut_after_5_seconds(desk: Desk) -> None:
     desk.control.expire()
     desk.control.answer(token, {"result": "ok"})
     assert [(True, {"result": "ok"})] == replies(waiting.rest())
+
+
+def test_who_half_closes_behind_its_command_is_answered(desk: Desk) -> None:
+    """As `nc` does at the end of its input; the loop does not spin meanwhile."""
+    caller, token = desk.command()
+    caller.sock.shutdown(socket.SHUT_WR)
+    desk.turn()
+    assert 0 == desk.clients()
+    assert [] == desk.selector.select(0)
+    desk.control.progress(token, {"event": "note"})
+    desk.control.answer(token, {"result": "ok"})
+    assert [(False, {"event": "note"}), (True, {"result": "ok"})] == replies(caller.rest())
+
+
+def test_who_does_not_read_its_answer_is_cut_after_5_seconds(desk: Desk) -> None:
+    """Otherwise sixteen of them would shut everybody else out."""
+    caller, token = desk.command()
+    desk.control.answer(token, {"text": "x" * (MAX_UNREAD_BYTES - 1000)})
+    assert 1 == desk.clients()
+    desk.now += ANSWER_SECONDS
+    desk.control.expire()
+    assert 0 == desk.clients()
+    assert not caller.rest().endswith(b"\n")
+
+
+def test_without_descriptors_callers_wait(folder: Path) -> None:
+    """The loop does not spin over a caller that it cannot accept; a second later there may be room."""
+
+    def master() -> list[int]:
+        desk = Desk(folder / "chat.sock")
+        desk.control.open()
+        caller = socket.socket(socket.AF_UNIX)
+        caller.connect(str(desk.path))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (caller.fileno() + 1, hard))
+        desk.turn()
+        spins = len(desk.selector.select(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        desk.control.expire()
+        desk.turn()
+        return [spins, desk.clients()]
+
+    assert [0, 1] == in_child(master)
 
 
 def test_the_17th_caller_is_refused(desk: Desk) -> None:

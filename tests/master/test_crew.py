@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.master.forks import Pipe, orders, say, stay, until
+from tests.master.forks import Child, Pipe, in_child, orders, say, stay, until
 from wsworker.config import Config
 from wsworker.master import events
 from wsworker.master.crew import Crew, EnterWorker
@@ -86,6 +88,10 @@ class Deck:
     def tell(self, order: Order, worker: int = 7) -> None:
         """Send an order."""
         self.crew.tell(events.Tell(worker, order))
+
+    def watches_death(self) -> bool:
+        """Whether a pidfd is watched."""
+        return any(isinstance(key.fileobj, int) for key in self.selector.get_map().values())
 
     def kill(self, worker: int = 7) -> None:
         """End a worker and wait for the news."""
@@ -309,19 +315,61 @@ def test_a_report_may_come_in_parts(make: Make) -> None:
     assert WorkerLeaving(7) == deck.events[-1]
 
 
-def test_a_worker_that_does_not_come_up_writes_no_event_but_its_end(
-    make: Make, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """An exception before the first report: exit code 1, and the traceback is on stderr."""
+def test_a_worker_that_does_not_come_up_says_why(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """An exception before the first report: the master gets a sentence, stderr the traceback, and it exits with 1."""
 
     def broken(**given: Any) -> int:
         raise RuntimeError("out of luck")
 
     deck = make(broken)
     deck.spawn()
-    deck.until(lambda: deck.events)
-    assert [WorkerExited(7, 1, None)] == deck.events
+    deck.until(lambda: len(deck.events) == 2)
+    reason = "a worker ended with RuntimeError: out of luck"
+    assert [WorkerFailed(7, "boot", reason), WorkerExited(7, 1, None)] == deck.events
     assert "RuntimeError: out of luck" in capfd.readouterr().err
+
+
+PTRACE_SEIZE = 0x4206
+
+
+def test_a_traced_worker_is_buried_when_its_tracer_lets_go(make: Make) -> None:
+    """A debugger takes the exit status first: the pidfd is readable then, and there is nothing to reap. ptrace(2)."""
+    deck = make(obedient)
+    pid = deck.spawn()
+    deck.until(lambda: deck.events)
+
+    pipe = Pipe()
+
+    def trace() -> None:
+        pipe.tell(ctypes.CDLL(None, use_errno=True).ptrace(PTRACE_SEIZE, pid, None, None) == 0)
+        stay()
+
+    with Child(trace):
+        if not pipe.hear():
+            pytest.skip("this system lets nobody trace a process")
+        os.kill(pid, signal.SIGKILL)
+        deck.until(lambda: not deck.watches_death())
+        deck.crew.bury_late()
+        assert [WorkerReady(7, 0.25)] == deck.events
+        assert {7} == deck.crew.pids().keys()
+    deck.crew.bury_late()
+    assert [WorkerReady(7, 0.25), WorkerExited(7, None, "SIGKILL")] == deck.events
+    pipe.close()
+
+
+def test_without_descriptors_no_worker_is_spawned() -> None:
+    """The supervisor hears of it and tries again later; nothing is left of the try."""
+
+    def master() -> list[Any]:
+        deck = Deck(obedient)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        left = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        event = deck.crew.spawn(events.Spawn(7, 1, 5, CONFIG))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return [type(event).__name__, left - len(os.listdir("/proc/self/fd")), len(deck.crew.pids())]
+
+    assert ["SpawnFailed", 0, 0] == in_child(master)
 
 
 @pytest.mark.parametrize("enter_worker", [babbling, endless])

@@ -93,7 +93,7 @@ class Daemon:
         self._take_terminal()
         log.set_up("info", str(self.log), "master")
         try:
-            master = Master(self._load(), self._load, self._enter_worker, self.settled.tell, "1.2.3")
+            master = Master(self._load(), self._load, self._enter_worker, self.settled.tell, lambda: None, "1.2.3")
             final = master.run()
         except WsworkerError as error:
             return [type(error).__name__, str(error)]
@@ -413,19 +413,19 @@ def test_a_reload_says_what_needs_a_restart(start: Start) -> None:
 
 
 def test_what_needs_a_restart_keeps_its_value(start: Start, pipe: Pipe) -> None:
-    """New workers get the accepted configuration: the umask of the start, and the log level of the reload."""
+    """New workers get the accepted configuration: umask and log level of the start, the drain window of the reload."""
 
     def look(*, channel: socket.socket, config: Config, **rest: Any) -> int:
         umask = os.umask(0)
-        pipe.tell([oct(umask), oct(config.umask), config.log.level])
+        pipe.tell([oct(umask), oct(config.umask), config.log.level, config.drain_window])
         return polite(channel=channel)
 
     daemon = running(start, look, config="umask: '0027'")
-    assert ["0o27", "0o27", "info"] == pipe.hear()
-    daemon.configure("umask: '0077'\nlog:\n  level: error")
+    assert ["0o27", "0o27", "info", 10.0] == pipe.hear()
+    daemon.configure("umask: '0077'\nlog:\n  level: error\ndrain_window: 3s")
     *_, last = daemon.ask(Command("reload"))
-    assert ("ok", ["umask"]) == (last["result"], last["restart_needed"])
-    assert ["0o27", "0o27", "error"] == pipe.hear()
+    assert ("ok", ["umask", "log.level"]) == (last["result"], last["restart_needed"])
+    assert ["0o27", "0o27", "info", 3.0] == pipe.hear()
 
 
 # --- signals and deaths -------------------------------------------------------------------------------------------
@@ -541,6 +541,13 @@ def test_a_pid_file_of_one_s_own(start: Start, folder: Path) -> None:
     """`pidfile` holds the master's pid alone; one that cannot be written is logged and stops nothing."""
     daemon = running(start, config=f"pidfile: {folder}/pid")
     assert f"{daemon.child.pid}\n" == (folder / "pid").read_text()
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+    assert not (folder / "pid").exists()
+    (folder / "victim").write_text("data")
+    (folder / "link").symlink_to(folder / "victim")
+    daemon = running(start, config=f"pidfile: {folder}/link")
+    assert ("data", False) == ((folder / "victim").read_text(), (folder / "link").is_symlink())
     daemon.child.signal(signal.SIGTERM)
     assert [0, ""] == daemon.end()
     daemon = running(start, config=f"pidfile: {folder}/missing/pid")

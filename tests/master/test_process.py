@@ -40,7 +40,9 @@ from wsworker.master.process import (
     die_with_parent,
     do_nothing,
     identity,
+    may_signal_others,
     memory_and_cpu,
+    open_standard_streams,
     spawn,
     take_identity,
     usable_cpus,
@@ -57,7 +59,7 @@ def nothing() -> None:
 
 def start(run: Callable[[], int], who: Identity = AS_WE_ARE, prepare: Callable[[], None] = nothing) -> Process:
     """Fork a worker."""
-    return spawn(prepare, who, run)
+    return spawn(prepare, who, run, lambda reason: print(f"failed: {reason}", file=sys.stderr))
 
 
 def end(process: Process) -> tuple[int | None, str | None]:
@@ -500,8 +502,45 @@ def test_what_is_not_permitted_is_a_privilege_error(who: Identity, step: str) ->
     assert [step, "Operation not permitted"] == in_child(worker)
 
 
+@needs_root
+def test_who_may_signal_others() -> None:
+    """Root may, unless CAP_KILL was taken from it; nobody may not."""
+
+    def nobody() -> bool:
+        become_nobody()
+        return may_signal_others()
+
+    assert may_signal_others()
+    assert not in_child(nobody)
+
+
+def test_closed_standard_streams_are_opened() -> None:
+    """`wsworker start <&- >&- 2>&-`: no file of ours takes the place of a standard stream."""
+
+    def closed() -> list[Any]:
+        for descriptor in (0, 1, 2):
+            os.close(descriptor)
+        sys.stdout = sys.stderr = None  # as Python leaves them when it finds them closed
+        open_standard_streams()
+        print("lost")
+        return [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (0, 1, 2)]
+
+    assert [os.devnull] * 3 == in_child(closed)
+
+
+def test_memory_and_cpu_without_descriptors() -> None:
+    """A master that has no descriptor left shows no figures, and goes on."""
+
+    def master() -> bool:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        return memory_and_cpu(os.getpid()) is None
+
+    assert in_child(master)
+
+
 def test_a_worker_never_runs_on_as_somebody_else(capfd: pytest.CaptureFixture[str]) -> None:
-    """If the identity cannot be taken, run is not called: one sentence on stderr, no traceback, exit code 1."""
+    """If the identity cannot be taken, run is not called: one sentence for the master, no traceback, exit code 1."""
 
     def master() -> list[Any]:
         if os.geteuid() == 0:
@@ -515,7 +554,7 @@ def test_a_worker_never_runs_on_as_somebody_else(capfd: pytest.CaptureFixture[st
 
     assert [1, None] == in_child(master)
     sentence = "setresgid failed (Operation not permitted); start as root or remove `user` and `group`"
-    assert f"error: cannot drop privileges: {sentence}\n" == capfd.readouterr().err
+    assert f"failed: cannot drop privileges: {sentence}\n" == capfd.readouterr().err
 
 
 def test_identity_of_a_configuration() -> None:

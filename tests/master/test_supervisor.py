@@ -196,6 +196,14 @@ def test_a_second_death_waits_and_a_minute_of_health_forgives() -> None:
     assert [Spawn(5, 2, 1, story.config)] == kinds(story.tell(events.WorkerExited(4, code=3)), Spawn)
 
 
+def test_health_forgives_also_when_the_worker_lives_on() -> None:
+    """Nine deaths, a minute of READY, then a reload and one more death: that one is the first again."""
+    story = Story(workers=1).serve()
+    story.supervisor.roster.slots[1].history = tuple(float(n) for n in range(9))
+    story.live(60, beating=[1])
+    assert () == story.supervisor.roster.slots[1].history
+
+
 def test_when_every_slot_is_parked_the_master_gives_up_with_70() -> None:
     """Ten exits in a row park the only slot; systemd is to act."""
     story = Story(workers=1).serve()
@@ -284,7 +292,8 @@ def test_a_broken_canary_touches_nobody() -> None:
     }
     assert ("refused", error, 1) == (answer.body["result"], answer.body["error"], answer.body["generation"])
     assert not kinds(actions, Tell, Signal, Spawn)
-    assert [Notify("ready", "2/2 workers, 0 connections")] == kinds(actions, Notify)
+    news = "reload refused: SyntaxError in app.py; 2/2 workers, 0 connections"
+    assert [Notify("ready", news)] == kinds(actions, Notify)
     assert {1: "ready", 2: "ready"} == story.states()
 
 

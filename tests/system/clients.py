@@ -168,7 +168,7 @@ class OneMessage:
             if self.status == 101:
                 self._protocol.send_text(self._text.encode())
         elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-            self.answer = event.data.decode()
+            self.answer = bytes(event.data).decode()
             if self._protocol.state is State.OPEN:
                 self._protocol.send_close(1000)
 

@@ -11,7 +11,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -33,9 +33,11 @@ class Guests:
 
     def __init__(self, word: bytes = b"hello") -> None:
         self.word = word
+        self.addresses: list[Any] = []
         self.transports: list[asyncio.Transport] = []
 
-    def __call__(self) -> asyncio.Protocol:
+    def __call__(self, address: Any) -> asyncio.Protocol:
+        self.addresses.append(address)
         return Guest(self)
 
     def leave(self) -> None:
@@ -87,6 +89,11 @@ def queue(listener: socket.socket, offset: int = UNACKED) -> int:
     return int(struct.unpack_from("=I", info, offset)[0])
 
 
+def room() -> bool:
+    """Be the question whether a worker is full, of one that never is."""
+    return False
+
+
 def close(*sockets: socket.socket) -> None:
     """Close the clients of a test."""
     for sock in sockets:
@@ -129,7 +136,7 @@ def test_clients_are_accepted(run: Run, listener: socket.socket) -> None:
     async def main() -> None:
         guests = Guests()
         with listening() as other:
-            acceptor = Acceptor(asyncio.get_running_loop(), [listener, other], guests, log)
+            acceptor = Acceptor(asyncio.get_running_loop(), [listener, other], guests, room, log)
             early = [dial(listener), dial(other)]
             acceptor.start()
             await until(lambda: len(guests.transports) == 2)
@@ -149,7 +156,7 @@ def test_a_unix_listener_serves(run: Run, tmp_path: object) -> None:
     async def main() -> None:
         guests = Guests()
         with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
-            acceptor = Acceptor(asyncio.get_running_loop(), [shared], guests, log)
+            acceptor = Acceptor(asyncio.get_running_loop(), [shared], guests, room, log)
             acceptor.start()
             clients = [dial(shared) for _ in range(3)]
             await until(lambda: len(guests.transports) == 3)
@@ -170,7 +177,7 @@ def test_the_queue_is_not_shrunk(run: Run, listener: socket.socket) -> None:
 
     async def main() -> None:
         assert BACKLOG == queue(listener, SACKED)
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], Guests(), log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], Guests(), room, log)
         acceptor.start()
         await turns()
         assert BACKLOG == queue(listener, SACKED)
@@ -192,7 +199,7 @@ def test_one_turn_of_the_loop_accepts_a_number(run: Run, listener: socket.socket
     async def main() -> None:
         loop = asyncio.get_running_loop()
         guests = Guests()
-        acceptor = Acceptor(loop, [listener], guests, log)
+        acceptor = Acceptor(loop, [listener], guests, room, log)
         clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 1)]
         waiting = []
 
@@ -221,12 +228,29 @@ def test_a_client_that_has_left_already_harms_nobody(run: Run, listener: socket.
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()
         client = dial(listener)
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, room, log)
         acceptor.start()
         assert b"hello" == await asyncio.to_thread(client.recv, 5)
         await acceptor.close()
         guests.leave()
         client.close()
+
+    run(main())
+
+
+def test_the_address_is_the_one_of_accept(run: Run, listener: socket.socket) -> None:
+    """A client that has reset the connection before anybody looked still has its address."""
+
+    async def main() -> None:
+        guests = Guests()
+        client = dial(listener)
+        address = client.getsockname()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
+        await acceptor.empty_and_close()
+        assert [address] == guests.addresses
+        guests.leave()
 
     run(main())
 
@@ -239,7 +263,7 @@ def test_stop_leaves_clients_in_the_queue(run: Run, listener: socket.socket) -> 
 
     async def main() -> None:
         guests = Guests()
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, room, log)
         acceptor.start()
         first = dial(listener)
         await until(lambda: len(guests.transports) == 1)
@@ -264,7 +288,7 @@ def test_close_leaves_the_listener_to_others(run: Run, listener: socket.socket) 
 
     async def main() -> None:
         ours = listener.dup()
-        acceptor = Acceptor(asyncio.get_running_loop(), [ours], Guests(), log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [ours], Guests(), room, log)
         acceptor.start()
         waiting = dial(listener)
         await acceptor.close()
@@ -282,7 +306,7 @@ def test_close_waits_for_those_who_were_accepted(run: Run, listener: socket.sock
 
     async def main() -> None:
         guests = Guests()
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
         client = dial(listener)
         acceptor.start()
         while queue(listener):
@@ -304,7 +328,7 @@ def test_empty_and_close_takes_all_who_wait(run: Run, listener: socket.socket) -
         with listening() as other:
             clients = [dial(listener) for _ in range(3 * accept.ACCEPTS_PER_TURN)]
             clients += [dial(other), dial(other)]
-            acceptor = Acceptor(asyncio.get_running_loop(), [ours, other], guests, log)
+            acceptor = Acceptor(asyncio.get_running_loop(), [ours, other], guests, room, log)
             await acceptor.empty_and_close()
             assert len(clients) == len(guests.transports)
             assert (-1, -1, 0) == (ours.fileno(), other.fileno(), queue(listener))
@@ -324,7 +348,7 @@ def test_a_flood_does_not_hold_the_loop(run: Run, listener: socket.socket, monke
     async def main() -> None:
         guests = Guests()
         clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 5)]
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
         await acceptor.empty_and_close()
         assert (accept.ACCEPTS_PER_TURN, 5) == (len(guests.transports), queue(listener))
         guests.leave()
@@ -344,7 +368,7 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
     def child() -> None:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
-            acceptor = Acceptor(loop, [listener], Guests(b"child"), log)
+            acceptor = Acceptor(loop, [listener], Guests(b"child"), room, log)
             acceptor.start()
             os.write(tell, b".")
             ended = asyncio.Event()
@@ -361,7 +385,7 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
 
     async def main() -> None:
         guests = Guests(b"ours!")
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, log)
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
         acceptor.start()
         clients = []
         for _ in range(200):
@@ -381,6 +405,66 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
     assert 0 == exit_code(pid)
     for pipe in (ready, tell):
         os.close(pipe)
+
+
+def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object) -> None:
+    """Other workers wait at the same queue: between two clients the loop goes round, and they have their chance."""
+
+    async def main() -> None:
+        guests = Guests()
+        with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
+            clients = [dial(shared) for _ in range(5)]
+            acceptor = Acceptor(asyncio.get_running_loop(), [shared], guests, room, log)
+            acceptor.start()
+            seen = set()
+            while len(guests.transports) < 5:
+                seen.add(len(guests.addresses))
+                await asyncio.sleep(0)
+            assert {1, 2, 3, 4} <= seen
+            await acceptor.close()
+            guests.leave()
+            close(*clients)
+
+    run(main())
+
+
+def test_a_full_worker_leaves_a_shared_queue_to_others(
+    run: Run, listener: socket.socket, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with its own listener, looks away from the shared one, and comes back when it has room."""
+    monkeypatch.setattr(accept, "FULL_SECONDS", 0.02)
+    asked: list[bool] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        is_full = True
+
+        def full() -> bool:
+            asked.append(is_full)
+            return is_full
+
+        with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
+            acceptor = Acceptor(loop, [listener.dup(), shared], guests, full, log)
+            waiting = [dial(shared), dial(shared)]
+            acceptor.start()
+            await until(lambda: asked)
+            # not looked at meanwhile, or the loop would spin
+            assert not loop.remove_reader(shared)
+            own = dial(listener)
+            await until(lambda: len(guests.transports) == 1)
+            await until(lambda: len(asked) > 2)
+            assert 1 == len(guests.transports)
+            is_full = False
+            await until(lambda: len(guests.transports) == 3)
+            is_full = True
+            last = dial(shared)
+            await acceptor.empty_and_close()
+            assert 4 == len(guests.transports)
+        guests.leave()
+        close(own, last, *waiting)
+
+    run(main())
 
 
 # Shortages
@@ -419,7 +503,7 @@ def test_without_descriptors_clients_wait(run: Run, listener: socket.socket, mon
             log.addHandler(lines)
             highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
-            acceptor = Acceptor(loop, [listener], guests, log)
+            acceptor = Acceptor(loop, [listener], guests, room, log)
             taken = fill()
             acceptor.start()
             await until(lambda: lines.texts)
@@ -456,7 +540,7 @@ def test_the_last_round_ends_when_descriptors_do(run: Run, listener: socket.sock
             log.addHandler(lines)
             highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
-            acceptor = Acceptor(loop, [listener.dup()], guests, log)
+            acceptor = Acceptor(loop, [listener.dup()], guests, room, log)
             taken = fill()
             os.close(taken.pop())
             await acceptor.empty_and_close()
@@ -480,7 +564,7 @@ def test_a_listener_that_does_not_listen_is_not_spun_on(
         with socket.socket() as bound:
             bound.setblocking(False)
             bound.bind(("127.0.0.1", 0))
-            acceptor = Acceptor(loop, [bound], Guests(), log)
+            acceptor = Acceptor(loop, [bound], Guests(), room, log)
             acceptor.start()
             await until(lambda: caplog.messages)
             assert not loop.remove_reader(bound)

@@ -15,9 +15,11 @@ from websockets.sync.client import connect
 from tests.worker.conftest import Run
 from tests.worker.service import Peer, Service, closing, frame, head, make_app, make_hub, serving, text, until
 from wsworker.errors import Reject
+from wsworker.protocol.request import Address
 from wsworker.worker import connection as connection_module
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
+from wsworker.worker.hub import Hub
 
 KIB = 1024
 
@@ -76,6 +78,9 @@ class Recorder(asyncio.Transport):
     def resume_reading(self) -> None:
         self.calls.append("resume_reading")
 
+    def abort(self) -> None:
+        self.calls.append("abort")
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -84,6 +89,21 @@ class Recorder(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return False
+
+
+class Dam(Recorder):
+    """A transport of which nothing is taken before open(): then all of it is, also what comes later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dammed = True
+
+    def open(self, connection: Connection) -> None:
+        self.dammed = False
+        connection.resume_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return sum(len(data) for data in self.writes) if self.dammed else 0
 
 
 def recorded(app: App) -> tuple[Connection, Recorder]:
@@ -141,6 +161,37 @@ def test_the_handle_tells_what_the_client_asked_for(run: Run) -> None:
             assert f"<Connection node.boot.1 from {service.connection.remote}, open>" == repr(service.connection)
             assert 1 == service.hub.counters.accepted
         assert [("node.boot.1", "1", "chat", "127.0.0.1", "open"), True] == seen
+
+    run(main())
+
+
+def test_the_address_is_the_one_that_accept_gave(run: Run) -> None:
+    """A client that has reset the connection at once has no address in the transport any more."""
+
+    async def main() -> None:
+        connection = Connection(make_hub(make_app()), ("192.0.2.1", 4711))
+        connection.connection_made(Recorder())
+        connection.data_received(head())
+        assert Address("192.0.2.1", 4711) == connection.remote == connection.request.remote
+
+    run(main())
+
+
+def test_a_client_that_half_closes_in_its_head_lingers_and_goes(run: Run) -> None:
+    """It gets a FIN and no answer; a drain that begins meanwhile leaves it alone."""
+
+    async def main() -> None:
+        connection, transport = Connection(make_hub(make_app())), Recorder()
+        hub = connection._home
+        assert isinstance(hub, Hub)
+        connection.connection_made(transport)
+        connection.data_received(b"GET / HT")
+        connection.eof_received()
+        hub.drain()
+        assert ([], ["write_eof"]) == (transport.writes, transport.calls)
+        assert 0 == hub.counters.rejected
+        connection.connection_lost(None)
+        assert hub.empty.is_set()
 
     run(main())
 
@@ -353,15 +404,22 @@ def test_a_client_that_says_nothing_is_dropped_without_an_answer(run: Run) -> No
     run(main())
 
 
-def test_an_async_on_handshake_that_takes_too_long_is_cancelled_and_answered_408(run: Run) -> None:
-    """open_timeout covers the user's part of the handshake too."""
+@pytest.mark.parametrize("then", ["passes", "returns", "answers"])
+def test_an_async_on_handshake_that_takes_too_long_is_cancelled_and_answered_408(
+    run: Run, then: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """open_timeout covers the user's part of the handshake too; what it makes of that comes too late for anything."""
     ended: list[str] = []
 
     async def on_handshake(request: object) -> None:
         try:
             await asyncio.Event().wait()
-        finally:
+        except asyncio.CancelledError:
             ended.append("cancelled")
+            if then == "passes":
+                raise
+            if then == "answers":
+                raise Reject(403) from None
 
     async def main() -> None:
         async with serving(make_app(on_handshake=on_handshake), open_timeout=0.2) as service:
@@ -369,8 +427,10 @@ def test_an_async_on_handshake_that_takes_too_long_is_cancelled_and_answered_408
             peer.send(head())
             assert (await peer.response()).startswith("HTTP/1.1 408 ")
             await until(lambda: ended)
+            assert 1 == service.hub.counters.rejected
 
     run(main())
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # Messages
@@ -400,7 +460,7 @@ def test_sends_outside_a_read_are_joined_per_tick(run: Run) -> None:
         assert connection.send("a")
         assert connection.send("b")
         assert [] == transport.writes
-        assert 2 == connection.buffered
+        assert 6 == connection.buffered
         await asyncio.sleep(0)
         assert [b"\x81\x01a\x81\x01b"] == transport.writes
 
@@ -672,6 +732,76 @@ def test_an_exception_goes_to_on_error_and_closes_with_1011(
     assert record.exc_info is not None
     assert record.exc_info[2] is not None
     assert __file__ == record.exc_info[2].tb_frame.f_code.co_filename
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+def _raises_cancelled(connection: Connection, data: str) -> None:
+    raise asyncio.CancelledError
+
+
+async def _raises_odd(connection: Connection, data: str) -> None:
+    raise Odd
+
+
+async def _raises_generator_exit(connection: Connection, data: str) -> None:
+    await asyncio.sleep(0)
+    raise GeneratorExit
+
+
+async def _cancels_itself(connection: Connection, data: str) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def _cancels_itself_at_its_end(connection: Connection, data: str) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("on_message", "name"),
+    [
+        (_raises_cancelled, "CancelledError"),
+        (_raises_odd, "Odd"),
+        (_raises_generator_exit, "GeneratorExit"),
+        (_cancels_itself, "CancelledError"),
+        (_cancels_itself_at_its_end, "CancelledError"),
+    ],
+)
+def test_what_is_no_exception_is_treated_like_one(run: Run, on_message: Any, name: str, is_async: bool) -> None:
+    """on_error, 1011, on_close once, and the connection leaves the worker."""
+    calls: list[object] = []
+
+    def on_error(connection: Connection, exc: BaseException) -> None:
+        calls.append(type(exc).__name__)
+
+    def on_close(connection: Connection, code: int, reason: str) -> None:
+        calls.append(code)
+
+    async def on_close_later(connection: Connection, code: int, reason: str) -> None:
+        await asyncio.sleep(0)
+        calls.append(code)
+
+    async def main() -> None:
+        app = make_app(on_message=on_message, on_error=on_error, on_close=on_close_later if is_async else on_close)
+        async with serving(app) as service:
+            peer = await service.open(text("a"), text("b"))
+            assert 1011 == await peer.close_code()
+            peer.send(closing(1011))
+            assert b"" == await peer.rest()
+            peer.leave()
+            await gone(service)
+            assert ({}, 1) == (service.hub.worker.connections, service.hub.counters.errors)
+        assert [name, 1011] == calls
+
+    run(main())
 
 
 def test_an_async_on_error_is_waited_for_before_the_close(run: Run) -> None:
@@ -1001,6 +1131,27 @@ def test_terminate_in_a_callback_ends_the_delivery(run: Run) -> None:
     run(main())
 
 
+def test_terminate_behind_the_clients_close_drops_no_on_close(run: Run) -> None:
+    """An async on_close that waits for its turn is not a message that may be forgotten; its code is the client's."""
+    ends: list[int] = []
+
+    async def on_close(connection: Connection, code: int, reason: str) -> None:
+        ends.append(code)
+
+    async def main() -> None:
+        connection, transport = recorded(make_app(on_close=on_close))
+        connection.data_received(closing(3456))
+        assert [] == ends
+        connection.terminate()
+        assert "abort" == transport.calls[-1]
+        connection.connection_lost(None)
+        await until(lambda: ends)
+        await until(connection._home.empty.is_set)  # type: ignore[attr-defined]
+        assert [3456] == ends
+
+    run(main())
+
+
 def test_a_paused_connection_is_closed_like_any_other(run: Run) -> None:
     """close() reads the client's answer although pause() was called."""
 
@@ -1159,6 +1310,55 @@ def test_an_echo_server_slows_a_client_that_does_not_read(run: Run) -> None:
             for _ in range(total):
                 assert (Opcode.BINARY, bytes(5000)) == await peer.receive()
             assert 0 == service.hub.counters.refused
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [0, 1, 125])
+def test_an_echo_server_loses_no_small_message(run: Run, size: int) -> None:
+    """However small messages are, reading stops before one has no room; all come back once the client reads."""
+    total = 5000
+    message = frame(Opcode.BINARY, bytes(size))
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_message=echo), send_buffer=1000)
+        connection, transport = Connection(hub), Dam()
+        connection.connection_made(transport)
+        connection.data_received(head())
+        transport.writes.clear()
+        connection.data_received(message * total)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert 1000 <= connection.buffered < 1000 + 2 + 125
+        assert "pause_reading" == transport.calls[-1]
+        stopped_at = hub.counters.messages_in
+        assert stopped_at < total
+        transport.open(connection)
+        await until(lambda: hub.counters.messages_in == total)
+        assert total * (2 + size) == sum(len(data) for data in transport.writes)
+        assert 0 == hub.counters.refused
+        assert "resume_reading" == transport.calls[-1]
+
+    run(main())
+
+
+def test_a_flood_of_pings_stops_the_reading(run: Run) -> None:
+    """A client that pings and reads no pong cannot fill the memory: past the limit comes at most one turn's pongs."""
+    limit = 100 * KIB
+
+    async def main() -> None:
+        async with serving(make_app(), send_buffer=limit) as service:
+            peer = await service.open(receive_buffer=4 * KIB)
+            connection = service.connection
+            total = 80_000
+            for _ in range(total // 100):
+                peer.send(frame(Opcode.PING, bytes(125)) * 100)
+            await until(lambda: connection.buffered >= limit)
+            assert not connection._intake.reading
+            assert connection.buffered < limit + 256 * 127
+            for _ in range(total):
+                assert (Opcode.PONG, bytes(125)) == await peer.receive()
+            await until(lambda: connection._intake.reading)
 
     run(main())
 

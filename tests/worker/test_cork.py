@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class Pipe(asyncio.Transport):
         self.paused = False
         self.half_closed = False
         self.closing = False
+        self.reset = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.half_closed
@@ -45,7 +47,12 @@ class Pipe(asyncio.Transport):
             self.cork.relieve()
 
     def write_eof(self) -> None:
+        if self.reset:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         self.half_closed = True
+
+    def abort(self) -> None:
+        self.closing = True
 
     def is_closing(self) -> bool:
         return self.closing
@@ -147,7 +154,7 @@ def test_a_closing_transport_is_not_written_to() -> None:
 def test_an_episode_from_full_to_empty() -> None:
     """The limit chokes and fills, below half eases, empty empties; each is told once, in this order."""
     way = Way()
-    way.send(LIMIT - 1)
+    way.send(LIMIT - 5)
     assert [] == way.edges.told
     way.send(1)
     assert ["choked", "filled"] == way.edges.told
@@ -207,12 +214,50 @@ def test_room_is_asked_of_the_transport_when_the_last_answer_is_old() -> None:
 
 
 def test_buffered_counts_the_cork_and_the_transport() -> None:
-    """Payload that is corked and bytes that the transport holds."""
+    """Frames that are corked and bytes that the transport holds: writing them changes nothing."""
     way = Way()
-    way.send(10)
-    assert 10 == way.cork.buffered
+    for size in (0, 1, 125, 126):
+        way.send(size)
+    assert 2 + 3 + 127 + 130 == way.cork.buffered
     way.cork.flush()
-    assert 12 == way.cork.buffered
+    assert 2 + 3 + 127 + 130 == way.cork.buffered == way.pipe.size
+
+
+def test_large_headers_are_counted() -> None:
+    """From 64 KiB on a header has ten bytes."""
+    way = Way()
+    way.cork.add(way.session.send(bytes(65536)))
+    assert 10 + 65536 == way.cork.buffered == way.pipe.size
+
+
+def test_empty_messages_fill_the_buffer_too() -> None:
+    """Their headers are bytes like any other, so no number of them passes the limit unnoticed."""
+    way = Way()
+    sent = 0
+    while way.cork.has_room():
+        way.send(0)
+        sent += 1
+        assert sent < LIMIT
+    assert LIMIT // 2 == sent
+    assert ["choked", "filled"] == way.edges.told
+
+
+def test_pongs_choke_too() -> None:
+    """What the session answers by itself is no message, and fills the buffer all the same."""
+    way = Way()
+    for _ in range(LIMIT // 10 + 1):
+        way.session.ping(b"12345678")
+    way.cork.flush()
+    assert ["choked", "filled"] == way.edges.told
+
+
+def test_a_half_close_of_a_reset_socket_is_no_error() -> None:
+    """The ENOTCONN of shutdown(2) comes through from asyncio; there is nothing left to be polite to."""
+    way = Way()
+    way.pipe.reset = True
+    way.cork.finish()
+    assert way.pipe.closing
+    assert way.cork.finished
 
 
 def test_a_stuck_client_has_taken_nothing_between_two_questions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tests.worker.service import make_app, until
 from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
-from wsworker.worker.delivery import Caller, Delivery
+from wsworker.worker.delivery import OURS, Caller, Delivery
 
 
 class Client:
@@ -129,6 +130,44 @@ async def _is_cancelled(client: Client) -> None:
     await task
 
 
+async def _cancels_itself(client: Client) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def _cancels_itself_and_returns(client: Client) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+async def _cancels_itself_and_raises(client: Client) -> None:
+    await _cancels_itself_and_returns(client)
+    raise RuntimeError
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+def _raises_cancelled(client: Client) -> None:
+    raise asyncio.CancelledError
+
+
+def _raises_odd(client: Client) -> None:
+    raise Odd
+
+
+async def _raises_odd_later(client: Client) -> None:
+    raise Odd
+
+
+async def _raises_generator_exit(client: Client) -> None:
+    raise GeneratorExit
+
+
 async def _on_error_later(client: Client, exc: BaseException) -> None:
     await asyncio.sleep(0)
     client.calls.append(type(exc).__name__)
@@ -141,7 +180,18 @@ def _on_error(client: Client, exc: BaseException) -> None:
 @pytest.mark.parametrize("on_error", [_on_error, _on_error_later, None])
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(_raises, "RuntimeError"), (_raises_later, "RuntimeError"), (_is_cancelled, "CancelledError")],
+    [
+        (_raises, "RuntimeError"),
+        (_raises_later, "RuntimeError"),
+        (_raises_odd, "Odd"),
+        (_raises_odd_later, "Odd"),
+        (_raises_generator_exit, "GeneratorExit"),
+        (_raises_cancelled, "CancelledError"),
+        (_is_cancelled, "CancelledError"),
+        (_cancels_itself, "CancelledError"),
+        (_cancels_itself_and_returns, "CancelledError"),
+        (_cancels_itself_and_raises, "RuntimeError"),
+    ],
 )
 def test_an_exception_has_on_error_and_then_the_end(
     function: Callable[..., Any], name: str, on_error: Callable[..., Any] | None, caplog: pytest.LogCaptureFixture
@@ -152,7 +202,7 @@ def test_an_exception_has_on_error_and_then_the_end(
         app = make_app(on_connect=function, **({"on_error": on_error} if on_error else {}))
         client = Client(app)
         client.delivery.call(app.on_connect)
-        if function is not _raises:
+        if inspect.iscoroutinefunction(function):
             client.delivery.call(_says("never"))
         await until(lambda: "fail" in client.calls and not client.delivery.busy)
         told = [call for call in client.calls if call not in ("turn over", "idle")]
@@ -180,7 +230,7 @@ def test_an_exception_of_on_error_is_the_end_too(caplog: pytest.LogCaptureFixtur
     assert 2 == len(caplog.records)
 
 
-def test_a_task_that_is_cancelled_from_outside_ends() -> None:
+def test_a_task_that_we_cancel_ends() -> None:
     """The end of the worker is no exception of the user's."""
 
     async def main() -> None:
@@ -191,10 +241,86 @@ def test_a_task_that_is_cancelled_from_outside_ends() -> None:
         await until(lambda: client.calls)
         (task,) = asyncio.all_tasks() - {asyncio.current_task()}
         assert task is not None
-        task.cancel()
+        task.cancel(OURS)
         await asyncio.wait([task])
         assert task.cancelled()
-        assert ["a begins"] == client.calls
+        await until(lambda: "idle" in client.calls)
+        assert ["a begins", "idle"] == client.calls
+        assert 0 == client.counters.errors
+
+    asyncio.run(main())
+
+
+def test_the_line_goes_on_after_a_cancellation() -> None:
+    """A callback that cancels its own task harms none behind it, also if it awaits nothing any more."""
+
+    async def main() -> None:
+        app = make_app(on_connect=_cancels_itself_and_returns, on_close=_on_close_later)
+        client = Client(app)
+        client.delivery.call(app.on_connect)
+        client.delivery.call(app.on_close)
+        await until(lambda: "idle" in client.calls)
+        assert ["fail", "turn over", "on_close", "turn over", "idle"] == client.calls
+        assert 1 == client.counters.errors
+
+    asyncio.run(main())
+
+
+async def _on_close_later(client: Client) -> None:
+    await asyncio.sleep(0)
+    client.calls.append("on_close")
+
+
+def test_drop_keeps_the_first_and_the_last_word() -> None:
+    """Messages that wait are forgotten; on_connect and on_close come in any case."""
+
+    async def main() -> None:
+        app = make_app(on_connect=_is_later, on_message=_raises_later, on_close=_on_close_later)
+        client = Client(app)
+        client.delivery.call(app.on_connect)
+        client.delivery.call(app.on_message)
+        client.delivery.call(app.on_close)
+        client.delivery.drop()
+        assert 2 == client.delivery.waiting
+        await until(lambda: "idle" in client.calls)
+        assert ["connect", "turn over", "on_close", "turn over", "idle"] == client.calls
+
+    asyncio.run(main())
+
+
+async def _is_later(client: Client) -> None:
+    await asyncio.sleep(0)
+    client.calls.append("connect")
+
+
+def test_stop_cancels_what_runs_and_what_remains_has_its_turn() -> None:
+    """A callback without end gives way to on_close."""
+
+    async def main() -> None:
+        app = make_app(on_close=_on_close_later)
+        client = Client(app)
+        client.delivery.call(_says_later("a", asyncio.Event()))
+        client.delivery.call(app.on_close)
+        await until(lambda: client.calls)
+        client.delivery.stop()
+        await until(lambda: "idle" in client.calls)
+        assert ["a begins", "on_close", "turn over", "idle"] == client.calls
+        assert 0 == client.counters.errors
+        client.delivery.stop()
+
+    asyncio.run(main())
+
+
+def test_stop_before_the_first_step_loses_nothing() -> None:
+    """A task that is cancelled before it has begun still leaves the line to the next one."""
+
+    async def main() -> None:
+        app = make_app(on_close=_on_close_later)
+        client = Client(app)
+        client.delivery.call(app.on_close)
+        client.delivery.stop()
+        await until(lambda: "idle" in client.calls)
+        assert ["on_close", "turn over", "idle"] == client.calls
 
     asyncio.run(main())
 

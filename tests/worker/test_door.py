@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -149,6 +150,44 @@ def test_a_shut_door_answers_nothing_more() -> None:
         _ask(make_hub(make_app()))[0].shut()
 
     asyncio.run(main())
+
+
+async def _swallows(request: Request) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def _answers(request: Request) -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise Reject(403) from None
+
+
+async def _fails(request: Request) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise LookupError
+
+
+@pytest.mark.parametrize("on_handshake", [_swallows, _answers, _fails])
+def test_an_answer_that_comes_too_late_is_none(on_handshake: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever an on_handshake makes of its cancellation, the client has been answered, and nothing is logged."""
+
+    async def main() -> None:
+        door, client = _ask(make_hub(make_app(on_handshake=on_handshake)))
+        await asyncio.sleep(0)
+        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        assert task is not None
+        door.shut()
+        await asyncio.wait([task])
+        assert [] == client.told
+        if not task.cancelled():
+            task.result()
+
+    asyncio.run(main())
+    assert [] == caplog.records
 
 
 def test_refused_clients_are_spread_over_five_seconds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -301,21 +302,91 @@ def test_a_callback_is_waited_for(run: Run) -> None:
     run(main())
 
 
-def test_a_callback_without_end_is_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the cut there is a bound as well."""
-    monkeypatch.setattr(drain, "CUT_SECONDS", 0.05)
-    done = asyncio.Event()
+def test_a_callback_without_end_is_cancelled(run: Run) -> None:
+    """At the deadline it is ended like the sockets are; the others wait for it no longer."""
+    ended: list[str] = []
 
     async def on_close(connection: Connection, code: int, reason: str) -> None:
-        await done.wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
 
     async def main() -> None:
         async with serving(make_app(on_close=on_close)) as service:
             answers = asyncio.create_task(answer(await service.open()))
             await within_the_deadline(Drain(service.hub, RELOAD_CODE, "").run(0, 0.1))
-            assert not service.hub.empty.is_set()
+            assert service.hub.empty.is_set()
+            assert ["cancelled"] == ended
             assert RELOAD_CODE == await answers
+            assert 0 == service.hub.counters.errors
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_on_close_comes_once_although_a_callback_outlasts_the_drain(run: Run, is_async: bool) -> None:
+    """The message that is being handled is cancelled, what waits behind it is dropped, and then comes on_close."""
+    calls: list[object] = []
+
+    async def on_message(connection: Connection, data: str | bytes) -> None:
+        calls.append(data)
+        await asyncio.Event().wait()
+
+    def on_close(connection: Connection, code: int, reason: str) -> None:
+        calls.append(code)
+
+    async def on_close_later(connection: Connection, code: int, reason: str) -> None:
+        await asyncio.sleep(0)
+        on_close(connection, code, reason)
+
+    async def main() -> None:
+        app = make_app(on_message=on_message, on_close=on_close_later if is_async else on_close)
+        async with serving(app) as service:
+            await service.open(text("a"), text("b"))
+            await until(lambda: service.hub.counters.messages_in == 2)
+            assert 1 == await within_the_deadline(Drain(service.hub, RELOAD_CODE, "").run(0, 0.1))
+            assert ["a", 1006] == calls
+            assert service.hub.empty.is_set()
+            assert {} == service.hub.worker.connections
+        assert ["a", 1006] == calls
+
+    run(main())
+
+
+def test_a_callback_that_swallows_its_cancellation_is_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the cut there is a bound as well."""
+    monkeypatch.setattr(drain, "CUT_SECONDS", 0.05)
+    done = asyncio.Event()
+
+    async def on_message(connection: Connection, data: str | bytes) -> None:
+        while not done.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await done.wait()
+
+    async def main() -> None:
+        async with serving(make_app(on_message=on_message)) as service:
+            await service.open(text("a"))
+            await until(lambda: service.hub.counters.messages_in == 1)
+            await within_the_deadline(Drain(service.hub, RELOAD_CODE, "").run(0, 0.1))
+            assert not service.hub.empty.is_set()
             done.set()
+
+    run(main())
+
+
+def test_a_client_that_leaves_in_its_head_does_not_keep_the_drain(run: Run) -> None:
+    """It has half-closed in the middle of its request: it gets its FIN, and nobody owes it an answer."""
+
+    async def main() -> None:
+        async with serving(make_app(on_message=print)) as service:
+            peer = await service.dial()
+            peer.send(b"GET / HT")
+            peer.writer.write_eof()
+            assert b"" == await peer.rest()
+            service.hub.drain()
+            peer.leave()
+            assert 0 == await within_the_deadline(Drain(service.hub, RELOAD_CODE, "").run(0, LONG))
 
     run(main())
 

@@ -148,6 +148,46 @@ def test_a_bug_in_one_deadline_does_not_stop_the_others(run: Run, caplog: pytest
     assert record.getMessage().startswith("a bug in wsworker")
 
 
+@pytest.mark.parametrize("act", ["_flush", "_turn_away", "_give_up"])
+def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCaptureFixture, act: str) -> None:
+    """What the hub does for one after the other it does for all: a flush, the start of a drain, the end."""
+    calls: list[str] = []
+
+    class Broken:
+        def terminate(self) -> None:
+            calls.append("terminated")
+
+    class Sound:
+        pass
+
+    def bug() -> None:
+        raise RuntimeError
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        broken: Any = Broken()
+        ones: list[Any] = [Sound(), broken, Sound()]
+        for one in ones:
+            setattr(one, act, lambda: calls.append(act))
+        bug.__name__ = act
+        setattr(broken, act, bug)
+        for one in ones:
+            hub.arrived(one)
+        if act == "_flush":
+            for one in ones:
+                hub.flush_later(one)
+        elif act == "_turn_away":
+            hub.drain()
+        else:
+            hub.terminate_all()
+        await until(lambda: len(calls) == 3)
+
+    run(main())
+    assert ["terminated", act, act] == sorted(calls, reverse=True)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage().startswith(f"a bug in wsworker: {act} of ")
+
+
 def test_a_drain_answers_open_handshakes_and_later_ones_with_503(run: Run) -> None:
     """Half a head, a pending on_handshake and a client that comes later all get 503; open connections stay."""
     asked: list[str] = []

@@ -18,7 +18,7 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
-from wsworker.config import Config
+from wsworker.config import Config, LogConfig
 from wsworker.errors import WireError
 from wsworker.master.process import identity, spawn
 from wsworker.stats import Counters, Reading, Table
@@ -126,6 +126,11 @@ class Client:
         self.socket.close()
 
 
+def socket_of(sock: socket.socket) -> str:
+    """Return what /proc/*/fd shows for a socket."""
+    return f"socket:[{os.fstat(sock.fileno()).st_ino}]"
+
+
 class Ward:
     """A worker as its master sees it. folder: where its app, its journal and its stderr are."""
 
@@ -137,6 +142,7 @@ class Ward:
         self.listener.setblocking(False)
         self.table = Table(1)
         self.channel, theirs = socket.socketpair()
+        self.worker_only = {socket_of(self.listener), socket_of(theirs)}
         self.channel.settimeout(DEADLINE_SECONDS)
         self._lines = Lines()
         self._reports: list[Report] = []
@@ -164,7 +170,7 @@ class Ward:
                 seat=seat,
             )
 
-        self.process = spawn(prepare, identity(config), run)
+        self.process = spawn(prepare, identity(config), run, print)
         theirs.close()
 
     def report(self) -> Report:
@@ -342,6 +348,27 @@ def test_whatever_a_start_raises_is_reported(start: Start, raised: str) -> None:
     assert (1, None) == ward.exit()
 
 
+def test_a_log_that_cannot_be_opened_is_reported(start: Start) -> None:
+    """The log itself cannot say it, so the master is told."""
+    ward = start(ECHO, log=LogConfig(file="/nowhere/wsworker.log"))
+    report = ward.report()
+    assert Report("failed", kind="boot", error=report.error) == report
+    assert report.error.startswith("a worker cannot start: PlatformError: ")
+    assert "/nowhere/wsworker.log" in report.error
+    assert (1, None) == ward.exit()
+
+
+def test_a_loop_that_cannot_be_had_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without uvloop a worker that wants it ends with a sentence."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    ward = Ward(tmp_path / "app", ECHO, loop="auto")
+    report = ward.report()
+    assert ("failed", "boot", "") == (report.name, report.kind, report.trace)
+    assert report.error.startswith("a worker cannot start: ModuleNotFoundError: ")
+    assert (1, None) == ward.exit()
+    ward.bury()
+
+
 def test_term_before_ready_ends_it(start: Start) -> None:
     """Nobody waits for a boot that is not wanted any more."""
     ward = start("async def on_worker_start(worker):\n    note('began')\n    await asyncio.Event().wait()\n" + ECHO)
@@ -409,6 +436,65 @@ def test_an_exit_of_user_code_is_an_exit(start: Start, app: str) -> None:
     assert (7, None) == ward.exit()
     assert 1 == ward.reading().counters.accepted
     client.close()
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        "def on_message(connection, data):\n    raise KeyboardInterrupt\n",
+        "async def on_message(connection, data):\n    raise KeyboardInterrupt\n",
+        "def on_connect(connection):\n    connection.worker.after(0.001, interrupt)\n",
+    ],
+    ids=["sync", "async", "timer"],
+)
+def test_an_interrupt_of_user_code_ends_it(start: Start, app: str) -> None:
+    """On either loop, and not with success."""
+    ward = start("def interrupt():\n    raise KeyboardInterrupt\n\n" + app)
+    ward.go()
+    ward.open(text("bye"))
+    assert (1, None) == ward.exit()
+    assert "KeyboardInterrupt" in ward.stderr()
+
+
+FORKS = """\
+def show(who):
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            note(who, os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+
+def fork():
+    show("worker")
+    pid = os.fork()
+    if pid == 0:
+        show("child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+def on_worker_start(worker):
+    fork()
+
+def on_message(connection, data):
+    fork()
+    connection.send(data)
+"""
+
+
+def test_a_child_of_user_code_holds_neither_port_nor_channel(start: Start) -> None:
+    """Whenever it is forked; the worker itself goes on with both."""
+    ward = start(FORKS)
+    ward.go()
+    for _ in range(2):
+        seen = [line.split(maxsplit=1) for line in ward.journal()]
+        assert ward.worker_only <= {what for who, what in seen if who == "worker"}
+        assert "child" in {who for who, _ in seen}
+        assert not ward.worker_only & {what for who, what in seen if who == "child"}
+        (ward.folder / "journal").unlink()
+        client = ward.open(text("hello"))
+        assert (Opcode.TEXT, b"hello") == client.receive()
+    ward.signal(signal.SIGTERM)
+    assert "leaving" == ward.report().name
 
 
 def test_an_exit_during_the_start_is_an_exit(start: Start) -> None:
@@ -558,6 +644,35 @@ def test_the_drain_can_be_hurried(start: Start, monkeypatch: pytest.MonkeyPatch)
     assert (0, None) == ward.exit()
     assert ["close 1006", "stop 0"] == ward.journal()[-2:]
     assert ": 1 connections closed with 1001, 1 cut" in ward.stderr()
+
+
+def test_on_close_comes_before_the_end_of_the_worker(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a client whose message is never done with: that callback is cancelled, and no error is told."""
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
+    wait = "async def on_message(connection, data):\n    note('began')\n    await asyncio.Event().wait()\n"
+    ward = start(EVERYTHING + wait)
+    ward.go()
+    ward.open(text("a"))
+    until(lambda: "began" in ward.journal())
+    ward.leave("quick")
+    assert (0, None) == ward.exit()
+    assert ["began", "close 1006", "stop 0"] == ward.journal()[-3:]
+    assert 0 == ward.reading().counters.errors
+
+
+def test_a_quick_stop_interrupts_the_reload_callback(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it might still take, the clients have their goodbye at once."""
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
+    wait = "async def on_worker_reload(worker):\n    note('reload')\n    await asyncio.Event().wait()\n"
+    ward = start(wait + ECHO, graceful_timeout=600.0)
+    ward.go()
+    client = ward.open()
+    ward.leave("reload")
+    until(lambda: "reload" in ward.journal())
+    ward.leave("quick")
+    assert 1012 == client.close_code()
+    assert (0, None) == ward.exit()
+    assert "was in the way of a quick stop and was cancelled" in ward.stderr()
 
 
 def test_an_order_to_be_quick_is_never_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

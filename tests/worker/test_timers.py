@@ -237,6 +237,24 @@ def test_an_exception_is_logged_and_the_timer_goes_on(caplog: pytest.LogCaptureF
     assert str(record.exc_info[1]) == "no database"
 
 
+@pytest.mark.parametrize("exception", [asyncio.CancelledError, GeneratorExit])
+def test_whatever_is_raised_the_timer_goes_on(exception: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """Also an exception that is none; what is meant for the process passes."""
+
+    async def scenario(timers: Timers) -> None:
+        runs: list[int] = []
+
+        def broken() -> None:
+            runs.append(1)
+            raise exception
+
+        timers.every(SOON, broken)
+        await until(lambda: len(runs) == 2)
+
+    run(scenario)
+    assert caplog.records[0].getMessage().endswith(f"broken) raised {exception.__name__}; the timer goes on")
+
+
 def test_an_async_exception_is_logged_and_the_timer_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     """The same for an async function."""
 

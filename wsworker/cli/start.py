@@ -77,6 +77,9 @@ def prepare(
     Raises PlatformError, ConfigError, click.UsageError for -d under systemd, or Failed for -d without a log file.
     """
     need_linux(sys.platform)
+    from wsworker.master.process import open_standard_streams
+
+    open_standard_streams()
     if daemon and os.environ.get("NOTIFY_SOCKET"):
         raise click.UsageError("-d is not for systemd, which watches the foreground; remove -d from ExecStart")
     path, environ, given = settings.config_path(), dict(os.environ), flags(workers, bind, log_level)
@@ -132,7 +135,7 @@ class Prepared:
             if on_terminal:
                 logger.info("Ctrl+C stops; `wsworker status` in another terminal")
 
-        ended = self._master(settled).run()
+        ended = self._master(settled, leave=lambda: None).run()
         if ended.error:
             self.settings.failure(_failure_of(ended.code, ended.error))
         return ended.code
@@ -162,9 +165,13 @@ class Prepared:
             workers = usable_cpus() if config.workers == "auto" else config.workers
             announce(waiting.pop(), OK, json.dumps({"name": config.name, "pid": os.getpid(), "workers": workers}))
 
+        def leave() -> None:
+            for descriptor in waiting:
+                os.close(descriptor)
+
         try:
             log.redirect_output(log.set_up(config.log.level, config.log.file, "master"))
-            ended = self._master(settled).run()
+            ended = self._master(settled, leave).run()
         except Exception as error:
             # told and not logged: the log may be that of the service that runs already
             failed = describe(error)
@@ -180,7 +187,7 @@ class Prepared:
             announce(waiting.pop(), failed.exit_code, json.dumps({"error": dict(failed.details)}))
         return failed.exit_code
 
-    def _master(self, settled: Callable[[str], None]) -> Master:
+    def _master(self, settled: Callable[[str], None], leave: Callable[[], None]) -> Master:
         from wsworker.master.main import Master
         from wsworker.worker.main import preload, run
 
@@ -189,7 +196,7 @@ class Prepared:
         def load_again() -> Loaded:
             return configfile.load(self.path, self.environ, self.flags)
 
-        return Master(self.loaded, load_again, enter_worker=run, settled=settled, version=version())
+        return Master(self.loaded, load_again, enter_worker=run, settled=settled, leave=leave, version=version())
 
 
 def ready_line(outcome: Mapping[str, Any]) -> str:

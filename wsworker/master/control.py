@@ -25,20 +25,27 @@ from wsworker.wire import Command, Lines, Reply, decode_command, encode
 
 MAX_CLIENTS: Final = 16
 REQUEST_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 MAX_UNREAD_BYTES: Final = 1024 * 1024
 _UCRED: Final = struct.Struct("3i")
 
 
 class Client:
-    """One caller. answered: its result is in output, which is sent before the socket is closed."""
+    """One caller.
+
+    answered: its result is in output, which is sent before the socket is closed. deaf: it has half-closed, as nc does
+    behind its input; it still gets its answer.
+    """
 
     def __init__(self, connection: socket.socket, token: Token, give_up_at: float) -> None:
         self.connection = connection
         self.token = token
         self.give_up_at: float | None = give_up_at
         self.lines = Lines()
+        self.commanded = False
         self.output = b""
         self.answered = False
+        self.deaf = False
 
 
 class Control:
@@ -76,7 +83,7 @@ class Control:
             os.umask(umask)
         listener.listen(MAX_CLIENTS)
         self._listener = listener
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Close everything, in the master at its end and in each forked child; the socket file stays."""
@@ -101,21 +108,30 @@ class Control:
         """Send the result and close that connection; nothing if that caller has gone."""
         if client := self._clients.get(token):
             client.answered = True
+            client.give_up_at = self._now() + ANSWER_SECONDS
             self._reply(client, Reply(True, body))
 
     def expire(self) -> None:
-        """Cut off who has not sent a whole command in time; to be called about once a second."""
+        """Cut off who has not sent a whole command, or read its result, in time; to be called about once a second."""
         now = self._now()
+        self._listen()
         for client in [*self._clients.values()]:
             if client.give_up_at is not None and client.give_up_at <= now:
                 self._drop(client)
+
+    def _listen(self) -> None:
+        if self._listener and self._listener not in self._selector.get_map():
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
         assert self._listener is not None
         try:
             connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
         except OSError:
-            # the caller has gone again, or descriptors are short: the next one comes with the next turn
+            # descriptors are short; the listener stays readable and would spin the loop, so expire listens again
+            self._selector.unregister(self._listener)
             return
         connection.setblocking(False)
         if len(self._clients) >= MAX_CLIENTS or not _may_command(connection):
@@ -124,7 +140,7 @@ class Control:
         client = Client(connection, self._next_token, self._now() + REQUEST_SECONDS)
         self._next_token += 1
         self._clients[client.token] = client
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._ready(client))
+        self._watch(client)
 
     def _ready(self, client: Client) -> None:
         if client.output:
@@ -139,10 +155,14 @@ class Control:
             return
         except OSError:
             data = b""
+        if not data and client.commanded:
+            client.deaf = True
+            self._watch(client)
+            return
         if not data:
             self._drop(client)
             return
-        if client.give_up_at is None:
+        if client.commanded:
             # one command a connection: what comes behind it means nothing
             return
         try:
@@ -153,7 +173,7 @@ class Control:
             self.answer(client.token, {"error": message})
             return
         if command:
-            client.give_up_at = None
+            client.commanded, client.give_up_at = True, None
             self._received(command, client.token)
 
     def _reply(self, client: Client, reply: Reply) -> None:
@@ -175,10 +195,16 @@ class Control:
         if client.answered and not client.output:
             self._drop(client)
             return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.output else 0)
-        key = self._selector.get_key(client.connection)
-        if key.events != events:
-            self._selector.modify(client.connection, events, key.data)
+        self._watch(client)
+
+    def _watch(self, client: Client) -> None:
+        """Have the selector watch for what this caller can do next; for nothing, if it is deaf and has read all."""
+        events = (0 if client.deaf else selectors.EVENT_READ) | (selectors.EVENT_WRITE if client.output else 0)
+        key = self._selector.get_map().get(client.connection)
+        if key and key.events != events:
+            self._selector.unregister(client.connection)
+        if events and (key is None or key.events != events):
+            self._selector.register(client.connection, events, lambda: self._ready(client))
 
     def _drop(self, client: Client) -> None:
         if self._clients.pop(client.token, None):

@@ -84,6 +84,7 @@ class Crew:
         self._leave = leave
         self._sockets = sockets
         self._children: dict[WorkerId, Child] = {}
+        self._traced: list[Child] = []  # dead and not reaped yet
 
     def pids(self) -> dict[WorkerId, int]:
         """Return the pid of each living worker."""
@@ -100,7 +101,10 @@ class Crew:
 
     def spawn(self, action: events.Spawn) -> Event:
         """Fork a worker and listen to it."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            return events.SpawnFailed(action.worker, str(error))
         seat = self._table.claim(action.slot, action.worker)
 
         def prepare() -> None:
@@ -121,8 +125,11 @@ class Crew:
                 seat=seat,
             )
 
+        def failed(reason: str) -> None:
+            theirs.send(encode(Report("failed", kind="boot", error=reason)))
+
         try:
-            process = spawn(prepare, identity(action.config), run)
+            process = spawn(prepare, identity(action.config), run, failed)
         except (OSError, KeyError) as error:
             # KeyError: the account of `user` is gone since the configuration was read
             ours.close()
@@ -134,7 +141,7 @@ class Crew:
         child = Child(action.worker, action.slot, process, ours)
         self._children[action.worker] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
-        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._bury(child))
+        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
         return events.Spawned(action.worker, process.pid)
 
     def tell(self, action: events.Tell) -> None:
@@ -148,7 +155,10 @@ class Crew:
         """Send a signal, if that worker still lives."""
         child = self._children.get(action.worker)
         if child:
-            child.process.signal(action.name)
+            try:
+                child.process.signal(action.name)
+            except PermissionError:
+                logger.error("may not send %s to worker %d (pid %d)", action.name, child.slot, child.process.pid)
 
     def close(self) -> None:
         """Close all channels and pidfds, in a fresh worker.
@@ -186,10 +196,22 @@ class Crew:
             self._selector.unregister(child.channel)
             child.channel.close()
 
-    def _bury(self, child: Child) -> None:
+    def bury_late(self) -> None:
+        """Reap those whose tracer had them first; to be called about once a second."""
+        for child in [*self._traced]:
+            self._bury(child)
+
+    def _die(self, child: Child) -> None:
         self._selector.unregister(child.process.pidfd)
+        self._traced.append(child)
+        self._bury(child)
+
+    def _bury(self, child: Child) -> None:
         status = child.process.reap()
-        assert status is not None, "a readable pidfd has an exit status to give"
+        if status is None:
+            # strace or a debugger holds it: it is dead, and its status is the tracer's to take first. ptrace(2)
+            return
+        self._traced.remove(child)
         self._hear(child)
         self._hang_up(child)
         self._table.fold(child.slot, child.worker)

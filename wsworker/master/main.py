@@ -20,6 +20,7 @@ import secrets
 import selectors
 import signal
 import socket
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ from wsworker.master import events, view
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
 from wsworker.master.events import Event, Exit, ReloadRequested, StopRequested, Token
-from wsworker.master.process import do_nothing, usable_cpus
+from wsworker.master.process import do_nothing, may_signal_others, usable_cpus
 from wsworker.master.rundir import RunDir, paths
 from wsworker.master.supervisor import Supervisor
 from wsworker.master.systemd import Notifier, take_environment
@@ -69,7 +70,7 @@ class Master:
     """One service.
 
     load_again: reads the configuration anew. settled: told once, when the start is over, with "" or with a sentence if
-    it did not go well for every worker.
+    it did not go well for every worker. leave: called in each forked worker, closes what is the caller's.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class Master:
         load_again: Callable[[], Loaded],
         enter_worker: EnterWorker,
         settled: Callable[[str], None],
+        leave: Callable[[], None],
         version: str,
     ) -> None:
         self._loaded = loaded
         self._load_again = load_again
+        self._leave = leave
         self._settled: Callable[[str], None] | None = settled
         config = _with_number_of_workers(loaded.config)
         self._config = config
@@ -142,6 +145,9 @@ class Master:
 
     def _set_up(self, run_dir: RunDir) -> None:
         _need_pidfd()
+        if (self._config.user or self._config.group) and os.geteuid() == 0 and not may_signal_others():
+            raise PlatformError("ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`")
+        os.umask(self._config.umask)
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
         self._run_dir = run_dir
         self._catch_signals()
@@ -181,20 +187,23 @@ class Master:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
 
     def _write_pid_files(self, run_dir: RunDir) -> None:
-        try:
-            run_dir.write_pid(os.getpid())
-            if self._config.pidfile:
-                Path(self._config.pidfile).write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            # for people only, the lock decides: a full disk must not keep a service from starting
-            logger.warning("cannot write the pid file %s: %s", error.filename, error.strerror)
+        writers = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
+        if self._config.pidfile:
+            pidfile = Path(self._config.pidfile)
+            writers[pidfile] = lambda: _write_pidfile(pidfile)
+        for file, write in writers.items():
+            try:
+                write()
+            except OSError as error:
+                # for people only, the lock decides: a full disk must not keep a service from starting
+                logger.warning("cannot write the pid file %s: %s", file, error.strerror)
 
     def _remove_pidfile(self) -> None:
         """Remove the configured pid file, if it is still ours."""
         if self._config.pidfile:
             with contextlib.suppress(OSError, ValueError):
                 file = Path(self._config.pidfile)
-                if int(file.read_text()) == os.getpid():
+                if stat.S_ISREG(file.lstat().st_mode) and int(file.read_text()) == os.getpid():
                     file.unlink()
 
     # The loop
@@ -235,6 +244,7 @@ class Master:
 
     def _read_table(self) -> None:
         self._control.expire()
+        self._crew.bury_late()
         self._feed(events.SlotsRead(self._crew.readings()))
         if self._now >= self._sample_at:
             self._sample_at = self._now + SAMPLE_SECONDS
@@ -299,6 +309,7 @@ class Master:
 
     def _leave_to(self, slot: int) -> None:
         """In a fresh worker: close all that is the master's, and the listeners of the other slots."""
+        self._leave()
         self._selector.close()
         self._wakeup.close()
         self._wakeup_writer.close()
@@ -389,6 +400,15 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Exit: Master._end,
 }
 """The one method that performs each kind of action; an event that it returns is handled next."""
+
+
+def _write_pidfile(file: Path) -> None:
+    """Replace the pid file as a whole, and never write through a link or into a pipe that lies there. OSError."""
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "w") as output:
+        output.write(f"{os.getpid()}\n")
+    new.replace(file)
 
 
 def _with_number_of_workers(config: Config) -> Config:

@@ -39,6 +39,9 @@ from wsworker.master.events import SignalName
 PR_SET_PDEATHSIG: Final = 1
 """From linux/prctl.h. The setting follows the thread that forked, and a change of uid or gid clears it: prctl(2)."""
 
+CAP_KILL: Final = 5
+"""Its bit, from linux/capability.h."""
+
 IGNORED_BY_WORKERS: Final = (
     signal.SIGINT,  # Ctrl-C reaches the whole process group, the master decides
     signal.SIGQUIT,
@@ -104,10 +107,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def spawn(prepare: Callable[[], None], identity: Identity, run: Callable[[], int]) -> Process:
+def spawn(
+    prepare: Callable[[], None], identity: Identity, run: Callable[[], int], failed: Callable[[str], None]
+) -> Process:
     """Fork a worker. In the child: prepare closes what is the master's, then identity is taken, then run runs.
 
-    run returns the exit code; whatever prepare, the change of identity or run raises ends the child with 1.
+    run returns the exit code. Whatever prepare, the change of identity or run raises ends the child with 1; failed is
+    told in one sentence why, in the child.
     Raises OSError when the fork or the pidfd is not to be had; then no child is left.
     """
     # a second thread could hold a lock that the child would wait for for ever
@@ -120,7 +126,7 @@ def spawn(prepare: Callable[[], None], identity: Identity, run: Callable[[], int
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            _become_worker(master_pid, prepare, identity, run)
+            _become_worker(master_pid, prepare, identity, run, failed)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
     try:
@@ -132,7 +138,11 @@ def spawn(prepare: Callable[[], None], identity: Identity, run: Callable[[], int
 
 
 def _become_worker(
-    master_pid: int, prepare: Callable[[], None], identity: Identity, run: Callable[[], int]
+    master_pid: int,
+    prepare: Callable[[], None],
+    identity: Identity,
+    run: Callable[[], int],
+    failed: Callable[[str], None],
 ) -> NoReturn:
     code = 1
     try:
@@ -149,9 +159,10 @@ def _become_worker(
     except SystemExit as exit_:
         code = _code_of(exit_)
     except PrivilegeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
-    except BaseException:
+        failed(str(error))
+    except BaseException as error:
         traceback.print_exc()
+        failed(f"a worker ended with {type(error).__name__}: {error}")
     finally:
         _leave(code)
 
@@ -216,6 +227,29 @@ def take_identity(identity: Identity) -> None:
             raise PrivilegeError(name, error.strerror or str(error)) from None
 
 
+def may_signal_others() -> bool:
+    """Whether this process may signal one of another user: without CAP_KILL not even root may. capabilities(7).
+
+    PR_SET_PDEATHSIG is bound by the same rule.
+    """
+    status = Path("/proc/self/status").read_text()
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> CAP_KILL & 1)
+
+
+def open_standard_streams() -> None:
+    """Put /dev/null where standard input, output or error is closed: the next file opened would take their place.
+
+    `wsworker start 2>&-` is enough for that, and the log would then go into whatever was opened first.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    # Python leaves a stream None that it found closed
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent dies; end it now if the parent is dead already.
 
@@ -259,8 +293,10 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             outcome = json.loads(lines.readline() or "null")
         except KeyboardInterrupt:
+            # 0: it died before it could say its pid
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                if pid:
+                    os.kill(pid, signal.SIGTERM)
             lines.readline()
             return 1, "interrupted; the service was stopped again"
     if outcome is None:
@@ -296,7 +332,8 @@ def memory_and_cpu(pid: int) -> tuple[int, float] | None:
         with process.oneshot():
             times = process.cpu_times()
             return process.memory_info().rss, times.user + times.system
-    except psutil.Error:
+    except (psutil.Error, OSError):
+        # OSError: out of descriptors, which psutil does not translate
         return None
 
 

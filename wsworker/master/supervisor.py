@@ -79,6 +79,7 @@ SERVICE_TABLE: Final[Mapping[ServiceState, Mapping[type, str]]] = {
 """What a request does in each state of the service; a reload that cannot begin yet waits, and later ones join it."""
 
 HUNG_SECONDS: Final = 3.0
+"""A beat comes each second and is read each second, so a healthy one is up to two seconds old."""
 KILL_MARGIN_SECONDS: Final = 5.0
 ABORT_SECONDS: Final = 2.0
 QUICK_SECONDS: Final = 3.0
@@ -296,7 +297,7 @@ class Supervisor:
         timeout, silent_seconds = self.config.worker_timeout, now - worker.heard_at
         if worker.silence == "none":
             worker.silence = "hung"
-            worker.deadline_at = worker.heard_at + timeout / 2
+            worker.deadline_at = worker.heard_at + max(HUNG_SECONDS, timeout / 2)
         elif worker.silence == "hung":
             worker.silence = "dumped"
             worker.deadline_at = worker.heard_at + timeout
@@ -311,7 +312,7 @@ class Supervisor:
     def _hear(self, worker: Worker, at: float) -> None:
         """Note a sign of life of a READY worker."""
         worker.heard_at, worker.silence = at, "none"
-        worker.deadline_at = at + min(HUNG_SECONDS, self.config.worker_timeout / 2)
+        worker.deadline_at = at + HUNG_SECONDS
 
     def _read(self, event: SlotsRead, now: float) -> None:
         """Take the beats. If this very reading comes late, the machine or the master stood still: nobody is blamed."""
@@ -321,12 +322,18 @@ class Supervisor:
             if late > LATE_SECONDS:
                 worker.heard_at += late
                 worker.deadline_at = None if worker.deadline_at is None else worker.deadline_at + late
+            self._forgive(worker, now)
             reading = event.readings.get(worker.id)
             if reading:
                 worker.connections, worker.full = reading.connections, reading.full
                 if worker.state is READY and reading.beat_at > worker.heard_at:
                     self._hear(worker, reading.beat_at)
         self._tell_status()
+
+    def _forgive(self, worker: Worker, now: float) -> None:
+        """Forget the exits of a slot whose worker has been READY for long enough."""
+        if worker.state is READY and now - worker.since >= self._policy.healthy_seconds:
+            self.roster.slots[worker.slot].history = ()
 
     # Deaths
 
@@ -358,8 +365,7 @@ class Supervisor:
 
     def _died(self, worker: Worker, event: WorkerExited, now: float) -> None:
         """A READY worker is gone, and nobody asked it to."""
-        if now - worker.since >= self._policy.healthy_seconds:
-            self.roster.slots[worker.slot].history = ()
+        self._forgive(worker, now)
         slot = self._remove(worker, event, None, now)
         self._log("error", f"worker {slot.number} (pid {worker.pid}) died: {event}")
         self._retry(slot, now)
@@ -443,7 +449,8 @@ class Supervisor:
         self._last_reload = roll.summary(reload, outcome, self.generation, now)
         self._actions += [Answer(reply, self._last_reload) for reply in reload.replies]
         self._roll, self.state = None, SERVING
-        self._notify_ready()
+        error = outcome["error"]
+        self._notify_ready(f"reload {outcome['result']}: {error['cause']}; " if error else "")
 
     def _refuse_reload(self, event: ReloadRequested, now: float) -> None:
         if event.reply is not None:
@@ -532,9 +539,9 @@ class Supervisor:
             self._weights = weights
             self._actions.append(Weigh(weights))
 
-    def _notify_ready(self) -> None:
+    def _notify_ready(self, news: str = "") -> None:
         self._told = self.roster.summary()
-        self._actions.append(Notify("ready", self._told))
+        self._actions.append(Notify("ready", news + self._told))
 
     def _tell_status(self) -> None:
         if self.state is SERVING and self._told != self.roster.summary():

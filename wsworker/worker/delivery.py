@@ -66,16 +66,27 @@ class Caller:
             return self.run(callback, *args)
         try:
             await callback.function(*args)
-        except asyncio.CancelledError as exc:
-            if OURS in exc.args:
-                raise
-            _forgive()
-            return exc
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            return exc
-        return None
+            return await self._judge(exc)
+        return await self._judge(None)
+
+    async def _judge(self, raised: BaseException | None) -> BaseException | None:
+        """Return what an async callback has raised, its own cancellation included; raise ours."""
+        task = asyncio.current_task()
+        assert task is not None
+        if task.cancelling() and not isinstance(raised, asyncio.CancelledError):
+            # a callback that cancels its own task and awaits nothing any more leaves that to the next callback
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as exc:
+                raised = raised or exc
+        if isinstance(raised, asyncio.CancelledError) and OURS in raised.args:
+            raise raised
+        while task.cancelling():
+            task.uncancel()
+        return raised
 
     def report(self, callback: Callback, exc: BaseException) -> None:
         """Count an exception and log it with the user's traceback."""
@@ -184,27 +195,22 @@ class Delivery:
     def _begin(self) -> None:
         if self._task is None and self._waiting and not self._held:
             self._task = self._loop.create_task(self._take_turns())
+            # not in a finally of the task: one that is cancelled before its first step never gets there
+            self._task.add_done_callback(self._rest)
 
     async def _take_turns(self) -> None:
-        try:
-            while self._waiting and not self._held:
-                callback, args = self._waiting.pop(0)
-                exc = await self._caller.wait(callback, self._client, *args)
-                self._done(callback, exc)
-                self._client._turn_over()
-        finally:
-            self._task = None
-            if self._waiting:
-                self._begin()
-            else:
-                self._client._idle()
+        while self._waiting and not self._held:
+            callback, args = self._waiting.pop(0)
+            exc = await self._caller.wait(callback, self._client, *args)
+            self._done(callback, exc)
+            self._client._turn_over()
 
-
-def _forgive() -> None:
-    """Take back the cancellation that user code has asked of the task that it runs in, so that the next turn runs."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()
+    def _rest(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if self._waiting:
+            self._begin()
+        else:
+            self._client._idle()
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:

@@ -51,6 +51,10 @@ class Drain:
         """Tell everybody at once from now on, and wait for them no longer than a quick stop does."""
         self._hurried.set()
 
+    async def wait_for_hurry(self) -> None:
+        """Return once somebody is in a hurry."""
+        await self._hurried.wait()
+
     async def run(self, window_seconds: float, graceful_seconds: float) -> int:
         """Close every connection and wait until all have gone; returns how many had to be cut at the end."""
         hub = self._hub
@@ -70,7 +74,7 @@ class Drain:
         """Say goodbye to one after the other and wait until all have gone, the deadline, or somebody is in a hurry."""
         loop = self._hub.loop
         goodbyes = loop.create_task(self._say_goodbye(window_seconds))
-        hurry = loop.create_task(self._hurried.wait())
+        hurry = loop.create_task(self.wait_for_hurry())
         await asyncio.wait({goodbyes, hurry}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
         goodbyes.cancel()
         hurry.cancel()

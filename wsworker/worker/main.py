@@ -71,14 +71,15 @@ def run(
     table; node: first part of every connection's id, unique to this run of the service. A SystemExit of user code
     passes: the process ends with its code.
     """
-    output = log.set_up(config.log.level, config.log.file, f"worker {slot}")
-    if config.log.file != "-":
-        # what the user's code prints belongs there too
-        log.redirect_output(output)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR2)
-    loop = _new_loop(config.loop)
-    asyncio.set_event_loop(loop)
+    try:
+        loop = _set_up(config, slot)
+    except Exception as error:
+        # the log may be what has failed, so the master says it
+        report = Report("failed", kind="boot", error=f"a worker cannot start: {type(error).__name__}: {error}"[:1000])
+        with contextlib.suppress(OSError):
+            channel.send(encode(report))
+        return 1
+    os.register_at_fork(after_in_child=lambda: _let_go([*sockets, channel]))
     life = Life(config, worker, slot, generation, node, sockets, channel, seat, loop)
     try:
         code = loop.run_until_complete(life.run())
@@ -88,6 +89,31 @@ def run(
     # not after a SystemExit: connections are open then, and uvloop warns of each, for ever if warnings are errors
     loop.close()
     return code
+
+
+def _set_up(config: Config, slot: int) -> asyncio.AbstractEventLoop:
+    """Prepare the process for user code; return its loop."""
+    output = log.set_up(config.log.level, config.log.file, f"worker {slot}")
+    if config.log.file != "-":
+        # what the user's code prints belongs there too
+        log.redirect_output(output)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2)
+    loop = _new_loop(config.loop)
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _let_go(sockets: list[socket.socket]) -> None:
+    """Close, in a process that user code has forked, what is the worker's alone.
+
+    A child that outlives its worker would else hold the port, and keep the channel open, whose end tells that the
+    master is dead. Only descriptors are closed: the loop's epoll is shared with the worker, which goes on.
+    """
+    for sock in sockets:
+        with contextlib.suppress(OSError):
+            # detached, so that the object does not close the number a second time when somebody else has it
+            os.close(sock.detach())
 
 
 class Life:
@@ -161,7 +187,9 @@ class Life:
             count=self._seat.count_connections,
         )
         self._hub = hub
-        self._acceptor = Acceptor(self._loop, self._sockets, lambda peer: Connection(hub, peer), logger)
+        self._acceptor = Acceptor(
+            self._loop, self._sockets, lambda peer: Connection(hub, peer), lambda: hub.full, logger
+        )
         if app.on_worker_start:
             await self._start_app(app.on_worker_start, hub)
         return hub
@@ -237,21 +265,24 @@ class Life:
             await self._acceptor.empty_and_close()
         deadline = self._loop.time() + self._config.graceful_timeout
         if order.why == "reload" and hub.app.on_worker_reload:
-            await self._announce_reload(hub.app.on_worker_reload, hub)
+            await self._announce_reload(hub.app.on_worker_reload, hub, self._drain)
         asked = len(hub.worker.connections)
         cut = await self._drain.run(self._config.drain_window, deadline - self._loop.time())
         hub.timers.cancel_all()
         await self._call(hub.app.on_worker_stop, hub)
         logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
 
-    async def _announce_reload(self, callback: Callback, hub: Hub) -> None:
+    async def _announce_reload(self, callback: Callback, hub: Hub, drain: Drain) -> None:
         """Call on_worker_reload; clients must have their goodbye even if it never returns."""
         seconds = self._config.graceful_timeout * RELOAD_SHARE
         task = self._loop.create_task(self._call(callback, hub))
-        await asyncio.wait({task}, timeout=seconds)
+        hurry = self._loop.create_task(drain.wait_for_hurry())
+        await asyncio.wait({task, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            logger.error("on_worker_reload (%s) took longer than %g s and was cancelled", callback.place, seconds)
+            why = "was in the way of a quick stop" if hurry.done() else f"took longer than {seconds:g} s"
+            logger.error("on_worker_reload (%s) %s and was cancelled", callback.place, why)
             task.cancel(OURS)
+        hurry.cancel()
 
     async def _call(self, callback: Callback | None, hub: Hub) -> None:
         if callback:
