@@ -267,6 +267,38 @@ def test_in_the_background(make_daemon: MakeDaemon) -> None:
     daemon.wait_gone()
 
 
+FAILS_IN_SLOT_2 = """
+def on_worker_start(worker):
+    if worker.slot == 2:
+        raise OSError("no room in slot 2")
+
+def on_message(connection, data):
+    connection.send(data)
+"""
+
+
+def test_the_background_fails_when_a_worker_is_not_ready(make_daemon: MakeDaemon) -> None:
+    """`start -d` exits 1 with the slot and the reason; the others serve on, and `status` says degraded."""
+    daemon = make_daemon(FAILS_IN_SLOT_2, workers=2, log={"file": "log.txt"})
+    started = daemon.cli("start", "-d")
+    assert (1, "") == (started.code, started.out)
+    assert started.err.startswith(f"error: {daemon.name} runs degraded: 1 of 2 workers are ready; worker 2: on_worker_")
+    assert "tom" == daemon.echo("tom")
+    assert 150 == daemon.cli("status").code
+    assert 0 == daemon.cli("stop").code
+    daemon.wait_gone()
+
+
+def test_the_background_fails_with_the_reason_of_the_first_worker(make_daemon: MakeDaemon) -> None:
+    """`start -d` with an app that does not import: exit 78, the user's traceback, and nothing runs."""
+    daemon = make_daemon("import nowhere_to_be_found", log={"file": "log.txt"})
+    started = daemon.cli("start", "-d")
+    assert (78, "") == (started.code, started.out)
+    assert "nowhere_to_be_found" in started.err
+    assert 3 == daemon.cli("status").code
+    daemon.wait_gone()
+
+
 def test_the_background_needs_a_log_file(make_daemon: MakeDaemon) -> None:
     """`start -d` without log.file says that there would be no terminal to log to."""
     started = make_daemon().cli("start", "-d")
