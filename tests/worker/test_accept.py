@@ -420,10 +420,10 @@ def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object
             while len(guests.transports) < 5:
                 seen.add(len(guests.addresses))
                 await asyncio.sleep(0)
-            assert {1, 2, 3, 4} <= seen
             await acceptor.close()
             guests.leave()
             close(*clients)
+        assert {1, 2, 3, 4} <= seen
 
     run(main())
 

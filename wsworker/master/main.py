@@ -187,7 +187,7 @@ class Master:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
 
     def _write_pid_files(self, run_dir: RunDir) -> None:
-        writers = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
+        writers: dict[Path, Callable[[], None]] = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
         if self._config.pidfile:
             pidfile = Path(self._config.pidfile)
             writers[pidfile] = lambda: _write_pidfile(pidfile)
