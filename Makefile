@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: help run test check cover bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run     start the hello example on ws://127.0.0.1:2346, Ctrl+C stops it"
 	@echo "make test    run all tests"
 	@echo "make check   ruff (format and lint) and mypy --strict"
+	@echo "make cover   every branch of the pure files is covered by their own tests"
 	@echo "make bench   echo benchmark against other servers, about two minutes"
 
 # the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
@@ -31,6 +32,9 @@ check: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+cover: $(BIN)/.ready
+	$(BIN)/python -m tests.pure
 
 $(BIN)/.bench: $(BIN)/.ready
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > $(VENV)/bench.txt
