@@ -161,6 +161,10 @@ class NotRunning(WsworkerError):
     leftovers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.leftovers:
+            return (
+                f"{self.name} is not running: its master died; `wsworker start` removes {' and '.join(self.leftovers)}"
+            )
         return f"{self.name} is not running (no socket at {self.socket}); start it with `wsworker start`"
 
 

@@ -265,8 +265,9 @@ class Group:
                 return ""
             owner = psutil.Process(min(pids))
             # psutil names one holder of a socket; a master that shares it with its workers is the one to be told
-            while (parent := owner.parent()) and any(self._holds(one) for one in parent.net_connections(kind)):
-                owner = parent
+            with contextlib.suppress(psutil.AccessDenied):  # a parent that is not ours to look at is no master of it
+                while (parent := owner.parent()) and any(self._holds(one) for one in parent.net_connections(kind)):
+                    owner = parent
             return f"pid {owner.pid} ({owner.name()})"
         except (psutil.Error, OSError):
             return ""

@@ -63,13 +63,12 @@ class Order:
 class Report:
     """What a worker tells the master.
 
-    ready: it could accept; seconds is how long the import took. failed: it cannot boot and exits now; kind is app
+    ready: it could accept. failed: it cannot boot and exits now; kind is app
     (import or callback names) or boot (anything else), error one sentence, trace the user's trimmed traceback or "".
     leaving: it was asked to go by a signal from outside and wants a replacement first.
     """
 
     name: ReportName
-    seconds: float = 0.0
     kind: FailureKind = ""
     error: str = ""
     trace: str = ""
@@ -122,10 +121,10 @@ def decode_order(line: bytes) -> Order:
 
 def decode_report(line: bytes) -> Report:
     """Return the Report in a line; raises WireError for anything else."""
-    shape = {"name": str, "seconds": float, "kind": str, "error": str, "trace": str}
+    shape = {"name": str, "kind": str, "error": str, "trace": str}
     fields = _fields(line, "report", shape)
     name, kind = _one_of(ReportName, fields["name"]), _one_of(FailureKind, fields["kind"])
-    return Report(name, fields["seconds"], kind, fields["error"], fields["trace"])
+    return Report(name, kind, fields["error"], fields["trace"])
 
 
 def _fields(line: bytes, kind: str, shape: Mapping[str, type]) -> dict[str, Any]:

@@ -80,12 +80,25 @@ def test_a_mistake_costs_nothing(
 
 def test_stop_then_start(place: Place, program: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """The old service is stopped before the new one starts, whose failure is then that of `start`."""
+    (place.folder / "app.py").write_text("def on_worker_start(worker):\n    1 / 0\n")
+    master = running(SCRIPT)
+    result = program("restart")
+    assert 1 == result.code
+    assert "stop" == master.heard[-1].name
+    assert "stopping cli-test (pid 4242): 1 connection closed (1001), stopped in " in result.err.splitlines()[0]
+    assert "ZeroDivisionError" in result.err
+
+
+def test_what_runs_is_not_stopped_for_what_does_not_import(
+    place: Place, program: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """Broken code is found before the stop; the caller gets the traceback."""
     (place.folder / "app.py").write_text("1 / 0\n")
     master = running(SCRIPT)
     result = program("restart")
     assert 78 == result.code
-    assert "stop" == master.heard[-1].name
-    assert "stopping cli-test (pid 4242): 1 connection closed (1001), stopped in " in result.err.splitlines()[0]
+    assert "stop" not in [command.name for command in master.heard]
+    assert "error: the new code does not start; cli-test keeps running: " in result.err
     assert "ZeroDivisionError" in result.err
 
 

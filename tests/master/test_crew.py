@@ -124,7 +124,7 @@ def make() -> Iterator[Callable[[Callable[..., int]], Deck]]:
 def obedient(*, worker: int, channel: socket.socket, seat: Seat, **rest: Any) -> int:
     """Be ready, say `leaving` at go, and leave with 3 at drain."""
     seat.write(2_000_000_000, 0, 4, True, Counters(messages_in=10))
-    say(channel, Report("ready", seconds=0.25))
+    say(channel, Report("ready"))
     for order in orders(channel):
         if order == Order("go"):
             say(channel, Report("leaving"))
@@ -246,14 +246,14 @@ def test_the_life_of_a_worker(make: Make) -> None:
     deck = make(obedient)
     deck.spawn()
     deck.until(lambda: deck.events)
-    assert [WorkerReady(7, 0.25)] == deck.events
+    assert [WorkerReady(7)] == deck.events
     assert {7: Reading(2.0, 4, True)} == deck.crew.readings()
     assert [events.SlotsRead({7: Reading(2.0, 4, True)})] == deck.readings
     deck.tell(Order("go"))
     deck.until(lambda: len(deck.events) == 2)
     deck.tell(Order("drain", "stop"))
     deck.until(lambda: len(deck.events) == 3)
-    assert [WorkerReady(7, 0.25), WorkerLeaving(7), WorkerExited(7, 3, None)] == deck.events
+    assert [WorkerReady(7), WorkerLeaving(7), WorkerExited(7, 3, None)] == deck.events
     assert {} == deck.crew.pids()
     assert {} == deck.crew.readings()
 
@@ -285,7 +285,7 @@ def test_counters_of_a_killed_worker_are_kept(make: Make) -> None:
     deck.kill()
     assert (WorkerExited(7, None, "SIGKILL"), Counters(messages_in=10)) == deck.totals[-1]
     deck.spawn(worker=8)
-    deck.until(lambda: WorkerReady(8, 0.25) in deck.events)
+    deck.until(lambda: WorkerReady(8) in deck.events)
     assert Counters(messages_in=20) == deck.table.totals(1)
 
 
@@ -350,10 +350,10 @@ def test_a_traced_worker_is_buried_when_its_tracer_lets_go(make: Make) -> None:
         os.kill(pid, signal.SIGKILL)
         deck.until(lambda: not deck.watches_death())
         deck.crew.bury_late()
-        assert [WorkerReady(7, 0.25)] == deck.events
+        assert [WorkerReady(7)] == deck.events
         assert {7} == deck.crew.pids().keys()
     deck.crew.bury_late()
-    assert [WorkerReady(7, 0.25), WorkerExited(7, None, "SIGKILL")] == deck.events
+    assert [WorkerReady(7), WorkerExited(7, None, "SIGKILL")] == deck.events
     pipe.close()
 
 

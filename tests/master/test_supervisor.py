@@ -44,7 +44,7 @@ class Story:
     def serve(self) -> Story:
         """Boot every worker."""
         for worker in self.supervisor.roster.slots:
-            self.tell(events.WorkerReady(worker, 0.1))
+            self.tell(events.WorkerReady(worker))
         return self
 
     def later(self, seconds: float) -> list[Action]:
@@ -260,17 +260,18 @@ def test_a_reload_rolls_slot_by_slot_behind_its_canary() -> None:
     actions = story.tell(events.ReloadRequested(new, 7, ("listen",)))
     assert [Spawn(3, 1, 2, new)] == kinds(actions, Spawn, Tell, Signal)
     assert "reloading" == story.supervisor.status(story.now)["state"]
-    actions = story.tell(events.WorkerReady(3, 0.25))
+    story.now += 0.25
+    actions = story.tell(events.WorkerReady(3))
     assert [Tell(3, GO), Tell(1, Order("drain", "reload")), Spawn(4, 2, 2, new)] == kinds(actions, Tell, Spawn)
     row = {"slot": 1, "old_pid": 1001, "new_pid": 1003, "seconds": 0.25, "canary": True}
     assert [Progress(7, {"event": "replaced"} | row)] == kinds(actions, Progress)
     story.now += 2
     actions = story.tell(events.WorkerReady(4))
     (answer,) = only(actions, Answer)
-    assert ("ok", 2, 2.0, ["listen"]) == tuple(
+    assert ("ok", 2, 2.25, ["listen"]) == tuple(
         answer.body[key] for key in ("result", "generation", "seconds", "restart_needed")
     )
-    assert [row, row | {"slot": 2, "old_pid": 1002, "new_pid": 1004, "seconds": 0.0, "canary": False}] == answer.body[
+    assert [row, row | {"slot": 2, "old_pid": 1002, "new_pid": 1004, "seconds": 2.0, "canary": False}] == answer.body[
         "workers"
     ]
     assert {1: "draining", 2: "draining", 3: "ready", 4: "ready"} == story.states()
@@ -415,6 +416,16 @@ def test_a_second_stop_is_quick_and_what_stays_is_killed() -> None:
     assert [Signal(2, "SIGKILL")] == kinds(story.later(3), Signal)
     assert not kinds(story.tell(events.StopRequested()), Tell)
     assert Exit(0) == story.tell(events.WorkerExited(2, signal="SIGKILL"))[-1]
+
+
+def test_a_second_stop_command_joins_the_wait_of_the_first() -> None:
+    """Only a signal or `stop --quick` is in a hurry: a script that asks twice must not cut anybody."""
+    story = Story(workers=1).serve()
+    story.tell(events.StopRequested(reply=5))
+    assert not kinds(story.tell(events.StopRequested(reply=6)), Tell)
+    assert [Tell(1, Order("drain", "quick"))] == kinds(story.tell(events.StopRequested(True, 7)), Tell)
+    answers = only(story.tell(events.WorkerExited(1, code=0)), Answer)
+    assert [5, 6, 7] == [answer.reply for answer in answers]
 
 
 def test_a_quick_stop_hurries_those_that_drain_already() -> None:

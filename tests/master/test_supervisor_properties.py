@@ -244,7 +244,7 @@ class Supervision(RuleBasedStateMachine):
             process.ready_at = process.beat_at = self.kernel.now
         else:
             process.failed_at = self.kernel.now
-        self.kernel.feed(events.WorkerReady(worker, 0.1))
+        self.kernel.feed(events.WorkerReady(worker))
 
     def ask(self) -> int:
         self.token += 1

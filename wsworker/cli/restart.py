@@ -1,7 +1,7 @@
 """`wsworker restart`: stop what runs, then start, with the options of `start`.
 
-The new configuration is read first: a mistake in it must not cost the service that runs. Under systemd it refuses,
-because systemd would see its service end, and start another one beside ours.
+The new configuration is read first, and the app is imported in a child process: a mistake in either must not cost the
+service that runs. Under systemd it refuses, because systemd would see its service end, and start another one beside it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsworker.cli import ask, managed
-from wsworker.cli.failures import Failed
+from wsworker.cli.check import app_finding
+from wsworker.cli.failures import BAD_CONFIG, Failed
 from wsworker.cli.options import Settings, global_options
 from wsworker.cli.start import prepare, start_options
 from wsworker.cli.stop import stop_service
 from wsworker.errors import ControlError, NotRunning
 from wsworker.master.rundir import read_pid
+
+if TYPE_CHECKING:
+    from wsworker.config import Config
 
 
 @click.command()
@@ -28,10 +33,21 @@ from wsworker.master.rundir import read_pid
 def restart(settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None) -> int:
     """Stop the service if it runs, then start it."""
     prepared = prepare(settings, daemon, workers, bind, log_level)
-    refuse_if_managed(ask.locate(prepared.path, os.environ))
+    service = ask.locate(prepared.path, os.environ)
+    refuse_if_managed(service)
+    if master_pid(service):
+        refuse_broken_app(prepared.loaded.config)
     with contextlib.suppress(NotRunning):
         settings.progress(stop_service(settings, prepared.path, quick=False).line())
     return prepared.run()
+
+
+def refuse_broken_app(config: Config) -> None:
+    """Raise Failed if the app does not import: what runs is worth more than what would not start."""
+    finding = app_finding(config)
+    if finding.verdict == "failed":
+        text = f"the new code does not start; {config.name} keeps running: {finding.facts}"
+        raise Failed("app_invalid", text, BAD_CONFIG)
 
 
 def refuse_if_managed(service: ask.Service, proc: Path = managed.PROC) -> None:

@@ -180,7 +180,10 @@ class Crew:
             reports = [decode_report(line) for line in child.lines.feed(data)]
         except BlockingIOError:
             return
-        except (OSError, WireError) as error:
+        except OSError:
+            # it has died with orders unread; its pidfd tells more
+            data, reports = b"", []
+        except WireError as error:
             logger.error("the channel of worker %d is closed: %s", child.slot, error)
             data, reports = b"", []
         for report in reports:
@@ -222,7 +225,7 @@ class Crew:
 def _event_of(report: Report, worker: WorkerId) -> Event:
     match report.name:
         case "ready":
-            return events.WorkerReady(worker, report.seconds)
+            return events.WorkerReady(worker)
         case "failed":
             return events.WorkerFailed(worker, report.kind, report.error, report.trace)
         case "leaving":

@@ -77,10 +77,9 @@ class SlotFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker has loaded the user's module and waits for go. seconds: how long the import took."""
+    """A worker has loaded the user's module and waits for go."""
 
     worker: WorkerId
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

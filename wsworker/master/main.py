@@ -132,6 +132,7 @@ class Master:
             self._feed(events.Started(self._config))
             while self._exit is None:
                 self._turn()
+            logger.info("stopped")
             return self._exit
         finally:
             self._control.finish()
@@ -281,8 +282,10 @@ class Master:
             case "status":
                 self._feed(events.StatusRequested(token))
             case "reload":
+                logger.info("`reload` asked")
                 self._reload(token)
             case "stop":
+                logger.info("`stop%s` asked: stopping", " --quick" if command.quick else "")
                 self._feed(StopRequested(command.quick, token))
 
     def _reload(self, token: Token | None) -> None:

@@ -60,7 +60,7 @@ def next_step(roster: Roster, generation: int) -> Wait | Replace | None:
 
 
 def replaced(roll: Roll, worker: Worker, older: Worker | None, seconds: float) -> dict[str, Any]:
-    """Return the row for one replaced slot, as progress and in the result; seconds: how long the import took."""
+    """Return the row for one replaced slot, as progress and in the result; seconds: from its fork to READY."""
     return {
         "slot": worker.slot,
         "old_pid": older.pid if older else None,

@@ -242,6 +242,7 @@ class Supervisor:
         """STARTING to READY: it gets go, and whoever it replaces gets drain."""
         slot = self.roster.slots[worker.slot]
         older = self.roster.ready(worker.slot)
+        boot_seconds = now - worker.since
         worker.state, worker.since = READY, now
         self._hear(worker, now)
         slot.retry_at, slot.parked = None, False
@@ -251,7 +252,7 @@ class Supervisor:
             # the first worker of the service: from now on there is somebody to accept
             self._actions += [OpenSlot(number) for number in self.roster.slots]
         if self._roll and worker.id == self._roll.current:
-            self._rolled(self._roll, worker, older, event.seconds)
+            self._rolled(self._roll, worker, older, boot_seconds)
         if older:
             self._drain(older, "replace" if older.leaving else "reload", now)
         self._judge(slot)
@@ -374,9 +375,8 @@ class Supervisor:
         """A worker that was told to go has gone."""
         del self.roster.workers[worker.id]
         # it said so itself, unless it ended in another way than it was asked to
-        self._log(
-            "debug" if event.code == 0 else "warning", f"worker {worker.slot} (pid {worker.pid}) has left: {event}"
-        )
+        as_asked = event.code == 0 or event.signal == "SIGTERM"
+        self._log("debug" if as_asked else "warning", f"worker {worker.slot} (pid {worker.pid}) has left: {event}")
 
     def _killed(self, worker: Worker, event: WorkerExited, now: float) -> None:
         """KILLED counts as the state it was killed in."""
@@ -436,7 +436,7 @@ class Supervisor:
             case Wait(worker):
                 reload.current = worker
             case _:
-                self._log("info", f"reloaded: {len(self.roster.slots)} workers run generation {self.generation}")
+                self._log("info", f"reloaded: generation {self.generation} runs in every slot")
                 self._end_reload(reload, {"result": "ok", "error": None}, now)
 
     def _roll_failed(self, reload: Roll, failure: WorkerFailed, now: float) -> None:
@@ -463,8 +463,10 @@ class Supervisor:
         self._shut_down("quick" if event.quick else "stop", now)
 
     def _hurry(self, event: StopRequested, now: float) -> None:
-        """A second wish to stop: whoever still drains is told to be quick."""
+        """A second signal, or `stop --quick`: whoever drains is told to be quick. A second `stop` joins the wait."""
         self._answer_stop(event, now)
+        if event.reply is not None and not event.quick:
+            return
         for worker in self.roster.workers.values():
             if worker.state is not KILLED:
                 deadline_at = worker.deadline_at

@@ -161,7 +161,7 @@ class Life:
             self._report(error.report)
             return EX_CONFIG if error.report.kind == "app" else 1
         self._loop.add_signal_handler(signal.SIGTERM, self._report, Report("leaving"))
-        self._report(Report("ready", seconds=hub.app.seconds))
+        self._report(Report("ready"))
         logger.info("ready, pid %d, app imported in %.2f s", os.getpid(), hub.app.seconds)
         order = await self._told
         await self._leave(hub, order)
