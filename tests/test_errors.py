@@ -197,3 +197,10 @@ def test_a_reject_that_can_be_made_can_be_sent(status: int, headers: dict[str, s
     lines = response.removesuffix(body.encode()).decode("ascii").split("\r\n")
     last = {name.lower(): name for name in headers or {}}  # of names that differ in case only, the last one counts
     assert all(f"{name}: {(headers or {})[name]}" in lines for name in last.values())
+
+
+def test_a_dead_master_is_told_from_one_that_never_ran() -> None:
+    """Its leftovers are named, and that the next start removes them."""
+    error = errors.NotRunning("hello", "/run/hello.sock", ("/run/hello.sock", "/run/hello.pid"))
+    left = "`wsworker start` removes /run/hello.sock and /run/hello.pid"
+    assert f"hello is not running: its master died; {left}" == str(error)
