@@ -160,6 +160,11 @@ class Crew:
             except PermissionError:
                 logger.error("may not send %s to worker %d (pid %d)", action.name, child.slot, child.process.pid)
 
+    def bury_late(self) -> None:
+        """Reap those whose tracer had them first; to be called about once a second."""
+        for child in [*self._traced]:
+            self._bury(child)
+
     def close(self) -> None:
         """Close all channels and pidfds, in a fresh worker.
 
@@ -198,11 +203,6 @@ class Crew:
         if child.channel.fileno() >= 0:
             self._selector.unregister(child.channel)
             child.channel.close()
-
-    def bury_late(self) -> None:
-        """Reap those whose tracer had them first; to be called about once a second."""
-        for child in [*self._traced]:
-            self._bury(child)
 
     def _die(self, child: Child) -> None:
         self._selector.unregister(child.process.pidfd)
