@@ -13,6 +13,9 @@ from pathlib import Path
 from tests.test_layers import ORDER
 from tests.test_mirror import mirrored
 
+RULES = ("boot", "deaths", "health", "reload", "scaling", "lending", "stopping", "service")
+"""Files of master/ whose rules belong together: the stories of the supervisor test them too."""
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,9 +23,10 @@ def uncovered(file: str, folder: str) -> str:
     """Return what the test of a pure file leaves uncovered, as coverage reports it, or "" if nothing."""
     data = f"--data-file={folder}/coverage"
     run = [sys.executable, "-m", "coverage", "run", data, "--branch", f"--include=wsworker/{file}"]
-    test = subprocess.run(
-        [*run, "-m", "pytest", "-q", f"tests/{mirrored(file)}"], cwd=ROOT, capture_output=True, text=True
-    )
+    tests = [f"tests/{mirrored(file)}"]
+    if file in (f"master/{rule}.py" for rule in RULES):
+        tests.append("tests/master/test_supervisor.py")
+    test = subprocess.run([*run, "-m", "pytest", "-q", *tests], cwd=ROOT, capture_output=True, text=True)
     if test.returncode:
         return test.stdout
     report = [sys.executable, "-m", "coverage", "report", data, "--fail-under=100", f"--include=wsworker/{file}"]

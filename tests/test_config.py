@@ -39,6 +39,9 @@ def test_defaults() -> None:
         "worker_timeout": 30.0,
         "graceful_timeout": 30.0,
         "drain_window": 10.0,
+        "max_messages": 0,
+        "max_worker_age": 0.0,
+        "max_worker_rss": 0,
         "user": None,
         "group": None,
         "umask": 0o027,
@@ -92,6 +95,9 @@ def test_values_are_normalised() -> None:
         workers="auto",
         boot_timeout="250ms",
         drain_window=0,
+        max_messages=1_000_000,
+        max_worker_age="24h",
+        max_worker_rss="512MiB",
         user="www",
         umask="0o077",
         pidfile="run/x.pid",
@@ -107,6 +113,9 @@ def test_values_are_normalised() -> None:
     assert loaded.boot_timeout == 0.25
     assert loaded.drain_window == 0.0
     assert isinstance(loaded.drain_window, float)
+    assert loaded.max_messages == 1_000_000
+    assert loaded.max_worker_age == 86400.0
+    assert loaded.max_worker_rss == 512 * 1024**2
     assert loaded.user == "www"
     assert loaded.umask == 0o077
     assert loaded.pidfile == "/srv/hello/run/x.pid"
@@ -120,6 +129,24 @@ def test_values_are_normalised() -> None:
 def test_one_address_needs_no_list() -> None:
     """A single address may stand alone."""
     assert valid(listen="[::]:80").listen == (ListenAddress("::", 80),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "taken"),
+    [
+        ("max_messages", 0, 0),
+        ("max_messages", 1, 1),
+        ("max_messages", 10**15, 10**15),
+        ("max_worker_age", 0, 0.0),
+        ("max_worker_age", "8760h", 365 * 86400.0),
+        ("max_worker_rss", 0, 0),
+        ("max_worker_rss", "32MiB", 32 * 1024**2),
+        ("max_worker_rss", "1024GiB", 1024**4),
+    ],
+)
+def test_limits_of_a_worker(key: str, value: object, taken: float) -> None:
+    """Each is off at 0 and else within bounds that a worker can live in."""
+    assert taken == config.value_of(valid(**{key: value}), key)
 
 
 @pytest.mark.parametrize("origins", ["*", "same-origin", ()])
@@ -148,6 +175,9 @@ def test_a_null_name_is_no_name() -> None:
         ("worker_timeout", [0, 1.9, "25h"]),
         ("graceful_timeout", [0]),
         ("drain_window", [-1, "25h"]),
+        ("max_messages", [-1, 10**15 + 1, 1.5, "1m", True, None]),
+        ("max_worker_age", [-1, "8761h", "7d", True, None]),
+        ("max_worker_rss", [-1, 1, 512, "31MiB", 32 * 1024**2 - 1, "1025GiB", "512MB", 1e9, True, None]),
         ("user", [0, True, ["x"]]),
         ("group", [0]),
         ("umask", [0, 0o1000, "27", "0", None, True]),
@@ -229,15 +259,12 @@ def test_in_code() -> None:
 RESTART_KEYS = (
     "name",
     "listen",
-    "workers",
     "backlog",
     "user",
     "group",
     "umask",
     "pidfile",
     "control_socket",
-    "log.level",
-    "log.file",
 )
 
 
@@ -247,15 +274,29 @@ def test_restart_keys() -> None:
 
 
 def test_carry_over() -> None:
-    """A reload keeps what needs a restart and takes all else."""
+    """A reload keeps what needs a restart and takes all else, the number of workers and the log too."""
     old = valid(name="a", umask="0022", workers=1, websocket__max_size=1)
-    new = valid(name="b", umask="0077", workers=2, websocket__max_size=2, backlog=5)
-    assert config.restart_needed(old, new) == ("name", "workers", "backlog", "umask")
+    new = valid(name="b", umask="0077", workers=2, websocket__max_size=2, backlog=5, log__level="debug", max_messages=9)
+    assert config.restart_needed(old, new) == ("name", "backlog", "umask")
     carried = config.carry_over(old, new)
-    assert config.carry_over(old, valid(log__level="debug", log__file="/x.log")).log == old.log
     assert (carried.name, carried.umask, carried.backlog) == ("a", 0o022, 2048)
-    assert (carried.workers, carried.websocket.max_size) == (1, 2)
+    assert (carried.workers, carried.websocket.max_size, carried.log.level, carried.max_messages) == (2, 2, "debug", 9)
     assert config.restart_needed(old, carried) == ()
+
+
+def test_carry_over_within_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where keys of a section need a restart, those are kept and their neighbours are taken."""
+    for key in ("websocket.max_size", "websocket.send_buffer"):
+        extra = KEYS[key].json_schema_extra
+        assert isinstance(extra, dict)
+        monkeypatch.setitem(extra, "reload", False)
+    old = valid(websocket__max_size=1, websocket__send_buffer=2, websocket__ping_interval=3)
+    carried = config.carry_over(old, valid(websocket__max_size=4, websocket__send_buffer=5, websocket__ping_interval=6))
+    assert (1, 2, 6.0) == (
+        carried.websocket.max_size,
+        carried.websocket.send_buffer,
+        carried.websocket.ping_interval,
+    )
 
 
 def test_nothing_to_carry_over() -> None:

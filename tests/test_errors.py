@@ -32,6 +32,10 @@ SENTENCES = [
     ),
     (errors.BindError("[::]:80", "address in use"), "cannot listen on [::]:80: address in use; change `listen`"),
     (
+        errors.ActivationError("[::]:80", "which is not in `listen` (config.yaml:3:9)", "add it there"),
+        "systemd passed [::]:80, which is not in `listen` (config.yaml:3:9); add it there",
+    ),
+    (
         errors.PrivilegeError("setresuid", "not permitted"),
         "cannot drop privileges: setresuid failed (not permitted); start as root or remove `user` and `group`",
     ),

@@ -8,17 +8,15 @@ import socket
 import stat
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wsworker.config import ListenAddress
 from wsworker.errors import BindError
-from wsworker.listeners import NO_SOCKET, Group, program
+from wsworker.listeners import Group
 
 DEADLINE_SECONDS = 10
 PLACE = "config.yaml:3:9"
@@ -162,43 +160,6 @@ def other_program(host: str, port: int, kept: list[socket.socket]) -> str:
     sock.listen()
     kept.append(sock)
     return "listens"
-
-
-# --- the BPF program ----------------------------------------------------------------------------------------------
-
-
-def run(instructions: list[tuple[int, int, int, int]], random: int) -> int:
-    """Interpret classic BPF, as far as program() uses it."""
-    at, register = 0, 0
-    while True:
-        code, if_true, if_false, k = instructions[at]
-        at += 1
-        if code == 0x20 and k == 0xFFFFF038:
-            register = random
-        elif code == 0x94:
-            register %= k
-        elif code == 0x35:
-            at += if_true if register >= k else if_false
-        else:
-            assert code == 0x06
-            return k
-
-
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=12))
-def test_each_index_comes_up_as_often_as_its_weight(weights: list[int]) -> None:
-    """Over all remainders of the random number the shares are exact, and a weight of 0 is never chosen."""
-    total = sum(weights)
-    outcomes = Counter(run(program(weights), random) for random in range(max(total, 1)))
-    expected = {index: weight for index, weight in enumerate(weights) if weight} or {NO_SOCKET: 1}
-    assert expected == dict(outcomes)
-
-
-@given(st.lists(st.integers(0, 256), min_size=1, max_size=256))
-def test_the_program_has_two_lines_for_each_weight_and_one(weights: list[int]) -> None:
-    """Its length stays far below the kernel's limit of 4096, and its jumps inside it."""
-    chosen = sum(1 for weight in weights if weight)
-    assert len(program(weights)) == 2 * chosen + 1
-    assert 0 <= run(program(weights), 0xFFFFFFFF) <= NO_SOCKET
 
 
 # --- weights in the kernel ----------------------------------------------------------------------------------------
@@ -400,6 +361,280 @@ def test_a_slot_is_bound_once_and_listens_once(make: Callable[..., Group]) -> No
         group.listen(1)
 
 
+# --- growing and shrinking ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_group_grows_while_it_listens(make: Callable[..., Group], host: str) -> None:
+    """A new last slot gets the next index; until it is weighed it gets nobody, as the program does not name it."""
+    group = make(host)
+    serve(group, 2)
+    assert group.weigh([1, 1])
+    group.bind(3)
+    group.listen(3)
+    assert spread(group, 3, 20)[3] == 0
+    assert group.weigh([1, 1])
+    assert spread(group, 3, 20)[3] == 0
+    assert group.weigh([0, 0, 1])
+    assert Counter({3: 20}) == +spread(group, 3, 20)
+
+
+def test_a_group_that_cannot_grow_says_why(make: Callable[..., Group]) -> None:
+    """The slots that listen are not touched by it: here the machine has lost the right to the address."""
+    group = make()
+    serve(group, 1)
+
+    def grow() -> str:
+        os.setgid(65534)
+        os.setuid(65534)
+        return failure(lambda: group.bind(2)).reason  # a group of SO_REUSEPORT is of one uid: socket(7)
+
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    with Child(grow) as child:
+        assert child.told == "address in use"
+    assert Counter({1: 2}) == spread(group, 1, 2)
+
+
+def test_closing_the_last_slot_resets_nobody(make: Callable[..., Group]) -> None:
+    """Weighed 0 and emptied before, it takes no client with it; those that it had accepted live on, as do the rest."""
+    group = make()
+    serve(group, 3)
+    assert group.weigh([0, 0, 1])
+    waiting = [connect(group) for _ in range(10)]
+    assert group.weigh([1, 1, 0])
+    others = [connect(group) for _ in range(10)]
+    accepted = []
+    for _ in waiting:
+        server, _ = group.socket(3).accept()
+        server.setblocking(True)
+        accepted.append(server)
+    group.close_slot(3)
+    assert group.weigh([1, 1])
+    for server in accepted:
+        server.sendall(b"alive")
+    assert [b"alive"] * 10 == [client.recv(5) for client in waiting]
+    assert accept_all(group.socket(1)) + accept_all(group.socket(2)) == 10
+    assert spread(group, 2, 20).total() == 20
+    for sock in (*waiting, *others, *accepted):
+        sock.close()
+
+
+def test_a_group_grows_again_after_it_shrank(make: Callable[..., Group]) -> None:
+    """The new socket of a slot has the index of the old one."""
+    group = make()
+    serve(group, 3)
+    assert group.weigh([1, 1, 0])
+    group.close_slot(3)
+    group.bind(3)
+    group.listen(3)
+    assert group.weigh([0, 0, 1])
+    assert Counter({3: 20}) == +spread(group, 3, 20)
+
+
+def test_only_the_last_slot_can_be_closed(make: Callable[..., Group]) -> None:
+    """Closing another one would give its index to the last one. A slot that was never bound is closed already."""
+    group = make()
+    serve(group, 2)
+    with pytest.raises(AssertionError):
+        group.close_slot(1)
+    group.close_slot(3)
+    assert group.weigh([1, 1])
+
+
+def test_a_bound_slot_that_does_not_listen_can_be_closed(make: Callable[..., Group]) -> None:
+    """So that another address, which could not be bound for this slot, leaves nothing behind."""
+    group = make()
+    serve(group, 1)
+    group.bind(2)
+    sock = group.socket(2)
+    group.close_slot(2)
+    assert sock.fileno() == -1
+    assert group.weigh([1])
+
+
+# --- queues -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_queue_of_each_slot(make: Callable[..., Group], host: str) -> None:
+    """It counts who waits and was not accepted; a slot without a listener has none."""
+    group = make(host)
+    serve(group, 2)
+    assert group.weigh([0, 1])
+    waiting = [connect(group) for _ in range(5)]
+    assert (0, 5, None) == (group.queue(1), group.queue(2), group.queue(3))
+    accept_all(group.socket(2))
+    assert group.queue(2) == 0
+    for client in waiting:
+        client.close()
+
+
+# --- taking over --------------------------------------------------------------------------------------------------
+
+
+def kept_for(successor: Group, group: Group, slots: Sequence[int]) -> None:
+    """Give copies of a group's listeners to its successor and close the group, as systemd and a restart do."""
+    copies = {slot: socket.socket(fileno=os.dup(group.socket(slot).fileno())) for slot in slots}
+    group.close()
+    for slot, copy in copies.items():
+        assert successor.adopt(slot, copy)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_successor_has_the_queues_and_the_places(make: Callable[..., Group], host: str) -> None:
+    """Who waited before is accepted after, new clients come at any time, and new weights hit the right slots."""
+    group = make(host)
+    serve(group, 3)
+    assert group.weigh([0, 0, 1])
+    successor = make(host, group.address.port, backlog=512)
+    waiting = [connect(group) for _ in range(10)]
+    kept_for(successor, group, [1, 2, 3])
+    waiting.append(connect(successor))
+    assert successor.queue(3) == 11
+    serve(successor, 3)
+    assert not successor.socket(3).getblocking()
+    assert accept_all(successor.socket(3)) == 11
+    for slot in (1, 2, 3):
+        weights = [int(slot == other) for other in (1, 2, 3)]
+        assert successor.weigh(weights)
+        assert Counter({slot: 20}) == +spread(successor, 3, 20)
+    for client in waiting:
+        client.close()
+
+
+def test_a_successor_has_its_own_backlog(make: Callable[..., Group]) -> None:
+    """A changed `backlog` holds for listeners that were taken over too."""
+    group = make(backlog=64)
+    serve(group, 1)
+    successor = make(port=group.address.port, backlog=37)
+    kept_for(successor, group, [1])
+    serve(successor, 1)
+    info = successor.socket(1).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    assert struct.unpack_from("I", info, 28) == (37,)
+
+
+def test_a_successor_with_more_slots(make: Callable[..., Group]) -> None:
+    """The slots that nobody has kept are bound anew and come last, so their indices are known too."""
+    group = make()
+    serve(group, 2)
+    successor = make(port=group.address.port)
+    kept_for(successor, group, [1, 2])
+    serve(successor, 4)
+    assert successor.weigh([0, 0, 1, 0])
+    assert Counter({3: 20}) == +spread(successor, 4, 20)
+    assert successor.weigh([0, 1, 0, 0])
+    assert Counter({2: 20}) == +spread(successor, 4, 20)
+
+
+def test_a_successor_can_shrink(make: Callable[..., Group]) -> None:
+    """A slot that was taken over closes like any other, and is bound anew when it is wanted again."""
+    group = make()
+    serve(group, 2)
+    successor = make(port=group.address.port)
+    kept_for(successor, group, [1, 2])
+    serve(successor, 2)
+    assert successor.weigh([1, 0])
+    sock = successor.socket(2)
+    successor.close_slot(2)
+    assert sock.fileno() == -1
+    successor.bind(2)
+    successor.listen(2)
+    assert successor.weigh([0, 1])
+    assert Counter({2: 20}) == +spread(successor, 2, 20)
+
+
+def test_a_slot_is_missing(make: Callable[..., Group]) -> None:
+    """Then nobody knows the indices: no weights for good, and those of before no longer hold."""
+    group = make(backlog=512)
+    serve(group, 3)
+    assert group.weigh([0, 0, 1])
+    successor = make(port=group.address.port, backlog=512)
+    kept_for(successor, group, [1, 3])
+    serve(successor, 3)
+    assert not successor.weigh([1, 1, 1])
+    counted = spread(successor, 3, 200)
+    assert min(counted[slot] for slot in (1, 2, 3)) > 0
+
+
+def test_two_listeners_for_one_slot(make: Callable[..., Group]) -> None:
+    """The second one is closed, as nobody would accept there; its index was one of ours, so weights are over."""
+    group = make()
+    serve(group, 2)
+    successor = make(port=group.address.port)
+    copies = [socket.socket(fileno=os.dup(group.socket(slot).fileno())) for slot in (1, 2)]
+    group.close()
+    assert [True, False] == [successor.adopt(1, copy) for copy in copies]
+    assert copies[1].fileno() == -1
+    serve(successor, 1)
+    assert not successor.weigh([1])
+    assert Counter({1: 4}) == spread(successor, 1, 4)
+
+
+def test_which_socket_has_the_address(make: Callable[..., Group], tmp_path: Path) -> None:
+    """Address and port are compared as the kernel has them, and nothing is said to include anything else."""
+    group = make()
+    with socket.socket() as same, socket.socket() as all_addresses, socket.socket(socket.AF_UNIX) as unix:
+        same.bind((group.address.host, group.address.port))
+        all_addresses.bind(("0.0.0.0", 0))
+        unix.bind(str(tmp_path / "hello.ws"))
+        assert [True, False, False] == [group.owns(sock) for sock in (same, all_addresses, unix)]
+        wildcard = make("0.0.0.0", all_addresses.getsockname()[1])
+        assert [False, True, False] == [wildcard.owns(sock) for sock in (same, all_addresses, unix)]
+        path = make(path=str(tmp_path / "hello.ws"))
+        assert [False, False, True] == [path.owns(sock) for sock in (same, all_addresses, unix)]
+        assert not make("fe80::1%nosuch0", 2346).owns(same)
+
+
+def test_ipv6_is_compared_in_its_shortest_form(make: Callable[..., Group]) -> None:
+    """The kernel knows an address and not its spelling; [::] is not 0.0.0.0, also where it takes IPv4 too."""
+    if not can_bind("::1"):
+        pytest.skip("this machine has no IPv6 loopback")
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::", 0))
+        port = sock.getsockname()[1]
+        owners = [make(host, port).owns(sock) for host in ("::", "0:0::0", "0.0.0.0", "::1")]
+        assert [True, True, False, False] == owners
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_socket_of_a_socket_unit_is_shared(make: Callable[..., Group], path: Path, kind: str) -> None:
+    """All slots accept from it; its backlog and its file are systemd's, and nothing here ends its clients."""
+    systemd = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+    systemd.bind(str(path) if kind == "unix" else ("127.0.0.1", 0))
+    systemd.listen(7)
+    group = make(path=str(path)) if kind == "unix" else make(port=systemd.getsockname()[1])
+    group.adopt_shared(socket.socket(fileno=os.dup(systemd.fileno())))
+    assert (True, True) == (group.shared, group.activated)
+    serve(group, 2)
+    assert group.socket(1) is group.socket(2)
+    assert not group.socket(1).getblocking()
+    assert not group.weigh([1, 1])
+    assert group.queue(1) is None
+    if kind == "tcp":
+        info = group.socket(1).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        assert struct.unpack_from("I", info, 28) == (7,)
+    group.close_slot(2)
+    with connect(group):
+        assert accept_all(group.socket(1)) == 1
+    group.close()
+    with connect(group):
+        systemd.accept()[0].close()
+    systemd.close()
+
+
+def test_a_shared_socket_that_nobody_used_is_closed(make: Callable[..., Group]) -> None:
+    """A start that fails before any slot is bound leaves no descriptor open."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    group = make(port=sock.getsockname()[1])
+    group.adopt_shared(sock)
+    group.close()
+    assert sock.fileno() == -1
+
+
 # --- across processes ---------------------------------------------------------------------------------------------
 
 
@@ -491,6 +726,9 @@ def test_all_slots_share_a_unix_socket(make: Callable[..., Group], path: Path) -
     group.listen(1)
     group.listen(2)
     assert not group.weigh([1, 1])
+    assert group.queue(1) is None
+    group.bind(3)
+    group.close_slot(3)
     client = connect(group)
     assert accept_all(group.socket(2)) == 1
     client.close()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsworker import log
 from wsworker.errors import PlatformError
 from wsworker.log import Line, Look, Output, escape, set_up
 
@@ -22,15 +23,16 @@ AT = 1_738_284_053.25  # 2025-01-31T00:40:53.250 UTC
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[logging.Logger]:
-    """Take our output off the root logger afterwards, and put the levels back."""
+    """Let the output leave its file and the root logger afterwards, and put the levels back."""
     root, websockets = logging.getLogger(), logging.getLogger("websockets")
     levels = root.level, websockets.level
     yield root
+    set_up("info", "-", "test")
+    log.flush()
     root.setLevel(levels[0])
     websockets.setLevel(levels[1])
     for output in outputs():
         root.removeHandler(output)
-        output.close()
 
 
 @pytest.fixture
@@ -203,9 +205,9 @@ def test_level(level: str, shown: list[str], tmp_path: Path) -> None:
     """Records below the configured level are not written."""
     file = tmp_path / "log"
     set_up(level, str(file), "master")
-    log = logging.getLogger("wsworker.master")
+    logger = logging.getLogger("wsworker.master")
     for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        log.log(number, "x")
+        logger.log(number, "x")
     assert [line.split()[1] for line in file.read_text().splitlines()] == shown
 
 
@@ -284,34 +286,128 @@ def test_a_named_pipe_without_a_reader(tmp_path: Path) -> None:
 def test_a_full_disk(root_logger: logging.Logger) -> None:
     """What cannot be written is counted, and the caller hears nothing."""
     set_up("info", "/dev/full", "master")
+    before = log.dropped()
     root_logger.info("one")
     root_logger.info("two")
-    assert [output.dropped for output in outputs()] == [2]
+    assert log.dropped() - before == 2
 
 
-def test_a_full_pipe(root_logger: logging.Logger, tmp_path: Path) -> None:
-    """A pipe that nobody empties takes what it can, then records are dropped; a record that is cut counts too."""
+def test_a_stuck_pipe(root_logger: logging.Logger, tmp_path: Path) -> None:
+    """A pipe that nobody empties takes what it can, then records wait, then they are lost; a flush brings the rest."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     set_up("info", str(tmp_path / "pipe"), "master")
+    before = log.dropped()
     root_logger.info("x" * 1_000_000)
     root_logger.info("y")
+    root_logger.info("z")
+    assert log.dropped() - before == 2
+    came = ""
+    while not came.endswith("dropped\n"):
+        came += os.read(reader, 1 << 20).decode()
+        log.flush()
     os.close(reader)
-    assert [output.dropped for output in outputs()] == [2]
+    assert [line[29:] for line in came.splitlines()] == [
+        " INFO  master    " + "x" * 1_000_000,
+        " WARN  master    2 log lines were dropped",
+    ]
 
 
 def test_an_argument_that_cannot_be_shown(tmp_path: Path) -> None:
-    """Not even a message whose own repr raises reaches the caller."""
+    """Not even a message whose own repr raises reaches the caller; the next line tells of the loss."""
 
     class Broken:
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
     set_up("info", str(tmp_path / "log"), "master")
+    before = log.dropped()
     broken = record("")
     broken.msg = Broken()
     outputs()[0].handle(broken)
-    assert [output.dropped for output in outputs()] == [1]
+    assert log.dropped() - before == 1
+    logging.getLogger("wsworker").info("hi")
+    assert [line[29:] for line in (tmp_path / "log").read_text().splitlines()] == [
+        " WARN  master    1 log line was dropped",
+        " INFO  master    hi",
+    ]
+
+
+# ---- opened anew
+
+
+def test_rotation(tmp_path: Path) -> None:
+    """A file that was moved away gets the lines until the log is reopened, then a new one does: none is lost."""
+    file = tmp_path / "log"
+    fd = set_up("info", str(file), "master")
+    logger = logging.getLogger("wsworker")
+    logger.info("one")
+    file.rename(tmp_path / "moved")
+    logger.info("two")
+    assert log.reopen() == fd
+    logger.info("three")
+    assert [line[29:] for line in (tmp_path / "moved").read_text().splitlines()] == [
+        " INFO  master    one",
+        " INFO  master    two",
+    ]
+    assert file.read_text()[29:] == " INFO  master    three\n"
+    assert stat.S_IMODE(file.stat().st_mode) & 0o137 == 0
+    assert not os.get_inheritable(fd)
+
+
+def test_reopening_without_rotation(tmp_path: Path) -> None:
+    """Nothing changes then; and no descriptor is left over."""
+    set_up("info", str(tmp_path / "log"), "master")
+    before = os.listdir("/proc/self/fd")
+    for number in range(3):
+        logging.getLogger("wsworker").info("%d", number)
+        log.reopen()
+    assert [line[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["0", "1", "2"]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_file_that_cannot_be_reopened(tmp_path: Path) -> None:
+    """The old one stays in use, and the error says which one it is about."""
+    (tmp_path / "logs").mkdir()
+    set_up("info", str(tmp_path / "logs" / "log"), "master")
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    with pytest.raises(PlatformError, match=r"cannot open the log file .*/logs/log: No such file or directory; change"):
+        log.reopen()
+    logging.getLogger("wsworker").info("hi")
+    assert (tmp_path / "moved" / "log").read_text()[29:] == " INFO  master    hi\n"
+
+
+def test_a_worker_adopts_the_file_of_the_master(tmp_path: Path) -> None:
+    """It needs no right to open it: the descriptor is put in place of its own and closed."""
+    file = tmp_path / "log"
+    fd = set_up("info", str(file), "worker 1")
+    before = os.listdir("/proc/self/fd")
+    file.rename(tmp_path / "moved")
+    log.adopt(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    logging.getLogger("wsworker").info("hi")
+    assert file.read_text()[29:] == " INFO  worker 1  hi\n"
+    assert os.listdir("/proc/self/fd") == before
+    assert not os.get_inheritable(fd)
+
+
+def test_a_process_without_a_log() -> None:
+    """A command that logs nothing has nothing to reopen, to flush or to lose."""
+    code = "from wsworker import log; log.flush(); print(log.reopen(), log.dropped())"
+    folder = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "None 0\n"
+
+
+def test_logging_config_of_the_user(tmp_path: Path) -> None:
+    """User code may take the records elsewhere; it closes our handler, and the file is opened anew all the same."""
+    fd = set_up("info", str(tmp_path / "log"), "worker 1")
+    for output in outputs():
+        logging.getLogger().removeHandler(output)
+        output.close()
+    (tmp_path / "log").rename(tmp_path / "moved")
+    assert log.reopen() == fd
+    os.write(fd, b"printed\n")
+    assert (tmp_path / "log").read_text() == "printed\n"
 
 
 # ---- standard error: in a process of its own, because the test runner has its hands on ours
@@ -393,3 +489,138 @@ def test_nothing_open_to_print_to(tmp_path: Path) -> None:
     code = code.replace('print("complained", file=sys.stderr)', "")
     run(code, str(tmp_path / "log"))
     assert (tmp_path / "log").read_text().splitlines()[-1] == "by a program"
+
+
+# ---- what is printed in a worker
+
+WORKER = """
+import logging, os, subprocess, sys
+from wsworker import log
+logger = logging.getLogger(__name__)
+file = sys.argv[1]
+output = log.set_up("info", file, "worker 1")
+if file != "-":
+    log.redirect_output(output)
+log.unblock_output()
+"""
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines, without the time of those that have one."""
+    return [line[30:] if line[:2] == "20" else line for line in text.splitlines()]
+
+
+def test_prints_follow_the_file(tmp_path: Path) -> None:
+    """Prints, log lines and programs share the file in order, also after it was moved away; old files get no more."""
+    code = """
+print("printed")
+logger.info("logged")
+print("complained", file=sys.stderr)
+subprocess.run(["echo", "by a program"], check=True)
+os.rename(file, file + ".1")
+print("late")
+log.reopen()
+print("new")
+logger.info("logged anew")
+subprocess.run(["echo", "by a new program"], stdout=sys.stdout, check=True)
+os.rename(file, file + ".2")
+log.adopt(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+print("newer", file=sys.stderr)
+subprocess.run(["sh", "-c", "echo by the newest program >&2"], check=True)
+assert (1, 2) == (sys.stdout.fileno(), sys.stderr.fileno())
+"""
+    file = tmp_path / "log"
+    assert run(WORKER + code, str(file)) == ""
+    assert lines_of((tmp_path / "log.1").read_text()) == [
+        "printed",
+        "INFO  worker 1  logged",
+        "complained",
+        "by a program",
+        "late",
+    ]
+    assert lines_of((tmp_path / "log.2").read_text()) == ["new", "INFO  worker 1  logged anew", "by a new program"]
+    assert lines_of(file.read_text()) == ["newer", "by the newest program"]
+
+
+def test_prints_follow_to_another_file(tmp_path: Path) -> None:
+    """A daemon whose log file changes takes its descriptors 1 and 2 along; there is no standard error to go back to."""
+    code = """
+log.set_up("info", file + ".other", "master")
+print("printed")
+subprocess.run(["echo", "by a program"], check=True)
+try:
+    log.set_up("info", "-", "master")
+except Exception as error:
+    logger.info("%s", error)
+"""
+    run(WORKER + code, str(tmp_path / "log"))
+    assert (tmp_path / "log").read_text() == ""
+    assert lines_of((tmp_path / "log.other").read_text()) == [
+        "printed",
+        "by a program",
+        "INFO  master    there is no standard error to log to after a start with -d; set `log.file`",
+    ]
+
+
+def test_output_that_was_closed(tmp_path: Path) -> None:
+    """Prints go to the file where one is named, and nowhere else."""
+    code = WORKER.replace("output =", "sys.stdout = sys.stderr = None\noutput =")
+    run(f"{code}\nprint('printed')", str(tmp_path / "log"))
+    assert lines_of((tmp_path / "log").read_text()) == ["printed"]
+    assert run(f"{code}\nassert sys.stdout is None and sys.stderr is None\nprint('nothing')", "-") == ""
+
+
+STUCK = """
+import select
+for number in range(10_000):
+    print("x" * 100, number)
+    print("y" * 100, number, file=sys.stderr)
+    logger.info("%s %d", "z" * 100, number)
+lost = log.dropped()
+blocking = os.get_blocking(1), os.get_blocking(2)
+came = {reader: b"" for reader in readers}
+while ready := select.select(readers, [], [], 0)[0]:
+    for reader in ready:
+        came[reader] += os.read(reader, 65536)
+    log.flush()
+with open(sys.argv[2], "w") as told:
+    print(lost, log.dropped(), blocking, file=told)
+    told.write("".join(text.decode() for text in came.values()))
+"""
+
+ONE_PIPE = """
+import os
+reader, writer = os.pipe()
+readers = [reader]
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+"""
+
+TWO_PIPES = """
+import os
+readers = []
+for number in (1, 2):
+    reader, writer = os.pipe()
+    readers.append(reader)
+    os.dup2(writer, number)
+"""
+
+
+@pytest.mark.parametrize("pipes", [ONE_PIPE, TWO_PIPES], ids=["one", "two"])
+def test_a_stuck_reader_of_standard_output(pipes: str, tmp_path: Path) -> None:
+    """Neither prints nor log lines wait for it or raise, and the pipe keeps its mode.
+
+    When it reads again it gets whole lines in order, and hears how many others there were.
+    """
+    run(pipes + WORKER + STUCK, "-", str(tmp_path / "told"))
+    told, *lines = (tmp_path / "told").read_text().splitlines()
+    lost, lost_at_the_end, *blocking = told.split(maxsplit=2)
+    assert ["(True, True)"] == blocking
+    assert lost == lost_at_the_end
+    losses = [int(found[1]) for line in lines if (found := re.search(r" (\d+) log lines? (?:was|were) dropped$", line))]
+    assert int(lost) == sum(losses)
+    assert 30_000 == len(lines) - len(losses) + sum(losses)
+    for kind in "xyz":
+        kept = [line[line.index(kind) :] for line in lines if kind * 100 in line]
+        numbers = [int(line.removeprefix(f"{kind * 100} ")) for line in kept]
+        assert numbers == sorted(set(numbers))

@@ -9,7 +9,8 @@ from wsworker.stats import Counters, Reading, Table
 
 def test_counters_add_field_by_field() -> None:
     """A sum keeps every field apart."""
-    assert Counters(1, 2, 3, 4, 5, 6, 7, 8).plus(Counters(accepted=10, errors=20)) == Counters(11, 2, 3, 4, 5, 6, 7, 28)
+    added = Counters(accepted=10, log_dropped=20)
+    assert Counters(11, 2, 3, 4, 5, 6, 7, 8, 29) == Counters(1, 2, 3, 4, 5, 6, 7, 8, 9).plus(added)
 
 
 def test_a_new_seat_reads_as_zero() -> None:
@@ -29,11 +30,13 @@ def test_what_a_worker_writes_is_read_back() -> None:
 
 
 def test_connections_are_counted_between_beats() -> None:
-    """Their number is written apart, and nothing else changes by it."""
+    """Their number, and whether more may come, is written apart, and nothing else changes by it."""
     table = Table(1)
     seat = table.claim(1, 7)
-    seat.count_connections(4)
-    assert Reading(0.0, 0.0, 4, False, Counters()) == table.read(1, 7)
+    seat.count_connections(4, True)
+    assert Reading(0.0, 0.0, 4, True, Counters()) == table.read(1, 7)
+    seat.count_connections(3, False)
+    assert Reading(0.0, 0.0, 3, False, Counters()) == table.read(1, 7)
 
 
 def test_counters_survive_death_and_never_go_back() -> None:
@@ -56,7 +59,7 @@ def test_counters_survive_death_and_never_go_back() -> None:
 def test_a_seat_taken_again_starts_at_zero() -> None:
     """Nothing of the worker before shows in the reading of the next one."""
     table = Table(1)
-    table.claim(1, 1).write(9, 9, 9, True, Counters(9, 9, 9, 9, 9, 9, 9, 9))
+    table.claim(1, 1).write(9, 9, 9, True, Counters(9, 9, 9, 9, 9, 9, 9, 9, 9))
     table.fold(1, 1)
     table.claim(1, 2)
     assert Reading(0.0, 0.0, 0, False, Counters()) == table.read(1, 2)

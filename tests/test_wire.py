@@ -46,7 +46,13 @@ VALUES = st.recursive(
 )
 COMMANDS = st.builds(Command, st.sampled_from(get_args(wire.CommandName)), st.booleans())
 REPLIES = st.builds(Reply, st.booleans(), st.dictionaries(st.text(), VALUES, max_size=4))
-ORDERS = st.builds(Order, st.sampled_from(get_args(wire.OrderName)), st.sampled_from(get_args(wire.DrainReason)))
+ORDERS = st.builds(
+    Order,
+    st.sampled_from(get_args(wire.OrderName)),
+    st.sampled_from(get_args(wire.DrainReason)),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+)
 REPORTS = st.builds(
     Report,
     st.sampled_from(get_args(wire.ReportName)),
@@ -144,7 +150,10 @@ def test_a_line_at_the_limit_is_taken() -> None:
 def test_the_lines_are_as_people_read_them() -> None:
     """One object with version, type and every field; plain text stands as it is."""
     assert b'{"v":1,"type":"command","name":"stop","quick":true}\n' == encode(Command("stop", True))
-    assert b'{"v":1,"type":"order","name":"drain","why":"reload"}\n' == encode(Order("drain", "reload"))
+    assert b'{"v":1,"type":"order","name":"drain","why":"reload","slot":0,"fds":0}\n' == encode(
+        Order("drain", "reload")
+    )
+    assert b'{"v":1,"type":"order","name":"lend","why":"","slot":3,"fds":2}\n' == encode(Order("lend", slot=3, fds=2))
     assert '{"v":1,"type":"reply","final":true,"body":{"говорит":1}}\n' == encode(Reply(True, {"говорит": 1})).decode()
     assert rb'{"v":1,"type":"report","name":"ready","kind":"","error":"\ud800","trace":"a\nb"}' + b"\n" == encode(
         Report("ready", error="\ud800", trace="a\nb")
@@ -261,13 +270,19 @@ def test_fields_have_their_type(message: Message) -> None:
 @pytest.mark.parametrize(
     ("message", "field", "reason"),
     [
-        (Command("stop"), "name", "'nonsense' is none of status, reload, stop"),
-        (Order("go"), "name", "'nonsense' is none of go, drain"),
-        (Order("go"), "why", "'nonsense' is none of reload, replace, stop, quick"),
+        (Command("stop"), "name", "'nonsense' is none of status, reload, stop, reopen"),
+        (Order("go"), "name", "'nonsense' is none of go, drain, lend, recall, reopen"),
+        (Order("go"), "why", "'nonsense' is none of reload, replace, scale, stop, quick"),
         (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving"),
-        (Report("ready"), "kind", "'nonsense' is none of app, boot"),
+        (Report("ready"), "kind", "'nonsense' is none of app, boot, crash"),
     ],
 )
 def test_words_are_of_their_lists(message: Message, field: str, reason: str) -> None:
     """Another word is refused by name, with those that there are."""
     assert reason == refusal(message, **{field: "nonsense"})
+
+
+@pytest.mark.parametrize("field", ["slot", "fds"])
+def test_orders_count_from_zero(field: str) -> None:
+    """A slot or a number of descriptors below that is a fault of the sender, found before anyone waits for them."""
+    assert f"{field} is negative" == refusal(Order("lend", slot=1, fds=1), **{field: -1})

@@ -25,6 +25,7 @@ from wsworker import values as read
 from wsworker.values import ListenAddress as ListenAddress  # part of what a Config is made of: importable from here
 
 DAY_SECONDS: Final = 24 * 3600.0
+LEAST_WORKER_BYTES: Final = 32 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ def _in_folder(reader: Callable[[str, str], str], word: str | None = None) -> Af
 
 def _folder(info: ValidationInfo) -> str:
     return info.context["folder"] if info.context else ""
+
+
+def _off_or_room_for_a_worker(size: int) -> int:
+    # below what a worker without any client needs, workers would be replaced for ever
+    if size != 0 and size < LEAST_WORKER_BYTES:
+        raise ValueError
+    return size
 
 
 Seconds: TypeAlias = Annotated[
@@ -71,6 +79,19 @@ Bytes: TypeAlias = Annotated[
     BeforeValidator(read.size),
     Field(ge=1, le=read.GIB),
     Takes("a size from 1 to 1GiB, such as 1MiB or 65536", "bytes"),
+]
+AgeOrZero: TypeAlias = Annotated[
+    float,
+    BeforeValidator(read.seconds),
+    Field(ge=0, le=365 * DAY_SECONDS),
+    Takes("0 or a time up to 8760h, such as 24h", "seconds"),
+]
+MemoryOrZero: TypeAlias = Annotated[
+    int,
+    BeforeValidator(read.size),
+    AfterValidator(_off_or_room_for_a_worker),
+    Field(le=1024 * read.GIB),
+    Takes("0 or a size from 32MiB to 1024GiB, such as 512MiB", "bytes"),
 ]
 Address: TypeAlias = Annotated[
     ListenAddress, BeforeValidator(lambda value, info: read.listen_address(value, _folder(info)))
@@ -124,10 +145,10 @@ class LogConfig(_Section):
     """Where the log goes and how much of it."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Takes("one of debug, info, warning and error")] = (
-        _setting("info", "Least important messages that are still logged: debug, info, warning or error.", reload=False)
+        _setting("info", "Least important messages that are still logged: debug, info, warning or error.")
     )
     file: Annotated[str, _in_folder(read.path, "-"), Takes('a path, or "-" (with its quotes) for standard error')] = (
-        _setting("-", 'File that the log is appended to; "-" is standard error.', reload=False)
+        _setting("-", 'File that the log is appended to; "-" is standard error.')
     )
 
 
@@ -161,11 +182,7 @@ class Config(_Section):
     )
     workers: Annotated[
         Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Takes("a number from 1 to 256, or auto", "processes")
-    ] = _setting(
-        1,
-        "Number of worker processes; auto is one for each CPU that this service may use.",
-        reload=False,  # a running service does not grow or shrink yet
-    )
+    ] = _setting(1, "Number of worker processes; auto is one for each CPU that this service may use.")
     worker_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Takes("a number from 1 to 1000000", "connections")
     ] = _setting(10000, "Connections that one worker takes; when all are full, clients get 503.")
@@ -177,6 +194,15 @@ class Config(_Section):
     graceful_timeout: Seconds = _setting(30.0, "Time for a stop or reload; what is still open then is cut.")
     drain_window: SecondsOrZero = _setting(
         10.0, "Time over which a stop or reload spreads the goodbyes (1001, 1012) to many clients."
+    )
+    max_messages: Annotated[int, Field(ge=0, le=10**15), Takes("0 or a number of messages", "messages")] = _setting(
+        0, "A worker is replaced after it received so many messages, plus up to 10 % at random; 0 is never."
+    )
+    max_worker_age: AgeOrZero = _setting(
+        0.0, "A worker is replaced when it is so old, plus up to 10 % at random; 0 is never."
+    )
+    max_worker_rss: MemoryOrZero = _setting(
+        0, "A worker is replaced when it holds so much memory, and killed at twice as much; 0 is never."
     )
     user: Annotated[str | None, Takes("the name of a user, or null")] = _setting(
         None, "User that workers run as when the service is started as root.", reload=False

@@ -7,6 +7,7 @@
     ├── AlreadyRunning       another master holds the lock of this configuration             1
     ├── RunDirError          the run directory cannot be made, or is somebody else's         1
     ├── BindError            a listening address cannot be had                               1
+    ├── ActivationError      systemd passed a socket that the service cannot use             1
     ├── PrivilegeError       a worker could not become the configured user                   1
     ├── NotRunning           no master answers for this configuration                        7
     ├── ControlError         a master answers, but not with what was asked                   1
@@ -139,6 +140,21 @@ class BindError(WsworkerError):
         by = f" by {self.owner}" if self.owner else ""
         place = f" ({self.place})" if self.place else ""
         return f"cannot listen on {self.address}: {self.reason}{by}; change `listen`{place}"
+
+
+@dataclass(eq=False)
+class ActivationError(WsworkerError):
+    """A .socket unit of systemd does not fit the configuration.
+
+    socket: its address, or its name where it has none; reason: a clause that goes on from there; cure: the next step.
+    """
+
+    socket: str
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"systemd passed {self.socket}, {self.reason}; {self.cure}"
 
 
 @dataclass(eq=False)

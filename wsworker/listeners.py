@@ -9,16 +9,17 @@ SO_REUSEPORT also lets a second program of the same user join in silence and tak
 is probed by a plain bind without it, first at start and again just before the first listen. Between the two the
 sockets are bound but do not listen: a client of a service whose app is broken is refused instead of left hanging.
 
-A classic BPF program in the group chooses the socket by weight, so that slots without a healthy worker get no new
-clients. Its index is the order of listen(), hence slots listen in order. Unix sockets know no groups: all slots share
-one socket, whoever is free accepts, and there are no weights.
+The socket is chosen by weight (steering.py), so that slots without a healthy worker get no new clients. The index of a
+socket is the order of listen(), hence slots listen in order, a new one is the last, and only the last one is closed.
+Unix sockets know no groups: all slots share one socket, whoever is free accepts, and there are no weights.
+
+Sockets can also be taken over, if systemd has kept them for us over a restart, or has opened the address itself.
 
 IPv4 and IPv6 are two addresses, hence two groups: `[::]` never takes IPv4 clients as well.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
@@ -27,46 +28,21 @@ import stat
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-import psutil
-
+from wsworker import steering
 from wsworker.config import ListenAddress
 from wsworker.errors import BindError
+from wsworker.occupant import occupant
 
-Instruction: TypeAlias = tuple[int, int, int, int]
 Socket: TypeAlias = socket.socket  # inside Group, `socket` is its method
 
-# linux/filter.h and asm-generic/socket.h; Python's socket module has none of them
-BPF_LD_W_ABS = 0x20
-BPF_ALU_MOD_K = 0x94
-BPF_JMP_JGE_K = 0x35
-BPF_RET_K = 0x06
-SKF_AD_RANDOM = 0xFFFFF000 + 56
-NO_SOCKET = 0xFFFFFFFF
-SO_ATTACH_REUSEPORT_CBPF = 51
-SO_DETACH_REUSEPORT_BPF = 68
+SOCKET_MODE: Final = 0o660
+UNPRIVILEGED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
-SOCKET_MODE = 0o660
-UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-
-
-def program(weights: Sequence[int]) -> list[Instruction]:
-    """Return the BPF program that picks index i of a group with probability weights[i] / sum(weights).
-
-    weights: one per socket, 0 or more. Returns (code, jt, jf, k) each, 2m + 1 instructions for m weights above 0.
-    With all weights 0 it names no socket, upon which the kernel spreads by its own hash. Source: linux/filter.h.
-    """
-    chosen = [(index, weight) for index, weight in enumerate(weights) if weight > 0]
-    if not chosen:
-        return [(BPF_RET_K, 0, 0, NO_SOCKET)]
-    # the kernel does not reduce the result to the size of the group, so the random number is reduced here
-    instructions = [(BPF_LD_W_ABS, 0, 0, SKF_AD_RANDOM), (BPF_ALU_MOD_K, 0, 0, sum(weights))]
-    below = 0
-    for index, weight in chosen[:-1]:
-        below += weight
-        instructions += [(BPF_JMP_JGE_K, 1, 0, below), (BPF_RET_K, 0, 0, index)]
-    return [*instructions, (BPF_RET_K, 0, 0, chosen[-1][0])]
+# struct tcp_info of linux/tcp.h: tcpi_unacked comes after eight bytes and four words
+TCP_INFO_BYTES: Final = 104
+UNACKED_OFFSET: Final = 24
 
 
 class Group:
@@ -74,29 +50,71 @@ class Group:
 
     address: an IP address and port, or the path of a unix socket; backlog: clients that may queue at each socket;
     place: where the address was set, such as "config.yaml:3:9", or "", for error texts.
-    The master calls probe, then bind for every slot, and listen in slot order once a worker is ready. A forked child
-    calls keep first of all. Everything that fails is a BindError.
+    The master takes over what systemd has, calls probe, then bind for every slot, and listen in slot order once a
+    worker is ready. Later it may add a slot, or close the last one. A forked child calls keep first of all. Everything
+    that fails is a BindError. activated: True if systemd has opened the address itself.
     """
 
     def __init__(self, address: ListenAddress, backlog: int, place: str = "") -> None:
         self.address = address
         self.backlog = backlog
         self.place = place
+        self.activated = False
         self._sockets: dict[int, Socket] = {}
         self._listening: list[int] = []
+        self._adopted: set[int] = set()
+        self._common: Socket | None = None  # the one socket of a shared group
+        self._order_known = True
         # device and inode of the unix socket's file, None while there is none of ours to remove
         self._file: tuple[int, int] | None = None
 
     @property
     def shared(self) -> bool:
-        """True if all slots share one socket, so that weights are impossible."""
-        return bool(self.address.path)
+        """True if all slots share one socket, so that weights are impossible and no slot has a listener of its own."""
+        return bool(self.address.path) or self.activated
+
+    # Taking over
+
+    def owns(self, sock: Socket) -> bool:
+        """Return whether a socket is bound to this address, exactly: 0.0.0.0 and [::] do not include others."""
+        try:
+            return bool(sock.getsockname() == (self.address.path or self._sockaddr()))
+        except OSError:
+            return False  # an address with an interface that does not exist; probe tells of it
+
+    def adopt(self, slot: int, sock: Socket) -> bool:
+        """Take over the slot's socket of a former master, which listens already; the group is not shared.
+
+        You must adopt before bind, and then go on as for any slot: bind and listen know it, and its clients wait on.
+        False if the slot has one: then this one is closed, which resets its clients, as nobody would accept them.
+        """
+        assert not self.shared, "a shared group has no socket for each slot"
+        if slot in self._adopted:
+            sock.close()
+            self._order_known = False
+            return False
+        sock.setblocking(False)
+        self._sockets[slot] = sock
+        self._adopted.add(slot)
+        return True
+
+    def adopt_shared(self, sock: Socket) -> None:
+        """Share a socket that systemd has opened: it listens, with a backlog of its own, and its file is not ours."""
+        assert not self._sockets, "an address is opened by systemd or by us, not by both"
+        sock.setblocking(False)
+        self._common = sock
+        self.activated = True
+
+    # The slots
 
     def probe(self) -> None:
         """Find out whether the address can be had, and leave no trace; raises BindError.
 
         For a unix socket nothing is bound: it looks at what lies at the path, and asks whether anybody answers there.
+        An address of which anything was taken over is ours already.
         """
+        if self.activated or self._adopted:
+            return
         with self._errors():
             if self.shared:
                 self._stale_file()
@@ -105,18 +123,25 @@ class Group:
                 sock.bind(self._sockaddr())
 
     def bind(self, slot: int) -> None:
-        """Make the slot's socket, which does not listen yet; raises BindError."""
+        """Make the slot's socket, which does not listen yet; raises BindError. Does nothing for one taken over.
+
+        Also while others listen: the slot after the last one is how a group grows.
+        """
+        if slot in self._adopted:
+            return
         assert slot not in self._sockets, "a slot is bound once"
         with self._errors():
-            if self.shared and self._sockets:
-                self._sockets[slot] = next(iter(self._sockets.values()))
-            elif self.shared:
-                self._sockets[slot] = self._unix_socket()
-            else:
-                sock = self._tcp_socket(reuse_port=True)
-                with _closed_on_error(sock):
-                    sock.bind(self._sockaddr())
-                self._sockets[slot] = sock
+            if self.shared:
+                self._common = self._common or self._unix_socket()
+                self._sockets[slot] = self._common
+                return
+            sock = self._tcp_socket(reuse_port=True)
+            with _closed_on_error(sock):
+                sock.bind(self._sockaddr())
+            if any(slot < other for other in self._adopted):
+                # the former master had this slot too, and where the kernel has put the others since, nobody can tell
+                self._order_known = False
+            self._sockets[slot] = sock
 
     def listen(self, slot: int) -> None:
         """Let the slot's socket queue clients; raises BindError if another program listens there by now.
@@ -125,35 +150,66 @@ class Group:
         """
         assert slot not in self._listening, "a slot listens once"
         first = not self._listening
-        if first and self.shared:
-            self._check_still_ours()
-        elif first:
-            self.probe()
-        if first or not self.shared:
+        if not self.activated and (first or not self.shared):
+            if first:
+                self._check_nobody_came()
             with self._errors():
+                # one that was taken over listens already: this sets its backlog and leaves its place as it is
                 self._sockets[slot].listen(self.backlog)
         self._listening.append(slot)
+
+    def close_slot(self, slot: int) -> None:
+        """Close the last slot's socket for good, so that its address shrinks by one; nothing if it has none.
+
+        You must have weighed it 0 and let a worker accept all who waited: whoever still queues is reset. No worker may
+        hold it any more, else it stays in the kernel's group. A socket that the slots share stays open.
+        """
+        assert slot >= max(self._sockets, default=slot), "closing another one would move the kernel's indices"
+        sock = self._sockets.pop(slot, None)
+        self._adopted.discard(slot)
+        if slot in self._listening:
+            self._listening.remove(slot)
+        if sock is not None and not self.shared:
+            sock.close()
 
     def socket(self, slot: int) -> Socket:
         """Return the listener that the worker of a slot borrows; it must neither close it nor shut it down."""
         return self._sockets[slot]
 
+    def queue(self, slot: int) -> int | None:
+        """Return how many clients wait to be accepted at the slot's listener; None if it has none of its own.
+
+        For a listener, tcpi_unacked of TCP_INFO is the length of its queue. Source: net/ipv4/tcp.c, tcp_get_info.
+        """
+        if self.shared or slot not in self._sockets:
+            return None
+        info = self._sockets[slot].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        (waiting,) = struct.unpack_from("=I", info, UNACKED_OFFSET)
+        return int(waiting)
+
     def weigh(self, weights: Sequence[int]) -> bool:
         """Choose which share of new clients each slot gets; False if that is impossible and the spread stays even.
 
-        weights: one per slot, from slot 1, 0 or more; all 0 means the kernel's own spread. Call it when every slot
-        listens, and log a False once.
+        weights: one per slot that listens, from slot 1, 0 or more; a slot beyond them gets nobody; all 0 means the
+        kernel's own spread. Log a False once.
         """
         if self.shared:
             return False
-        assert self._listening == list(range(1, len(weights) + 1)), "the kernel's index is the order of listen()"
-        return _attach(self._sockets[1], program(weights))
+        slots = list(range(1, len(weights) + 1))
+        assert self._listening[: len(slots)] == slots, "the kernel's index is the order of listen()"
+        if not self._order_known:
+            # the former master's weights may still be in force
+            steering.detach(self._sockets[1])
+            return False
+        return steering.attach(self._sockets[1], weights)
+
+    # The end
 
     def keep(self, slot: int | None) -> None:
         """Close, in a forked child, every socket but the slot's; None closes all."""
         kept = {} if slot is None else {slot: self._sockets[slot]}
-        for sock in self._sockets.values():
-            if sock not in kept.values():
+        for sock in (*self._sockets.values(), self._common):
+            if sock is not None and sock not in kept.values():
                 sock.close()
         self._sockets = kept
         self._file = None  # it is the master's to remove
@@ -218,10 +274,12 @@ class Group:
         if answer in (errno.EACCES, errno.EPERM):
             raise self._error("permission denied")
         # 0, or a full queue (EAGAIN), or another type of socket (EPROTOTYPE): somebody is there
-        raise self._error("address in use", self._owner())
+        raise self._error("address in use", occupant(self.address))
 
-    def _check_still_ours(self) -> None:
-        if self._file != _identity(self.address.path):
+    def _check_nobody_came(self) -> None:
+        if not self.address.path:
+            self.probe()
+        elif self._file != _identity(self.address.path):
             raise self._error("another program has replaced the socket's file")
 
     @contextlib.contextmanager
@@ -233,7 +291,7 @@ class Group:
             raise self._error("no such address on this machine") from None
         except OSError as exc:
             in_use = exc.errno == errno.EADDRINUSE
-            raise self._error(self._reason(exc), self._owner() if in_use else "") from None
+            raise self._error(self._reason(exc), occupant(self.address) if in_use else "") from None
 
     def _reason(self, exc: OSError) -> str:
         match exc.errno:
@@ -253,45 +311,6 @@ class Group:
 
     def _error(self, reason: str, owner: str = "") -> BindError:
         return BindError(str(self.address), reason, owner, self.place)
-
-    def _owner(self) -> str:
-        """Return who has the address, such as "pid 812 (nginx)", or "" if that is not ours to see."""
-        kind = "unix" if self.shared else "tcp"
-        try:
-            pids = {one.pid for one in psutil.net_connections(kind) if one.pid and self._holds(one)}
-            if os.getpid() in pids:
-                return "this service itself"
-            if not pids:
-                return ""
-            owner = psutil.Process(min(pids))
-            # psutil names one holder of a socket; a master that shares it with its workers is the one to be told
-            with contextlib.suppress(psutil.AccessDenied):  # a parent that is not ours to look at is no master of it
-                while (parent := owner.parent()) and any(self._holds(one) for one in parent.net_connections(kind)):
-                    owner = parent
-            return f"pid {owner.pid} ({owner.name()})"
-        except (psutil.Error, OSError):
-            return ""
-
-    def _holds(self, connection: Any) -> bool:
-        if self.shared:
-            return bool(connection.laddr == self.address.path)
-        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != self.address.port:
-            return False
-        wildcards = {"0.0.0.0", "::"}  # noqa: S104 compared with, not bound to
-        return connection.laddr.ip == self.address.host or bool(wildcards & {connection.laddr.ip, self.address.host})
-
-
-def _attach(sock: Socket, instructions: list[Instruction]) -> bool:
-    code = array.array("B", b"".join(struct.pack("=HBBI", *one) for one in instructions))
-    address, _ = code.buffer_info()  # valid as long as `code` lives, which is to the end of this function
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(instructions), address))
-    except OSError:
-        # a program from before would go on sending clients to slots as they were then
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
-        return False
-    return True
 
 
 @contextlib.contextmanager

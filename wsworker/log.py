@@ -9,10 +9,14 @@ three looks, chosen by where the lines go:
 
 A record is one write(2) to a descriptor opened for appending, so processes that share a file do not mix their lines.
 Nothing in a record can pretend to be another one: a control character becomes visible text such as \x1b, and every line
-after a record's first is indented by two blanks. What cannot be written (a full disk, a closed pipe) is dropped and
-counted; logging never raises into the code that logs.
+after a record's first is indented by two blanks.
 
-There is no rotating file: two processes cannot agree on the moment to rotate.
+Logging never blocks and never raises into the code that logs; what that costs is counted, see sink.py. The same holds
+for what user code prints in a worker. There is one output in a process, and the code that serves never notices when it
+leads elsewhere: a file is put in place of another one by dup2(2), under the same number.
+
+There is no rotating file: two processes cannot agree on the moment to rotate. Something else moves the file away, and
+the master opens it anew and hands the descriptor to each worker, as one that runs as another user could not open it.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
 from wsworker.errors import PlatformError
+from wsworker.sink import Sink, Stream
 
 Look: TypeAlias = Literal["terminal", "journal", "plain"]
 
@@ -86,77 +91,172 @@ class Line(logging.Formatter):
 
 
 class Output(logging.Handler):
-    """Writes records to a descriptor.
+    """Writes records to a descriptor, and what user code prints to the same one or its own.
 
-    file: as in the configuration; fd: closed by close(), unless it is stderr. To let the lines go elsewhere, dup2 the
-    new descriptor onto fd. dropped: how many records were not, or not wholly, written.
+    file: as in the configuration. fd: where the records go. sinks: the first one writes the records, the others what is
+    printed and goes elsewhere. redirected: descriptors 1 and 2 lead to the file too.
     """
 
     def __init__(self, file: str, fd: int) -> None:
         super().__init__()
         self.file = file
         self.fd = fd
-        self.dropped = 0
+        self.redirected = False
+        self.sinks = [Sink(fd, self.losses)]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; never raises."""
         try:
             # backslashreplace: the level or the process may hold what the formatter does not look at
             data = self.format(record).encode(errors="backslashreplace") + b"\n"
-            if os.write(self.fd, data) < len(data):
-                self.dropped += 1
         except Exception:
-            self.dropped += 1
+            self.sinks[0].drop()
+            return
+        self.sinks[0].write(data)
 
-    def close(self) -> None:
-        """Close the descriptor; records that come later are dropped. May be called twice, as logging does at exit."""
-        fd, self.fd = self.fd, -1
-        if fd > STDERR:
-            os.close(fd)
-        super().close()
+    def flush(self) -> None:
+        """Try to write what waits. Closing does no more than that: what is printed still has to go somewhere."""
+        for sink in self.sinks:
+            sink.flush()
+
+    def losses(self, count: int) -> bytes:
+        """Return the line that tells of lost records."""
+        text = "1 log line was dropped" if count == 1 else f"{count} log lines were dropped"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+        return f"{self.format(record)}\n".encode()
+
+    def sink_of(self, fd: int) -> Sink:
+        """Return the sink for what is printed to fd: the same one where the same file, pipe or socket is behind it."""
+        for sink in self.sinks:
+            if os.path.sameopenfile(fd, sink.fd):
+                return sink
+        self.sinks.append(Sink(fd, self.losses))
+        return self.sinks[-1]
+
+    def move(self, file: str, fd: int) -> None:
+        """Write to another file, and close the descriptor of the old one."""
+        old, self.file, self.fd = self.fd, file, fd
+        self.redirect()
+        self.sinks[0].lead_to(fd)
+        if old > STDERR:
+            os.close(old)
+
+    def replace(self, fd: int) -> None:
+        """Put an open file in place of ours, under the same number; fd is closed."""
+        self.flush()
+        os.dup2(fd, self.fd, inheritable=self.fd <= STDERR)
+        os.close(fd)
+        self.redirect()
+        self.sinks[0].lead_to(self.fd)
+
+    def redirect(self) -> None:
+        """Let descriptors 1 and 2 follow, if they lead to the file."""
+        if self.redirected:
+            os.dup2(self.fd, 1)
+            os.dup2(self.fd, STDERR)
+
+
+_output: Output | None = None
+"""The one of this process. Not looked for among the root logger's handlers: logging.config of user code clears those,
+and the file must be reopened all the same."""
 
 
 def set_up(level: str, file: str, process: str) -> int:
     """Send every record of this process from level up to a file; return the descriptor that is written to.
 
     level: debug, info, warning or error; file: an absolute path, or "-" for stderr; process: "master" or "worker 1".
-    A forked worker calls this again with its own name. It keeps the file that the master has opened, because a worker
-    that runs as another user could not open it.
-    Raises PlatformError when the file cannot be opened.
+    May be called again, with other values too. A forked worker calls it with its own name and keeps the file that the
+    master has opened, because a worker that runs as another user could not open it.
+    Raises PlatformError when the file cannot be opened; the output is then what it was.
     """
+    global _output
+    if _output is None:
+        _output = Output(file, _open(file))
+    elif _output.file != file:
+        _output.move(file, _open(file))
+    _output.setFormatter(Line(_look(_output.fd, os.environ.get("JOURNAL_STREAM", "")), process))
     root = logging.getLogger()
-    output = next((known for known in root.handlers if isinstance(known, Output)), None)
-    if output is None or output.file != file:
-        fd = STDERR if file == "-" else _open(file)
-        if output is not None:
-            root.removeHandler(output)
-            output.close()
-        output = Output(file, fd)
-        root.addHandler(output)
-    output.setFormatter(Line(_look(output.fd, os.environ.get("JOURNAL_STREAM", "")), process))
+    if _output not in root.handlers:
+        root.addHandler(_output)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(threshold)
     # websockets logs every frame at DEBUG and every connection at INFO; our own lines say what matters
     logging.getLogger("websockets").setLevel(max(threshold, logging.WARNING))
-    return output.fd
+    return _output.fd
 
 
 def redirect_output(fd: int) -> None:
-    """Let what this process prints on stdout and stderr go to fd, also what libraries in C and child programs print."""
+    """Let what this process prints on stdout and stderr go to fd, also what libraries in C and child programs print.
+
+    fd: what set_up returned; the redirection follows when the log is opened anew.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # a file would otherwise get the printed lines in blocks, long after the log lines around them
             stream.reconfigure(line_buffering=True)
             stream.flush()
-    os.dup2(fd, 1)
-    os.dup2(fd, STDERR)
+    assert _output is not None, "set_up comes first"
+    assert _output.fd == fd, "set_up returned it"
+    _output.redirected = True
+    _output.redirect()
+
+
+def unblock_output() -> None:
+    """Let what user code prints neither block nor raise, as it is with log lines: for a worker, after set_up.
+
+    Puts text streams over sinks in place of sys.stdout and sys.stderr; fileno() stays 1 and 2. What is closed stays
+    closed. Out of reach: what libraries in C and child programs write to descriptors 1 and 2 themselves, and
+    sys.__stdout__ and sys.__stderr__. Those block on a pipe that nobody reads.
+    """
+    assert _output is not None, "set_up comes first"
+    if _output.redirected or sys.stdout is not None:
+        sys.stdout = _text(_output, 1)
+    if _output.redirected or sys.stderr is not None:
+        sys.stderr = _text(_output, STDERR)
+
+
+def reopen() -> int | None:
+    """Open the log file anew, as it was moved away; return its descriptor, or None when the log goes to stderr.
+
+    The number stays, so pass a duplicate of it on to each worker, which adopts it.
+    Raises PlatformError when the file cannot be opened; the old one stays in use.
+    """
+    if _output is None or _output.file == "-":
+        return None
+    _output.replace(_open(_output.file))
+    return _output.fd
+
+
+def adopt(fd: int) -> None:
+    """Write to this open file from now on, as the master has opened the log anew; fd is closed."""
+    assert _output is not None, "set_up comes first"
+    _output.replace(fd)
+
+
+def flush() -> None:
+    """Try to write what waits for a stuck pipe, and tell of lost lines. To be called about once a second."""
+    if _output is not None:
+        _output.flush()
+
+
+def dropped() -> int:
+    """Return how many log lines, and lines that user code printed, this process has lost so far."""
+    return sum(sink.dropped for sink in _output.sinks) if _output is not None else 0
+
+
+def _text(output: Output, fd: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(Stream(output.sink_of(fd), fd), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def _open(file: str) -> int:
-    """Open a log file to append; umask narrows the mode 0640.
+    """Return a descriptor to append to a log file; umask narrows the mode 0640.
 
     O_NONBLOCK: a named pipe that nobody reads is an error here, and a full one drops records later.
     """
+    if file == "-":
+        if _output is not None and _output.redirected:
+            raise PlatformError("there is no standard error to log to after a start with -d; set `log.file`")
+        return STDERR
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         return os.open(file, flags, 0o640)

@@ -30,7 +30,7 @@ class Counters:
     """What one worker counts, in plain attributes; all only grow.
 
     accepted, rejected: handshakes answered with 101, and with anything else; messages and bytes (payload) in and out;
-    refused: sends that gave False; errors: exceptions of callbacks.
+    refused: sends that gave False; errors: exceptions of callbacks; log_dropped: lines for the log that were lost.
     """
 
     accepted: int = 0
@@ -41,6 +41,7 @@ class Counters:
     bytes_out: int = 0
     refused: int = 0
     errors: int = 0
+    log_dropped: int = 0
 
     def plus(self, other: Counters) -> Counters:
         """Return the sum, field by field."""
@@ -56,7 +57,10 @@ _RECORD_WORDS: Final = len(COUNTER_NAMES) + SEATS_PER_SLOT * _SEAT_WORDS
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One seat as it stood at one moment. beat_at: seconds on CLOCK_MONOTONIC, 0.0 before the first beat."""
+    """One seat as it stood at one moment.
+
+    beat_at: seconds on CLOCK_MONOTONIC, 0.0 before the first beat; full: the worker accepts nobody for now.
+    """
 
     beat_at: float
     lag_seconds: float
@@ -88,9 +92,13 @@ class Seat:
         words[_LAG] = lag_us
         words[_BEAT] = beat_ns
 
-    def count_connections(self, connections: int) -> None:
-        """Publish how many are open, at once: who has just connected is to be seen by a reload that follows."""
+    def count_connections(self, connections: int, full: bool) -> None:
+        """Publish how many are open and whether that is all, at once and not with the next beat.
+
+        Who has just connected is to be seen by a reload that follows, and clients of a full worker wait for another.
+        """
         self._words[_CONNECTIONS] = connections
+        self._words[_FULL] = full
 
     def read(self) -> Reading:
         """Return what the worker wrote last; all zero when it wrote nothing yet."""

@@ -20,11 +20,11 @@ from wsworker.errors import WireError
 VERSION = 1
 MAX_LINE_BYTES = 64 * 1024
 
-CommandName: TypeAlias = Literal["status", "reload", "stop"]
-OrderName: TypeAlias = Literal["go", "drain"]
+CommandName: TypeAlias = Literal["status", "reload", "stop", "reopen"]
+OrderName: TypeAlias = Literal["go", "drain", "lend", "recall", "reopen"]
 ReportName: TypeAlias = Literal["ready", "failed", "leaving"]
-DrainReason: TypeAlias = Literal["", "reload", "replace", "stop", "quick"]
-FailureKind: TypeAlias = Literal["", "app", "boot"]
+DrainReason: TypeAlias = Literal["", "reload", "replace", "scale", "stop", "quick"]
+FailureKind: TypeAlias = Literal["", "app", "boot", "crash"]
 Body: TypeAlias = Mapping[str, Any]
 
 
@@ -52,19 +52,24 @@ class Order:
     """What the master tells a worker.
 
     go: the listeners listen, accept from now on. drain: leave; why says which close code and pace clients get:
-    reload and replace 1012 spread, stop 1001 spread, quick 1001 at once.
+    reload, replace and scale 1012 spread, stop 1001 spread, quick 1001 at once; scale also empties the queue first,
+    as nobody follows. lend: accept from the listeners of another slot too, until recall names that slot. reopen: write
+    the log to the file that comes along.
+    slot: whose listeners are lent or recalled. fds: how many descriptors come along, by SCM_RIGHTS (unix(7)).
     """
 
     name: OrderName
     why: DrainReason = ""
+    slot: int = 0
+    fds: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
     """What a worker tells the master.
 
-    ready: it could accept. failed: it cannot boot and exits now; kind is app
-    (import or callback names) or boot (anything else), error one sentence, trace the user's trimmed traceback or "".
+    ready: it could accept. failed: it exits now; kind is app (import or callback names), boot (anything else before
+    ready) or crash (a fault of its loop later on), error one sentence, trace the user's trimmed traceback or "".
     leaving: it was asked to go by a signal from outside and wants a replacement first.
     """
 
@@ -115,8 +120,12 @@ def decode_reply(line: bytes) -> Reply:
 
 def decode_order(line: bytes) -> Order:
     """Return the Order in a line; raises WireError for anything else."""
-    fields = _fields(line, "order", {"name": str, "why": str})
-    return Order(_one_of(OrderName, fields["name"]), _one_of(DrainReason, fields["why"]))
+    fields = _fields(line, "order", {"name": str, "why": str, "slot": int, "fds": int})
+    for number in ("slot", "fds"):
+        if fields[number] < 0:
+            raise WireError(f"{number} is negative")
+    name, why = _one_of(OrderName, fields["name"]), _one_of(DrainReason, fields["why"])
+    return Order(name, why, fields["slot"], fields["fds"])
 
 
 def decode_report(line: bytes) -> Report:

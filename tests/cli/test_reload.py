@@ -21,7 +21,9 @@ DONE: dict[str, Any] = {
     "seconds": 4.2,
     "generation": 2,
     "restart_needed": [],
+    "applied": [],
 }
+REFUSED = DONE | {"result": "refused", "workers": [], "asked": 0, "seconds": 0.0, "generation": 1}
 TRACE = "  File \"app.py\", line 7\nSyntaxError: expected ':'"
 ERROR = {"code": "reload_refused", "message": "the new code does not start", "cause": "app.py:7 is bad", "trace": TRACE}
 
@@ -72,6 +74,23 @@ def test_a_reload(wsworker: Callable[..., Result], running: Callable[[Script], A
     assert [Command("status"), Command("reload")] == master.heard
 
 
+def test_what_was_applied(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """The settings that changed have a line of their own before the result; --json has the list."""
+    running({"status": [STATUS], "reload": [DONE | {"applied": ["log.level", "workers"]}]})
+    lines = wsworker("reload").out.splitlines()
+    assert ["applied: log.level, workers", f"reloaded {NAME}"] == [lines[0], lines[1].partition(":")[0]]
+    assert ["log.level", "workers"] == json.loads(wsworker("reload", "--json").out)["applied"]
+
+
+def test_a_master_that_does_not_say_what_it_applied(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """The result is shown all the same."""
+    running({"status": [STATUS], "reload": [{key: value for key, value in DONE.items() if key != "applied"}]})
+    result = wsworker("reload")
+    assert (0, 1) == (result.code, len(result.out.splitlines()))
+
+
 def test_events_of_a_later_version(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """What we do not know we do not show."""
     running({"status": [STATUS], "reload": [{"event": "new"}, DONE]})
@@ -93,23 +112,32 @@ def test_a_reload_that_fails(
 
 
 def test_a_config_error(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
-    """The block of problems is shown as it is."""
+    """The block of problems is shown as it is; --json has the shape of any other result."""
     block = "config.yaml:4:1: error: unknown key\nwsworker: 1 error in config.yaml"
     error = {"code": "config_invalid", "message": block, "cause": "", "trace": ""}
-    running({"status": [STATUS], "reload": [{"result": "refused", "error": error}]})
+    running({"status": [STATUS], "reload": [REFUSED | {"error": error}]})
     ended = wsworker("reload")
-    assert (1, block) == (ended.code, ended.err.partition("\n")[2].rstrip())
+    assert (1, "", block) == (ended.code, ended.out, ended.err.partition("\n")[2].rstrip())
+    ended = wsworker("reload", "--json")
+    document = json.loads(ended.out)
+    assert (1, "") == (ended.code, ended.err)
+    assert {"schema", "name", *DONE} == document.keys()
+    assert ("refused", [], 1, error) == (
+        document["result"],
+        document["workers"],
+        document["generation"],
+        document["error"],
+    )
 
 
 def test_no_wait(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """It only asks: 0 also if the reload is refused later."""
-    master = running({"status": [STATUS], "reload": [{"result": "refused", "error": ERROR}]})
+    master = running({"status": [STATUS], "reload": [REFUSED | {"error": ERROR}]})
     ended = wsworker("reload", "--no-wait")
     assert (0, "") == (ended.code, ended.err)
-    # the next question is answered after it, so it has been heard by then
-    assert wsworker("status").code == 0
-    assert Command("reload") in master.heard
     assert "asked" == json.loads(wsworker("reload", "--no-wait", "--json").out)["result"]
+    # its second question was answered after the first reload was heard
+    assert [Command("status"), Command("reload"), Command("status")] == master.heard[:3]
 
 
 def test_nothing_runs(wsworker: Callable[..., Result]) -> None:

@@ -11,56 +11,149 @@ from typing import Any
 import click
 import pytest
 
-from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
+from tests.cli import conftest
+from tests.cli.conftest import NAME, Answering, Place, Result, Script
 from wsworker.cli.status import cells, draw
 
 STATES = ("STATE", "ready", "parked", "new-state")
 HEAVY = ("pydantic", "websockets", "uvloop", "psutil", "rich", "asyncio")
+NOW = 1_700_000_000.0
+
+WORKER: dict[str, Any] = {**conftest.STATUS["workers"][0], "generation": 1, "weight": 256, "lent_to": None, "queue": 0}
+STATUS: dict[str, Any] = {
+    **conftest.STATUS,
+    "over_budget": False,
+    "steering": "weights",
+    "totals": {**conftest.STATUS["totals"], "log_dropped": 0},
+    "workers": [WORKER],
+}
+DEATH: dict[str, Any] = {
+    "reason": "killed by SIGKILL",
+    "class": "crash",
+    "code": None,
+    "signal": "SIGKILL",
+    "error": "",
+    "time": NOW - 125,
+}
 
 
 def slot(number: int, **changes: Any) -> dict[str, Any]:
     """Return the row of a worker."""
-    return {**STATUS["workers"][0], "slot": number, **changes}
+    return {**WORKER, "slot": number, **changes}
+
+
+def empty(number: int, **changes: Any) -> dict[str, Any]:
+    """Return the row of a slot without a worker."""
+    return slot(number, pid=None, id=None, state="waiting", weight=0, retry_in=None) | changes
 
 
 def plain(document: dict[str, Any]) -> list[str]:
     """Draw a document without colour."""
-    return click.unstyle(draw(document, "journalctl -u hello")).splitlines()
+    return click.unstyle(draw(document, "journalctl -u hello", NOW)).splitlines()
 
 
 def test_the_picture() -> None:
     """A line for the service, a summary, an empty line, and a table with a row for each worker."""
-    document = STATUS | {"name": "hello", "workers": [slot(1), slot(2, pid=14244, messages_in=123456)]}
+    document = STATUS | {
+        "name": "hello",
+        "workers": [slot(1), slot(2, pid=14244, messages_in=123456, weight=1, queue=1024)],
+    }
     document |= {"workers_configured": 2, "workers_ready": 2}
     assert plain(document) == [
         "hello  running  pid 4242  up 2m10s  reloads 0  ws://127.0.0.1:2346  config /srv/hello/config.yaml",
         "2/2 workers  1 connection  in 9 msg  out 8 msg  restarts 0  logs: journalctl -u hello",
         "",
-        "#    PID  STATE    UP  CONN      IN  OUT     RSS  CPU%   LAG  RESTARTS",
-        "1   4243  ready  2m9s     1       9    8  27 MiB   0.1  0 ms         0",
-        "2  14244  ready  2m9s     1  123456    8  27 MiB   0.1  0 ms         0",
+        "#    PID  STATE    UP  CONN  WGT  QUEUE      IN  OUT     RSS  CPU%   LAG  RESTARTS",
+        "1   4243  ready  2m9s     1  256      0       9    8  27 MiB   0.1  0 ms         0",
+        "2  14244  ready  2m9s     1    1   1024  123456    8  27 MiB   0.1  0 ms         0",
     ]
 
 
 def test_a_slot_without_a_worker() -> None:
-    """It shows its counters, why its last worker ended, and when the next one starts."""
-    row = slot(3, pid=None, id=None, state="waiting", restarts=4, retry_in=3.4)
-    row |= {"last_exit": {"reason": "killed by SIGKILL", "code": None, "signal": "SIGKILL", "time": 0.0}}
-    expected = ["3", "-", "waiting", "-", "-", "9", "8", "-", "-", "-", "4", "killed by SIGKILL; next start in 3s"]
-    assert expected == cells(row)
+    """It shows its counters, who waits at it, why its last worker ended, and when the next one starts."""
+    row = empty(3, restarts=4, retry_in=3.4, queue=7, last_exit=DEATH)
+    remark = "crash: killed by SIGKILL; next start in 3s"
+    assert ["3", "-", "waiting", "-", "-", "0", "7", "9", "8", "-", "-", "-", "4", remark] == cells(row, True, NOW)
+
+
+def test_a_slot_whose_first_worker_is_not_there_yet() -> None:
+    """Nothing has ended and nothing is awaited, so nothing is said."""
+    assert "" == cells(empty(3), True, NOW)[-1]
 
 
 def test_a_parked_slot() -> None:
     """What is parked has no next start; a reason from user code cannot leave its line."""
-    row = slot(3, pid=None, id=None, state="parked", retry_in=None)
-    row |= {"last_exit": {"reason": "app.py:7 raised \x1b[31mOops\n", "code": 1, "signal": None, "time": 0.0}}
-    assert r"app.py:7 raised \x1b[31mOops\x0a" == cells(row)[-1]
+    death = DEATH | {"class": "boot", "reason": "app.py:7 raised \x1b[31mOops\n", "code": 1, "signal": None}
+    row = empty(3, state="parked", last_exit=death)
+    assert r"boot: app.py:7 raised \x1b[31mOops\x0a" == cells(row, True, NOW)[-1]
 
 
-def test_a_living_worker_keeps_quiet_about_its_predecessor() -> None:
-    """The last exit matters while nobody serves."""
-    last = {"reason": "exit 1", "code": 1, "signal": None, "time": 0.0}
-    assert "" == cells(slot(1, last_exit=last))[-1]
+@pytest.mark.parametrize(
+    ("reason", "error", "expected"),
+    [
+        ("exit 1", "", "crash: exit 1"),
+        ("exit 1", "ValueError: bad", "crash: exit 1 (ValueError: bad)"),
+        ("exit 1", "\x1b[31mValueError\n", r"crash: exit 1 (\x1b[31mValueError\x0a)"),
+        ("app.py:7 raised ValueError: bad", "ValueError: bad", "crash: app.py:7 raised ValueError: bad"),
+    ],
+)
+def test_the_last_line_of_the_traceback(reason: str, error: str, expected: str) -> None:
+    """It stands behind the reason, unless the reason quotes it; it cannot leave its line either."""
+    row = empty(3, last_exit=DEATH | {"reason": reason, "error": error})
+    assert expected == cells(row, True, NOW)[-1]
+
+
+def test_a_slot_that_lives_again_says_what_its_last_worker_died_of() -> None:
+    """For an hour: then it is history, which is in the log."""
+    assert "2m5s ago crash: killed by SIGKILL" == cells(slot(1, last_exit=DEATH), True, NOW)[-1]
+    assert "59m59s ago crash: killed by SIGKILL" == cells(slot(1, last_exit=DEATH), True, NOW - 125 + 3599)[-1]
+    assert "" == cells(slot(1, last_exit=DEATH), True, NOW - 125 + 3600)[-1]
+
+
+def test_an_exit_that_was_asked_for_is_not_remarkable() -> None:
+    """Each reload makes one in each slot."""
+    death = DEATH | {"class": "asked", "reason": "exit 0", "code": 0, "signal": None}
+    assert "" == cells(slot(1, last_exit=death), True, NOW)[-1]
+
+
+def test_a_last_exit_is_shown_once_for_a_slot() -> None:
+    """A worker that leaves says nothing of those before it: its successor does."""
+    old, new = slot(1, state="draining", last_exit=DEATH), slot(1, pid=4300, last_exit=DEATH)
+    assert ["", "2m5s ago crash: killed by SIGKILL"] == [cells(row, True, NOW)[-1] for row in (old, new)]
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    """No weights steer, or nobody can count the queue."""
+    row = slot(1, weight=256, queue=None)
+    assert ["256", "-"] == list(cells(row, True, NOW)[5:7])
+    assert ["-", "-"] == list(cells(row, False, NOW)[5:7])
+    shared = plain(STATUS | {"steering": "shared", "workers": [row]})
+    assert ["1", "-", "-", "9"] == shared[-1].split()[4:8]
+
+
+def test_a_spent_crash_budget_is_shown() -> None:
+    """The workers die of something that the log names."""
+    assert plain(STATUS | {"over_budget": True})[2].startswith("crash budget exceeded: ")
+
+
+def test_a_kernel_that_takes_no_weights_is_shown() -> None:
+    """Sharing one socket is as configured, and no warning."""
+    expected = "the kernel spreads connections by hash: weights could not be set"
+    assert expected == plain(STATUS | {"steering": "hash"})[2]
+    assert "" == plain(STATUS | {"steering": "shared"})[2]
+
+
+def test_lost_log_lines_are_shown() -> None:
+    """How many, and what may be the cause."""
+    totals = STATUS["totals"]
+    assert plain(STATUS | {"totals": totals | {"log_dropped": 1}})[2].startswith("1 log line dropped: ")
+    assert plain(STATUS | {"totals": totals | {"log_dropped": 20}})[2].startswith("20 log lines dropped: ")
+
+
+def test_nothing_is_cut() -> None:
+    """A long last exit stays whole, and lines have no limit."""
+    death = DEATH | {"reason": "r" * 400, "error": "e" * 400}
+    assert plain(STATUS | {"workers": [empty(1, last_exit=death)]})[-1].endswith(f"{'r' * 400} ({'e' * 400})")
 
 
 def test_a_reload_that_failed_is_shown() -> None:
@@ -80,10 +173,17 @@ def test_a_reload_that_failed_is_shown() -> None:
 def test_colour_does_not_move_columns() -> None:
     """States are coloured, an unknown one is not, and without its colours a picture is the plain one."""
     document = STATUS | {"workers": [slot(1), slot(2, state="parked"), slot(3, state="new-state")]}
-    picture = draw(document, "x")
+    picture = draw(document, "x", NOW)
     assert "\x1b[31m" in picture
     columns = [line.index(word) for word, line in zip(STATES, plain(document)[3:], strict=True)]
     assert [9, 9, 9, 9] == columns
+
+
+@pytest.mark.parametrize(("state", "color"), [("ready", 32), ("closing", 33), ("stopped", 31), ("hung", 31)])
+def test_states_of_workers_have_colours(state: str, color: int) -> None:
+    """Green is well, yellow passes, red does not serve."""
+    document = STATUS | {"state": "odd", "workers": [slot(1, state=state)]}
+    assert f"\x1b[{color}m  {state}" in draw(document, "x", NOW)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from wsworker.assignment import Assignment
 from wsworker.wire import Lines, Order, Report, decode_order, encode
 
 DEADLINE_SECONDS = 10.0
@@ -195,10 +196,10 @@ def orders(channel: socket.socket) -> Iterator[Order]:
         yield from map(decode_order, lines.feed(data))
 
 
-def polite(*, channel: socket.socket, **rest: Any) -> int:
+def polite(assignment: Assignment) -> int:
     """Be a worker that does nothing but what it is told: ready at once, gone at drain."""
-    say(channel, Report("ready"))
-    for order in orders(channel):
+    say(assignment.channel, Report("ready"))
+    for order in orders(assignment.channel):
         if order.name == "drain":
             return 0
     return 9

@@ -399,24 +399,178 @@ def test_who_does_not_read_its_answer_is_cut_after_5_seconds(desk: Desk) -> None
     assert not caller.rest().endswith(b"\n")
 
 
-def test_without_descriptors_callers_wait(folder: Path) -> None:
-    """The loop does not spin over a caller that it cannot accept; a second later there may be room."""
+def open_files() -> list[str]:
+    """Return the numbers of all open descriptors; the one that reads them is among them."""
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def exhaust() -> None:
+    """Let this process open nothing more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # the lowest free number is the limit: what is open already stays open
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+
+
+def test_without_descriptors_one_caller_at_a_time_is_answered(folder: Path) -> None:
+    """A reserve is kept for that: the loop does not spin over the next caller, whose turn comes when one leaves."""
+
+    def master() -> list[Any]:
+        desk = Desk(folder / "chat.sock")
+        desk.control.open()
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for caller in callers:
+            caller.connect(str(desk.path))
+            caller.sendall(STATUS)
+        exhaust()
+        seen: list[Any] = []
+        for caller in callers:
+            desk.until(lambda: desk.clients() == 1)
+            desk.turn()
+            seen.append(len(desk.commands))
+            # the others wait, and nobody looks at them meanwhile
+            assert [] == desk.selector.select(0)
+            desk.control.answer(desk.commands[-1][1], {"state": "running"})
+            seen.append(replies(caller.recv(65536)))
+            assert b"" == caller.recv(1)
+            # the number is the reserve's again, before anything else can have it
+            with pytest.raises(OSError, match="Too many"):
+                os.dup(0)
+        assert 0 == desk.clients()
+        return seen
+
+    told = [[True, {"state": "running"}]]
+    assert [1, told, 2, told, 3, told] == in_child(master)
+
+
+def test_a_reserve_that_is_lost_is_taken_back_later(folder: Path) -> None:
+    """Something else may take the number when a caller leaves: callers wait then, until there is room again."""
+
+    def master() -> list[Any]:
+        desk = Desk(folder / "chat.sock")
+        before = open_files()
+        desk.control.open()
+        opened = open_files()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for caller in callers:
+            caller.connect(str(desk.path))
+        exhaust()
+        desk.until(lambda: desk.clients() == 1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        callers[0].close()
+        desk.until(lambda: not desk.selector.get_map())
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        lost = open_files()
+        desk.control.expire()
+        held = len(open_files()) - len(lost)
+        desk.until(lambda: desk.clients() == 1)
+        callers[1].close()
+        desk.until(lambda: not desk.clients())
+        same = open_files() == opened
+        desk.control.close()
+        return [held, same, open_files() == before]
+
+    assert [1, True, True] == in_child(master)
+
+
+def test_a_refused_caller_does_not_cost_the_reserve(folder: Path) -> None:
+    """The 17th is hung up on also when its descriptor was the last one."""
 
     def master() -> list[int]:
         desk = Desk(folder / "chat.sock")
         desk.control.open()
-        caller = socket.socket(socket.AF_UNIX)
-        caller.connect(str(desk.path))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (caller.fileno() + 1, hard))
-        desk.turn()
-        spins = len(desk.selector.select(0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        desk.control.expire()
-        desk.turn()
-        return [spins, desk.clients()]
+        first = [desk.call() for _ in range(MAX_CLIENTS)]
+        late = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for caller in late:
+            caller.connect(str(desk.path))
+        exhaust()
+        desk.until(lambda: all(readable(caller.fileno(), 0.0) for caller in late))
+        assert [b"", b""] == [caller.recv(1) for caller in late]
+        with pytest.raises(OSError, match="Too many"):
+            os.dup(0)
+        return [desk.clients(), len(first)]
 
-    assert [0, 1] == in_child(master)
+    assert [MAX_CLIENTS, MAX_CLIENTS] == in_child(master)
+
+
+# --- a socket file that is gone -----------------------------------------------------------------------------------
+
+
+def test_a_socket_that_is_there_is_not_made_again(desk: Desk) -> None:
+    """Nothing changes, also when its mode or its times have."""
+    before = desk.path.lstat().st_ino
+    os.utime(desk.path, (1, 1))
+    desk.path.chmod(0o666)
+    assert not desk.control.renew()
+    assert before == desk.path.lstat().st_ino
+    desk.command()
+
+
+def test_a_socket_that_is_gone_is_made_again(desk: Desk) -> None:
+    """Callers find it again at the same path, with the same mode; those that are connected keep their connection."""
+    old, token = desk.command()
+    before = open_files()
+    desk.path.unlink()
+    assert desk.control.renew()
+    assert before == open_files()
+    assert 0o600 == stat.S_IMODE(desk.path.lstat().st_mode)
+    assert not desk.control.renew()
+    new, new_token = desk.command()
+    assert 2 == desk.clients()
+    desk.control.answer(token, {"for": "old"})
+    desk.control.answer(new_token, {"for": "new"})
+    assert [(True, {"for": "old"})] == replies(old.rest())
+    assert [(True, {"for": "new"})] == replies(new.rest())
+
+
+def test_what_somebody_else_has_put_there_is_left_alone(desk: Desk) -> None:
+    """It is an error that changes nothing; once the way is free the socket is made again."""
+    desk.path.unlink()
+    desk.path.write_text("somebody's")
+    before = open_files()
+    with pytest.raises(OSError, match="in use"):
+        desk.control.renew()
+    assert before == open_files()
+    assert "somebody's" == desk.path.read_text()
+    desk.path.unlink()
+    assert desk.control.renew()
+    desk.command()
+
+
+def test_a_folder_that_is_gone_is_an_os_error(desk: Desk, folder: Path) -> None:
+    """The socket cannot be made; the master goes on without."""
+    desk.path.unlink()
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError):
+        desk.control.renew()
+    folder.mkdir()
+    assert desk.control.renew()
+
+
+def test_a_socket_is_made_again_while_descriptors_are_short(folder: Path) -> None:
+    """The old listener is not watched then, which must not be an error."""
+
+    def master() -> list[Any]:
+        desk = Desk(folder / "chat.sock")
+        desk.control.open()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for caller in callers:
+            caller.connect(str(desk.path))
+        exhaust()
+        # one is let in at the cost of the reserve, the other one waits
+        desk.until(lambda: desk.selector.get_map() and not desk.selector.select(0))
+        desk.path.unlink()
+        with pytest.raises(OSError, match="Too many"):
+            desk.control.renew()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        renewed = desk.control.renew()
+        desk.command()
+        return [renewed, desk.clients()]
+
+    assert [True, 2] == in_child(master)
 
 
 def test_the_17th_caller_is_refused(desk: Desk) -> None:

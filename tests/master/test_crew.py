@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
+import faulthandler
 import logging
 import os
 import resource
@@ -15,13 +18,27 @@ from typing import Any
 
 import pytest
 
-from tests.master.forks import Child, Pipe, in_child, orders, say, stay, until
-from wsworker.config import Config
+from tests.master.forks import (
+    NOBODY,
+    Child,
+    Pipe,
+    become_nobody,
+    in_child,
+    needs_root,
+    orders,
+    readable,
+    say,
+    stay,
+    until,
+)
+from wsworker.assignment import Assignment
+from wsworker.config import Config, LogConfig
 from wsworker.master import events
-from wsworker.master.crew import Crew, EnterWorker
-from wsworker.master.events import Event, Reading, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
-from wsworker.stats import Counters, Seat, Table
-from wsworker.wire import Order, Report, encode
+from wsworker.master.cgroup import OomCounter
+from wsworker.master.crew import ERROR_CHARACTERS, TRACE_CHARACTERS, Crew, EnterWorker
+from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
+from wsworker.stats import Counters, Table
+from wsworker.wire import Order, Report, decode_order, encode
 
 CONFIG = Config(app="app", name="chat", workers=2)
 
@@ -29,14 +46,17 @@ CONFIG = Config(app="app", name="chat", workers=2)
 class Deck:
     """A crew in its loop, and the events that it fed."""
 
-    def __init__(self, enter_worker: EnterWorker) -> None:
+    def __init__(self, enter_worker: EnterWorker, folder: Path = Path("/nonexistent")) -> None:
         self.selector = selectors.DefaultSelector()
+        self.rss: dict[int, int] = {}
+        self.now = 2.0
         self.table = Table(3)
         self.events: list[Event] = []
         self.readings: list[events.SlotsRead] = []
         self.totals: list[tuple[Event, Counters]] = []
         self.living: list[set[int]] = []
         self.left: list[int] = []
+        self.reactions: dict[Event, Callable[[], object]] = {}
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.crew = Crew(
             name="chat",
@@ -47,6 +67,10 @@ class Deck:
             enter_worker=enter_worker,
             leave=self._leave,
             sockets=lambda slot: [self.listener] * slot,
+            lendable=lambda slot: [self.listener] * (slot - 1),
+            rss=lambda worker: self.rss.get(worker, 0),
+            oom=OomCounter(folder / "cgroup", folder / "membership"),
+            now=lambda: self.now,
         )
 
     def _feed(self, event: Event) -> None:
@@ -57,6 +81,12 @@ class Deck:
         self.events.append(event)
         self.totals.append((event, self.table.totals(1)))
         self.living.append(set(self.crew.pids()))
+        if reaction := self.reactions.pop(event, None):
+            reaction()
+
+    def when(self, event: Event, reaction: Callable[[], object]) -> None:
+        """Do something when an event is fed, as the supervisor would."""
+        self.reactions[event] = reaction
 
     def _leave(self, slot: int) -> None:
         self.selector.close()
@@ -108,12 +138,12 @@ class Deck:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[Callable[..., int]], Deck]]:
+def make(tmp_path: Path) -> Iterator[Callable[[EnterWorker], Deck]]:
     """Give a function that makes a deck of its worker function."""
     decks: list[Deck] = []
 
-    def made(enter_worker: Callable[..., int]) -> Deck:
-        decks.append(Deck(enter_worker))
+    def made(enter_worker: EnterWorker) -> Deck:
+        decks.append(Deck(enter_worker, tmp_path))
         return decks[-1]
 
     yield made
@@ -121,46 +151,47 @@ def make() -> Iterator[Callable[[Callable[..., int]], Deck]]:
         deck.close()
 
 
-def obedient(*, worker: int, channel: socket.socket, seat: Seat, **rest: Any) -> int:
+def obedient(assignment: Assignment) -> int:
     """Be ready, say `leaving` at go, and leave with 3 at drain."""
-    seat.write(2_000_000_000, 0, 4, True, Counters(messages_in=10))
-    say(channel, Report("ready"))
-    for order in orders(channel):
+    assignment.seat.write(2_000_000_000, 250_000, 4, True, Counters(messages_in=10))
+    say(assignment.channel, Report("ready"))
+    for order in orders(assignment.channel):
         if order == Order("go"):
-            say(channel, Report("leaving"))
+            say(assignment.channel, Report("leaving"))
         elif order == Order("drain", "stop"):
-            seat.write(3_000_000_000, 0, 0, False, Counters(messages_in=11))
+            assignment.seat.write(3_000_000_000, 0, 0, False, Counters(messages_in=11))
             return 3
     return 9
 
 
-def failing(*, channel: socket.socket, seat: Seat, **rest: Any) -> int:
+def failing(assignment: Assignment) -> int:
     """Say why it cannot boot, and exit at once."""
-    seat.write(1, 0, 0, False, Counters(errors=2))
-    say(channel, Report("failed", kind="app", error="no module named 'chat'", trace="Traceback: é"))
+    assignment.seat.write(1, 0, 0, False, Counters(errors=2))
+    say(assignment.channel, Report("failed", kind="app", error="no module named 'chat'", trace="Traceback: é"))
     return 78
 
 
-def deaf(*, channel: socket.socket, **rest: Any) -> int:
+def deaf(assignment: Assignment) -> int:
     """Be ready and never read an order."""
-    say(channel, Report("ready"))
+    say(assignment.channel, Report("ready"))
     stay()
 
 
-def babbling(*, channel: socket.socket, **rest: Any) -> int:
+def babbling(assignment: Assignment) -> int:
     """Say what is no report, and stay."""
-    channel.sendall(b'{"v":1,"type":"order"}\n')
+    assignment.channel.sendall(b'{"v":1,"type":"order"}\n')
     stay()
 
 
-def endless(*, channel: socket.socket, **rest: Any) -> int:
+def endless(assignment: Assignment) -> int:
     """Say a line that does not end, and stay."""
-    channel.sendall(b"x" * 200_000)
+    assignment.channel.sendall(b"x" * 200_000)
     stay()
 
 
-def in_parts(*, channel: socket.socket, **rest: Any) -> int:
+def in_parts(assignment: Assignment) -> int:
     """Say two reports, cut in the middle of the second; the rest comes after an order."""
+    channel = assignment.channel
     line = encode(Report("leaving"))
     channel.sendall(encode(Report("ready")) + line[:9])
     channel.recv(100)
@@ -168,17 +199,17 @@ def in_parts(*, channel: socket.socket, **rest: Any) -> int:
     stay()
 
 
-def telling(pipe: Pipe, facts: Callable[..., Any]) -> Callable[..., int]:
-    """Make a worker that tells facts about itself, taken from its arguments, and stays."""
+def telling(pipe: Pipe, facts: Callable[[Assignment], Any]) -> EnterWorker:
+    """Make a worker that tells facts about itself, taken from its assignment, and stays."""
 
-    def enter_worker(**given: Any) -> int:
-        pipe.tell(facts(**given))
+    def enter_worker(assignment: Assignment) -> int:
+        pipe.tell(facts(assignment))
         stay()
 
     return enter_worker
 
 
-Make = Callable[[Callable[..., int]], Deck]
+Make = Callable[[EnterWorker], Deck]
 
 
 # --- what a worker gets -------------------------------------------------------------------------------------------
@@ -187,10 +218,10 @@ Make = Callable[[Callable[..., int]], Deck]
 def test_a_worker_gets_what_is_its_own(make: Make, pipe: Pipe) -> None:
     """Its names and numbers, the listeners of its slot, its seat; and its title says which worker it is."""
 
-    def facts(**given: Any) -> list[Any]:
-        rest = {key: given[key] for key in ("worker", "slot", "generation", "node")}
-        same = [sock.getsockname() == deck.listener.getsockname() for sock in given["sockets"]]
-        return [rest, given["config"].name, same, given["seat"].worker, deck.left]
+    def facts(given: Assignment) -> list[Any]:
+        rest = {key: getattr(given, key) for key in ("worker", "slot", "generation", "node")}
+        same = [sock.getsockname() == deck.listener.getsockname() for sock in given.sockets]
+        return [rest, given.config.name, same, given.seat.worker, deck.left]
 
     deck = make(telling(pipe, facts))
     pid = deck.spawn(worker=9, slot=2)
@@ -215,8 +246,8 @@ def descriptors() -> dict[str, str]:
 def test_a_worker_holds_nothing_of_the_others(make: Make, pipe: Pipe) -> None:
     """Channels and pidfds of the other workers, the master's end of its own channel and the selector are closed."""
 
-    def facts(*, channel: socket.socket, **rest: Any) -> list[Any]:
-        return [[*descriptors().values()], os.readlink(f"/proc/self/fd/{channel.fileno()}")]
+    def facts(given: Assignment) -> list[Any]:
+        return [[*descriptors().values()], os.readlink(f"/proc/self/fd/{given.channel.fileno()}")]
 
     before = set(descriptors().values())
     deck = make(telling(pipe, facts))
@@ -234,6 +265,7 @@ def test_a_worker_holds_nothing_of_the_others(make: Make, pipe: Pipe) -> None:
     assert 1 == held.count(second_channel)
     # these have no numbers of their own; pytest itself has neither
     assert not [name for name in held if "eventpoll" in name or "pidfd" in name]
+    assert 1 == len([name for name in held if "wsworker-words" in name])
     # and the master has let go of the workers' ends: else it would never see the end of a channel
     assert set() == masters & {first_channel, second_channel}
 
@@ -247,8 +279,9 @@ def test_the_life_of_a_worker(make: Make) -> None:
     deck.spawn()
     deck.until(lambda: deck.events)
     assert [WorkerReady(7)] == deck.events
-    assert {7: Reading(2.0, 4, True)} == deck.crew.readings()
-    assert [events.SlotsRead({7: Reading(2.0, 4, True)})] == deck.readings
+    reading = Reading(2.0, 4, True, lag_seconds=0.25, messages=10)
+    assert {7: reading} == deck.crew.readings()
+    assert [events.SlotsRead({7: reading})] == deck.readings
     deck.tell(Order("go"))
     deck.until(lambda: len(deck.events) == 2)
     deck.tell(Order("drain", "stop"))
@@ -318,15 +351,35 @@ def test_a_report_may_come_in_parts(make: Make) -> None:
 def test_a_worker_that_does_not_come_up_says_why(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     """An exception before the first report: the master gets a sentence, stderr the traceback, and it exits with 1."""
 
-    def broken(**given: Any) -> int:
+    def broken(assignment: Assignment) -> int:
         raise RuntimeError("out of luck")
 
     deck = make(broken)
     deck.spawn()
     deck.until(lambda: len(deck.events) == 2)
-    reason = "a worker ended with RuntimeError: out of luck"
-    assert [WorkerFailed(7, "boot", reason), WorkerExited(7, 1, None)] == deck.events
-    assert "RuntimeError: out of luck" in capfd.readouterr().err
+    failed, exited = deck.events
+    assert isinstance(failed, WorkerFailed)
+    assert (7, "boot", "a worker ended with RuntimeError") == (failed.worker, failed.kind, failed.error)
+    assert failed.trace.startswith("Traceback ")
+    assert failed.trace.endswith("RuntimeError: out of luck\n")
+    assert WorkerExited(7, 1, None) == exited
+    assert "" == capfd.readouterr().err
+
+
+@pytest.mark.parametrize("character", ["\0", "\ud800", "\U0001f980"], ids=["escaped", "surrogate", "four bytes"])
+def test_a_report_always_fits_its_line(make: Make, caplog: pytest.LogCaptureFixture, character: str) -> None:
+    """However long the traceback and the name of the exception are: the end of it arrives, and no line is too long."""
+
+    def broken(assignment: Assignment) -> int:
+        raise type("\U0001f980" * 50_000, (Exception,), {})(character * 100_000)
+
+    deck = make(broken)
+    deck.spawn()
+    deck.until(lambda: len(deck.events) == 2)
+    failed = deck.events[0]
+    assert isinstance(failed, WorkerFailed)
+    assert (ERROR_CHARACTERS, TRACE_CHARACTERS) == (len(failed.error), len(failed.trace))
+    assert [] == caplog.records
 
 
 PTRACE_SEIZE = 0x4206
@@ -357,24 +410,9 @@ def test_a_traced_worker_is_buried_when_its_tracer_lets_go(make: Make) -> None:
     pipe.close()
 
 
-def test_without_descriptors_no_worker_is_spawned() -> None:
-    """The supervisor hears of it and tries again later; nothing is left of the try."""
-
-    def master() -> list[Any]:
-        deck = Deck(obedient)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        left = len(os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-        event = deck.crew.spawn(events.Spawn(7, 1, 5, CONFIG))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return [type(event).__name__, left - len(os.listdir("/proc/self/fd")), len(deck.crew.pids())]
-
-    assert ["SpawnFailed", 0, 0] == in_child(master)
-
-
 @pytest.mark.parametrize("enter_worker", [babbling, endless])
 def test_a_channel_that_speaks_nonsense_is_closed(
-    make: Make, caplog: pytest.LogCaptureFixture, enter_worker: Callable[..., int]
+    make: Make, caplog: pytest.LogCaptureFixture, enter_worker: EnterWorker
 ) -> None:
     """It is logged once; the worker goes on to be watched, and orders to it go nowhere."""
     deck = make(enter_worker)
@@ -395,8 +433,8 @@ def test_a_channel_that_speaks_nonsense_is_closed(
 def test_a_channel_that_ends_is_no_death(make: Make, pipe: Pipe) -> None:
     """A worker may close its end; only its pidfd says that it is dead."""
 
-    def closing(*, channel: socket.socket, **rest: Any) -> int:
-        channel.close()
+    def closing(assignment: Assignment) -> int:
+        assignment.channel.close()
         stay()
 
     deck = make(closing)
@@ -404,6 +442,289 @@ def test_a_channel_that_ends_is_no_death(make: Make, pipe: Pipe) -> None:
     deck.until(lambda: len(deck.selector.get_map()) == 1)
     assert [] == deck.events
     assert {7: pid} == deck.crew.pids()
+
+
+# --- readings -----------------------------------------------------------------------------------------------------
+
+
+def test_readings_of_one_slot(make: Make) -> None:
+    """A worker that is ready has its own slot read, and not the whole table."""
+    deck = make(obedient)
+    deck.spawn(worker=1, slot=1)
+    deck.until(lambda: deck.events)
+    deck.spawn(worker=2, slot=2)
+    deck.until(lambda: len(deck.events) == 2)
+    assert [{1}, {2}] == [set(event.readings) for event in deck.readings]
+    assert {1, 2} == deck.crew.readings().keys()
+    assert {2} == deck.crew.readings(slot=2).keys()
+    assert {} == deck.crew.readings(slot=3)
+
+
+def test_readings_hold_the_memory_as_it_was_sampled(make: Make) -> None:
+    """0 stands for a worker that was not sampled yet."""
+    deck = make(obedient)
+    deck.spawn(worker=1)
+    deck.spawn(worker=2)
+    deck.rss[2] = 123_456
+    assert {1: 0, 2: 123_456} == {worker: one.rss_bytes for worker, one in deck.crew.readings().items()}
+
+
+def test_only_of_a_silent_worker_it_is_asked_whether_it_is_stopped(make: Make) -> None:
+    """One that has beaten within 2 s goes on; of the others the kernel knows."""
+    deck = make(obedient)
+    pid = deck.spawn()
+    deck.until(lambda: deck.events)
+    deck.now = 60.0
+    assert not deck.crew.readings()[7].stopped
+    os.kill(pid, signal.SIGSTOP)
+    deck.until(lambda: deck.crew.readings()[7].stopped)
+    deck.now = 4.0
+    assert not deck.crew.readings()[7].stopped
+    deck.now = 4.01
+    assert deck.crew.readings()[7].stopped
+
+
+# --- last words ---------------------------------------------------------------------------------------------------
+
+
+def talking(assignment: Assignment) -> int:
+    """Write its stacks at USR2, and also when it dies of a signal."""
+    faulthandler.enable(assignment.words)
+    faulthandler.register(signal.SIGUSR2, assignment.words)
+    say(assignment.channel, Report("ready"))
+    stay()
+
+
+def test_a_living_worker_shows_its_stacks(make: Make) -> None:
+    """Once for each time it was asked, and only what it has not told before."""
+    deck = make(talking)
+    deck.spawn()
+    deck.spawn(worker=8)
+    deck.until(lambda: len(deck.events) == 2)
+    deck.events.clear()
+    deck.crew.read_words()
+    assert [] == deck.events
+    for count in (1, 2):
+        deck.crew.signal(events.Signal(7, "SIGUSR2"))
+
+        def read() -> bool:
+            deck.crew.read_words()
+            return "in stay" in "".join(told())
+
+        def told() -> list[str]:
+            # one dump may be read in two parts
+            return [event.words for event in deck.events if isinstance(event, WorkerDumped) and event.worker == 7]
+
+        until(read)
+        assert 1 == sum(words.count("in talking") for words in told()), f"at dump {count}"
+        deck.events.clear()
+
+
+def test_the_stacks_of_a_crash_come_with_the_news_of_it(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """What was read before does not come again."""
+    deck = make(talking)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    deck.crew.signal(events.Signal(7, "SIGABRT"))
+    deck.until(lambda: len(deck.events) == 2)
+    exited = deck.events[-1]
+    assert isinstance(exited, WorkerExited)
+    assert (None, "SIGABRT", False) == (exited.code, exited.signal, exited.oom)
+    assert exited.words.startswith("Fatal Python error: Aborted\n")
+    assert "in talking" in exited.words
+    assert "" == capfd.readouterr().err
+
+
+def test_words_that_were_told_are_not_told_again_at_the_end(make: Make) -> None:
+    """Who was asked for its stacks and is killed later has said all."""
+    deck = make(talking)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    deck.crew.signal(events.Signal(7, "SIGUSR2"))
+
+    def read() -> bool:
+        deck.crew.read_words()
+        return "in <module>" in getattr(deck.events[-1], "words", "")
+
+    until(read)
+    deck.kill()
+    assert WorkerExited(7, None, "SIGKILL") == deck.events[-1]
+
+
+def test_each_worker_has_a_file_of_its_own(make: Make) -> None:
+    """And the master lets go of it when the worker is dead."""
+    before = descriptors()
+    deck = make(talking)
+    deck.spawn(worker=1)
+    deck.spawn(worker=2)
+    deck.until(lambda: len(deck.events) == 2)
+    held = [name for name in descriptors().values() if "wsworker-words" in name]
+    assert 2 == len(held)
+    deck.kill(1)
+    deck.kill(2)
+    assert not [name for name in descriptors().values() if "wsworker-words" in name]
+    assert 2 == len(descriptors()) - len(before)  # the selector and the listener of the deck
+
+
+# --- out of memory ------------------------------------------------------------------------------------------------
+
+
+def count_oom(folder: Path, kills: int) -> None:
+    """Be the kernel that has killed so many."""
+    (folder / "cgroup").mkdir(exist_ok=True)
+    (folder / "membership").write_text("0::/\n")
+    (folder / "cgroup" / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
+
+
+def exits(deck: Deck) -> list[WorkerExited]:
+    """Return the deaths."""
+    return [event for event in deck.events if isinstance(event, WorkerExited)]
+
+
+def test_a_worker_that_the_kernel_killed_for_memory(make: Make, tmp_path: Path) -> None:
+    """SIGKILL that is not ours, while the count has grown: told once, and not of the next one."""
+    count_oom(tmp_path, 3)
+    deck = make(deaf)
+    pids = {worker: deck.spawn(worker=worker) for worker in (1, 2)}
+    count_oom(tmp_path, 4)
+    os.kill(pids[1], signal.SIGKILL)
+    deck.until(lambda: exits(deck))
+    os.kill(pids[2], signal.SIGKILL)
+    deck.until(lambda: len(exits(deck)) == 2)
+    assert [WorkerExited(1, None, "SIGKILL", oom=True), WorkerExited(2, None, "SIGKILL")] == exits(deck)
+
+
+def test_a_kill_of_ours_is_never_one_for_memory(make: Make, tmp_path: Path) -> None:
+    """Nor is another signal or an exit; the growth stays to be told of the one that it was."""
+    count_oom(tmp_path, 0)
+    deck = make(deaf)
+    pids = {worker: deck.spawn(worker=worker, slot=worker) for worker in (1, 2, 3)}
+    count_oom(tmp_path, 1)
+    deck.kill(1)
+    os.kill(pids[2], signal.SIGTERM)
+    deck.until(lambda: len(exits(deck)) == 2)
+    os.kill(pids[3], signal.SIGKILL)
+    deck.until(lambda: len(exits(deck)) == 3)
+    assert [False, False, True] == [event.oom for event in exits(deck)]
+
+
+# --- descriptors that go along ------------------------------------------------------------------------------------
+
+
+def taking(pipe: Pipe) -> EnterWorker:
+    """Make a worker that tells each order and which files came along."""
+
+    def enter_worker(assignment: Assignment) -> int:
+        say(assignment.channel, Report("ready"))
+        while True:
+            data, fds, _, _ = socket.recv_fds(assignment.channel, 65536, 10)
+            (line,) = data.splitlines()
+            pipe.tell([dataclasses.asdict(decode_order(line)), [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]])
+
+    return enter_worker
+
+
+@pytest.mark.parametrize("slot", [3, 2, 1])
+def test_lent_listeners_go_along(make: Make, pipe: Pipe, slot: int) -> None:
+    """As many as may be lent of that slot; the order says how many, also none."""
+    deck = make(taking(pipe))
+    deck.spawn()
+    listener = descriptors()[str(deck.listener.fileno())]
+    deck.tell(Order("lend", slot=slot))
+    order = {"name": "lend", "why": "", "slot": slot, "fds": slot - 1}
+    assert [order, [listener] * (slot - 1)] == pipe.hear()
+    deck.tell(Order("recall", slot=slot))
+    assert [{"name": "recall", "why": "", "slot": slot, "fds": 0}, []] == pipe.hear()
+
+
+def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """The descriptor goes along and stays open here; a broken or full channel keeps nobody else from it."""
+    deck = make(taking(pipe))
+    deck.spawn(worker=1, slot=1)
+    dead = deck.spawn(worker=2, slot=2)
+    deck.spawn(worker=3, slot=3)
+    os.kill(dead, signal.SIGKILL)
+    os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
+    with (tmp_path / "chat.log").open("ab") as log:
+        deck.crew.hand_log(log.fileno())
+        os.fstat(log.fileno())
+    told = [{"name": "reopen", "why": "", "slot": 0, "fds": 1}, [str(tmp_path / "chat.log")]]
+    assert [told, told] == [pipe.hear(), pipe.hear()]
+    deck.until(lambda: exits(deck))
+    deck.crew.hand_log(2)
+    assert [pipe.hear()[0], pipe.hear()[0]] == [told[0], told[0]]
+
+
+def test_a_full_channel_takes_no_descriptors(make: Make) -> None:
+    """They are lost with the order; nothing is raised and nothing piles up here."""
+    deck = make(deaf)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    before = descriptors()
+    for _ in range(2_000):
+        deck.tell(Order("lend", slot=2))
+    deck.crew.hand_log(2)
+    assert before == descriptors()
+    assert {} != deck.crew.pids()
+
+
+# --- the log of a worker ------------------------------------------------------------------------------------------
+
+
+def test_a_new_log_file_is_opened_before_any_code_of_the_worker(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """What a worker logs stands there under its own name."""
+
+    def log(given: Assignment) -> None:
+        logging.getLogger("wsworker.worker").info("here I am")
+
+    file = tmp_path / "new.log"
+    deck = make(telling(pipe, log))
+    deck.spawn(slot=2, config=Config(app="app", name="chat", log=LogConfig(file=str(file))))
+    assert pipe.hear() is None
+    assert file.read_text().endswith("INFO  worker 2  here I am\n")
+
+
+@needs_root
+def test_a_worker_of_another_user_gets_a_log_that_only_root_may_open(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """It is opened before the privileges are dropped."""
+
+    def log(given: Assignment) -> int:
+        logging.getLogger("wsworker.worker").info("here I am")
+        return os.getuid()
+
+    file = tmp_path / "new.log"
+    file.touch(0o600)
+    deck = make(telling(pipe, log))
+    deck.spawn(config=Config(app="app", name="chat", user="nobody", log=LogConfig(file=str(file))))
+    assert NOBODY.pw_uid == pipe.hear()
+    assert file.read_text().endswith("here I am\n")
+
+
+def test_a_log_that_cannot_be_opened_is_told_in_a_sentence(make: Make, tmp_path: Path) -> None:
+    """The worker does not come up; there is no traceback, and nothing on stderr."""
+    deck = make(deaf)
+    deck.spawn(config=Config(app="app", name="chat", log=LogConfig(file=str(tmp_path / "no" / "log"))))
+    deck.until(lambda: len(deck.events) == 2)
+    reason = f"cannot open the log file {tmp_path}/no/log: No such file or directory; "
+    advice = "change `log.file` or make it writable"
+    assert [WorkerFailed(7, "boot", reason + advice), WorkerExited(7, 1, None)] == deck.events
+
+
+def test_a_report_of_the_dead_may_cause_a_fork(make: Make) -> None:
+    """The new worker closes what the dead one has left in the master, no less and no more."""
+
+    def leaving(assignment: Assignment) -> int:
+        say(assignment.channel, Report("ready" if assignment.worker == 8 else "leaving"))
+        return 0
+
+    deck = make(leaving)
+    deck.when(WorkerLeaving(7), lambda: deck.spawn(worker=8))
+    deck.spawn()
+    pidfd = next(key for key in deck.selector.get_map().values() if isinstance(key.fileobj, int))
+    assert readable(pidfd.fd)
+    pidfd.data()
+    deck.until(lambda: len(deck.events) == 4)
+    assert {WorkerLeaving(7), WorkerExited(7, 0), WorkerReady(8), WorkerExited(8, 0)} == set(deck.events)
 
 
 # --- orders and signals -------------------------------------------------------------------------------------------
@@ -447,9 +768,9 @@ def test_a_worker_that_reads_no_orders_does_not_stop_the_master(make: Make) -> N
 def test_a_signal_ends_a_worker(make: Make, name: events.SignalName) -> None:
     """Its name comes back with the news of its end."""
 
-    def plain(*, channel: socket.socket, **rest: Any) -> int:
+    def plain(assignment: Assignment) -> int:
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
-        say(channel, Report("ready"))
+        say(assignment.channel, Report("ready"))
         stay()
 
     deck = make(plain)
@@ -471,9 +792,61 @@ def test_a_spawn_that_fails_leaves_nothing(make: Make) -> None:
     event = deck.crew.spawn(events.Spawn(7, 1, 5, gone))
     assert isinstance(event, events.SpawnFailed)
     assert 7 == event.worker
-    assert "no-such-user" in event.reason
+    assert "getpwnam(): name not found: 'no-such-user'" == event.reason
     assert before == descriptors()
     assert {} == deck.crew.pids()
     assert deck.table.read(1, 7) is None
     for worker in (1, 2):
         deck.spawn(worker=worker)
+
+
+def failing_spawn(prepare: Callable[[], None]) -> list[Any]:
+    """Let a spawn fail in a process of its own; return why, and what is left of it: descriptors, workers, seats."""
+
+    def master() -> list[Any]:
+        deck = Deck(deaf)
+        before = descriptors()
+        limits = [(which, resource.getrlimit(which)) for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)]
+        prepare()
+        event = deck.crew.spawn(events.Spawn(7, 1, 5, CONFIG))
+        for which, limit in limits:
+            resource.setrlimit(which, limit)
+        assert isinstance(event, events.SpawnFailed)
+        left: list[Any] = [before == descriptors(), len(deck.crew.pids()), deck.table.read(1, 7) is None]
+        with contextlib.suppress(ChildProcessError):
+            left.append(os.waitpid(-1, os.WNOHANG))
+        return [event.reason, left]
+
+    result = in_child(master)
+    assert isinstance(result, list)
+    return result
+
+
+@pytest.mark.parametrize("room", range(5), ids=["nothing", "half a channel", "no memfd", "no pidfd", "all"])
+def test_without_descriptors_no_worker_is_spawned(room: int) -> None:
+    """Whatever comes to be missing: the supervisor hears of it in words, and nothing is left of the try."""
+
+    def exhaust() -> None:
+        free = sorted(set(range(1000)) - {int(fd) for fd in descriptors()})
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
+
+    if room < 4:
+        reason = "the master is out of descriptors; raise LimitNOFILE= of the unit or `ulimit -n`"
+        assert [reason, [True, 0, True]] == failing_spawn(exhaust)
+    else:
+        # the four that a worker costs: two ends of a channel, last words, a pidfd
+        with pytest.raises(AssertionError, match="Spawned"):
+            failing_spawn(exhaust)
+
+
+def test_without_room_for_a_process_no_worker_is_spawned() -> None:
+    """The limit of processes, as TasksMax= and `ulimit -u` set it."""
+
+    def crowd() -> None:
+        if os.geteuid() == 0:
+            become_nobody()
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+
+    reason = "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`"
+    assert [reason, [True, 0, True]] == failing_spawn(crowd)

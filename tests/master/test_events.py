@@ -21,3 +21,13 @@ def test_an_exit_reads_as_a_clause() -> None:
     """It stands in log lines and in the last exit of a slot."""
     assert str(events.WorkerExited(1, code=3)) == "exit 3"
     assert str(events.WorkerExited(1, signal="SIGKILL")) == "killed by SIGKILL"
+
+
+def test_want_of_memory_is_told() -> None:
+    """The same signal has two causes, and the operator can do something about this one."""
+    assert str(events.WorkerExited(1, signal="SIGKILL", oom=True)) == "killed by SIGKILL, out of memory"
+
+
+def test_stacks_are_no_part_of_the_clause() -> None:
+    """They are many lines."""
+    assert str(events.WorkerExited(1, signal="SIGSEGV", words="Fatal Python error: ...")) == "killed by SIGSEGV"

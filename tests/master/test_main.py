@@ -34,9 +34,10 @@ from tests.master.forks import (
     until,
 )
 from wsworker import configfile, log
-from wsworker.config import Config
+from wsworker.assignment import Assignment
 from wsworker.errors import WsworkerError
 from wsworker.master.main import Master
+from wsworker.master.roll import refused as refusal
 from wsworker.wire import Command, Report, encode
 
 
@@ -80,10 +81,12 @@ class Daemon:
         if terminal:
             os.close(self._theirs)
 
-    def configure(self, config: str, listen: str = "") -> None:
-        """Write the config file anew."""
+    def configure(self, config: str, listen: str = "", level: str = "info", file: Path | None = None) -> None:
+        """Write the config file anew; level and file: of the log, which a reload applies too."""
         self.config = self.folder / "config.yaml"
-        self.config.write_text(f"app: hello\nname: chat\nlisten: {listen or self.listen}\n{config}\n")
+        lines = ["app: hello", "name: chat", f"listen: {listen or self.listen}", config]
+        # on one line and last, so that the lines of a test keep their numbers
+        self.config.write_text("\n".join([*lines, f"log: {{level: {level}, file: {file or self.log}}}", ""]))
 
     def _serve(self) -> list[Any]:
         """Be the master; return the exit code and the error, or the name and the text of what was raised."""
@@ -229,10 +232,10 @@ def test_a_stop_by_command_answers_at_the_end(start: Start) -> None:
     assert [0, ""] == daemon.end()
 
 
-def stubborn(*, channel: socket.socket, **rest: Any) -> int:
+def stubborn(assignment: Assignment) -> int:
     """Leave only when told to be quick."""
-    say(channel, Report("ready"))
-    for order in orders(channel):
+    say(assignment.channel, Report("ready"))
+    for order in orders(assignment.channel):
         if order.why == "quick":
             return 0
     return 9
@@ -263,9 +266,9 @@ def test_workers_auto_is_a_number(start: Start) -> None:
 def marking(file: Path) -> Callable[..., int]:
     """Make a worker that leaves a mark."""
 
-    def enter_worker(**given: Any) -> int:
+    def enter_worker(assignment: Assignment) -> int:
         file.touch()
-        return polite(**given)
+        return polite(assignment)
 
     return enter_worker
 
@@ -297,10 +300,10 @@ def test_a_port_that_is_taken_while_the_first_worker_boots(start: Start, pipe: P
     """The address is asked for again before the first listen: exit 1, the other program keeps its clients."""
     gate, opener = os.pipe()
 
-    def slow(*, channel: socket.socket, **rest: Any) -> int:
+    def slow(assignment: Assignment) -> int:
         pipe.tell("boots")
         os.read(gate, 1)
-        return polite(channel=channel)
+        return polite(assignment)
 
     daemon = start(slow, config="workers: 2")
     assert "boots" == pipe.hear()
@@ -332,9 +335,9 @@ def test_a_control_socket_that_cannot_be_made(start: Start, folder: Path) -> Non
     assert f"{folder}/missing/sock: No such file or directory; see `control_socket`" in text
 
 
-def unbootable(*, channel: socket.socket, **rest: Any) -> int:
+def unbootable(assignment: Assignment) -> int:
     """Say that the app cannot be imported."""
-    say(channel, Report("failed", kind="app", error="no module named 'hello'", trace="Traceback"))
+    say(assignment.channel, Report("failed", kind="app", error="no module named 'hello'", trace="Traceback"))
     return 78
 
 
@@ -346,9 +349,9 @@ def test_an_app_that_cannot_be_imported_ends_the_start(start: Start) -> None:
     assert refused(daemon.port)
 
 
-def half_bootable(*, slot: int, **given: Any) -> int:
+def half_bootable(assignment: Assignment) -> int:
     """Be a good worker in slot 1, a bad one elsewhere."""
-    return polite(**given) if slot == 1 else unbootable(**given)
+    return polite(assignment) if assignment.slot == 1 else unbootable(assignment)
 
 
 def test_a_start_that_goes_well_for_some_is_degraded(start: Start) -> None:
@@ -392,8 +395,9 @@ def test_a_reload_by_command_is_refused_with_the_place(start: Start) -> None:
     daemon = running(start)
     daemon.configure("workers: 0")
     (body,) = daemon.ask(Command("reload"))
-    assert ("refused", "config_invalid") == (body["result"], body["error"]["code"])
-    assert f"{daemon.config}:4:10: error: workers must be" in body["error"]["message"]
+    message = body["error"]["message"]
+    assert refusal(message, generation=1) == body
+    assert f"{daemon.config}:4:10: error: workers must be" in message
     daemon.configure("")
     *_, body = daemon.ask(Command("reload"))
     assert "ok" == body["result"]
@@ -413,33 +417,105 @@ def test_a_reload_says_what_needs_a_restart(start: Start) -> None:
 
 
 def test_what_needs_a_restart_keeps_its_value(start: Start, pipe: Pipe) -> None:
-    """New workers get the accepted configuration: umask and log level of the start, the drain window of the reload."""
+    """New workers get the accepted configuration: the umask of the start, log level and drain window of the reload."""
 
-    def look(*, channel: socket.socket, config: Config, **rest: Any) -> int:
+    def look(assignment: Assignment) -> int:
+        config = assignment.config
         umask = os.umask(0)
         pipe.tell([oct(umask), oct(config.umask), config.log.level, config.drain_window])
-        return polite(channel=channel)
+        return polite(assignment)
 
     daemon = running(start, look, config="umask: '0027'")
     assert ["0o27", "0o27", "info", 10.0] == pipe.hear()
-    daemon.configure("umask: '0077'\nlog:\n  level: error\ndrain_window: 3s")
+    daemon.configure("umask: '0077'\ndrain_window: 3s", level="error")
     *_, last = daemon.ask(Command("reload"))
-    assert ("ok", ["umask", "log.level"]) == (last["result"], last["restart_needed"])
-    assert ["0o27", "0o27", "info", 3.0] == pipe.hear()
+    assert ("ok", ["umask"]) == (last["result"], last["restart_needed"])
+    assert {"drain_window", "log.level"} == set(last["applied"])
+    assert ["0o27", "0o27", "error", 3.0] == pipe.hear()
+
+
+def test_a_reload_moves_the_log(start: Start, folder: Path) -> None:
+    """From the accepted canary on the master writes to the new file, and the status names it."""
+    daemon = running(start)
+    daemon.configure("", file=folder / "other")
+    *_, last = daemon.ask(Command("reload"))
+    assert ("ok", ["log.file"]) == (last["result"], last["applied"])
+    assert "reloaded: generation 2 runs in every slot" in (folder / "other").read_text()
+    assert "reloaded" not in daemon.log.read_text()
+    assert str(folder / "other") == daemon.ask(Command("reopen"))[-1]["file"]
+
+
+def test_a_reload_changes_the_number_of_workers(start: Start) -> None:
+    """A new slot is bound and gets a worker; the callers hear that `workers` was applied."""
+    daemon = running(start)
+    daemon.configure("workers: 3")
+    *_, last = daemon.ask(Command("reload"))
+    assert ("ok", [], ["workers"]) == (last["result"], last["restart_needed"], last["applied"])
+    until(lambda: ["ready"] * 3 == [row["state"] for row in daemon.status()["workers"]])
 
 
 # --- signals and deaths -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
-def test_a_signal_that_means_nothing_is_logged(start: Start, number: signal.Signals) -> None:
+def test_a_signal_that_means_nothing_is_logged(start: Start) -> None:
     """The service goes on as before."""
     daemon = running(start)
     before = daemon.pids()
-    daemon.child.signal(number)
-    daemon.logged(f"{number.name} means nothing here and is ignored")
+    daemon.child.signal(signal.SIGUSR2)
+    daemon.logged("SIGUSR2 means nothing here and is ignored")
     assert "running" == daemon.status()["state"]
     assert before == daemon.pids()
+
+
+def listening(pipe: Pipe) -> Callable[[Assignment], int]:
+    """Make a worker that tells which orders it gets."""
+
+    def enter_worker(assignment: Assignment) -> int:
+        say(assignment.channel, Report("ready"))
+        for order in orders(assignment.channel):
+            pipe.tell(order.name)
+            if order.name == "drain":
+                return 0
+        return 9
+
+    return enter_worker
+
+
+def test_usr1_reopens_the_log(start: Start, folder: Path, pipe: Pipe) -> None:
+    """A log that was moved away is made anew, and each worker is handed it."""
+    daemon = running(start, listening(pipe))
+    daemon.log.rename(folder / "log.1")
+    daemon.child.signal(signal.SIGUSR1)
+    assert ["go", "reopen"] == [pipe.hear(), pipe.hear()]
+    until(daemon.log.exists)
+    daemon.logged("the log is reopened")
+    assert "SIGUSR1: reopening the log" in (folder / "log.1").read_text()
+
+
+def test_reopen_by_command_tells_the_file_or_the_failure(start: Start, folder: Path) -> None:
+    """The caller hears where the log is now; one that cannot be opened is an error, and the old file goes on."""
+    daemon = running(start)
+    assert [{"result": "ok", "file": str(daemon.log)}] == daemon.ask(Command("reopen"))
+    daemon.log.rename(folder / "log.1")
+    daemon.log.mkdir()
+    (body,) = daemon.ask(Command("reopen"))
+    assert ("failed", "log_failed") == (body["result"], body["error"]["code"])
+    assert str(daemon.log) in body["error"]["message"]
+    assert "the log stays where it was" in (folder / "log.1").read_text()
+
+
+def test_ttin_and_ttou_scale(start: Start) -> None:
+    """One worker more in a new last slot, or one less; the slot goes once its queue is sure to be empty; 1 stays."""
+    daemon = running(start)
+    (first,) = daemon.pids()
+    daemon.child.signal(signal.SIGTTIN)
+    until(lambda: ["ready", "ready"] == [row["state"] for row in daemon.status()["workers"]])
+    daemon.child.signal(signal.SIGTTOU)
+    until(lambda: [first] == daemon.pids())
+    daemon.child.signal(signal.SIGTTOU)
+    daemon.logged("it stays at 1 workers")
+    assert [first] == daemon.pids()
+    assert not refused(daemon.port)
 
 
 def test_a_signal_of_daily_life_is_not_even_logged(start: Start) -> None:
@@ -499,10 +575,10 @@ def open_files() -> list[str]:
 def test_a_worker_holds_nothing_of_the_master(start: Start, pipe: Pipe) -> None:
     """Lock, control socket, notify socket, wakeup pipe, selector and the listeners of other slots are closed in it."""
 
-    def look(*, slot: int, sockets: list[socket.socket], channel: socket.socket, **rest: Any) -> int:
-        own = {*(sock.fileno() for sock in sockets), channel.fileno()}
-        pipe.tell([slot, len(open_files()) - len(own) - before, "NOTIFY_SOCKET" in os.environ])
-        return polite(channel=channel)
+    def look(assignment: Assignment) -> int:
+        own = {*(sock.fileno() for sock in assignment.sockets), assignment.channel.fileno()}
+        pipe.tell([assignment.slot, len(open_files()) - len(own) - before, "NOTIFY_SOCKET" in os.environ])
+        return polite(assignment)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0wsworker-test-" + str(os.getpid()))
@@ -559,9 +635,9 @@ def test_workers_that_run_as_root_are_warned_of(start: Start, pipe: Pipe) -> Non
     """Nobody should do so unknowingly; with `user` the warning is gone."""
     warning = "workers run as root; set `user` in"
 
-    def look(*, channel: socket.socket, **rest: Any) -> int:
+    def look(assignment: Assignment) -> int:
         pipe.tell(os.getresuid())
-        return polite(channel=channel)
+        return polite(assignment)
 
     daemon = running(start, look)
     assert [0, 0, 0] == pipe.hear()

@@ -23,6 +23,7 @@ from tests.master.forks import (
     Pipe,
     become_nobody,
     in_child,
+    libc,
     needs_root,
     readable,
     signals_in,
@@ -30,7 +31,7 @@ from tests.master.forks import (
     until,
 )
 from wsworker.config import Config
-from wsworker.errors import PrivilegeError
+from wsworker.errors import PlatformError, PrivilegeError
 from wsworker.master.process import (
     IGNORED_BY_WORKERS,
     Identity,
@@ -40,12 +41,13 @@ from wsworker.master.process import (
     die_with_parent,
     do_nothing,
     identity,
+    is_stopped,
     may_signal_others,
     memory_and_cpu,
     open_standard_streams,
+    reap_strangers,
     spawn,
     take_identity,
-    usable_cpus,
 )
 
 AS_WE_ARE = Identity(None, None, None, 0o027)
@@ -59,7 +61,7 @@ def nothing() -> None:
 
 def start(run: Callable[[], int], who: Identity = AS_WE_ARE, prepare: Callable[[], None] = nothing) -> Process:
     """Fork a worker."""
-    return spawn(prepare, who, run, lambda reason: print(f"failed: {reason}", file=sys.stderr))
+    return spawn(prepare, who, run, lambda reason, trace: print(f"failed: {reason}\n{trace}", file=sys.stderr, end=""))
 
 
 def end(process: Process) -> tuple[int | None, str | None]:
@@ -162,13 +164,41 @@ def fail() -> int:
 
 
 def test_an_exception_ends_with_1_and_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    """What run raises goes to stderr, and the child does not come back into the caller's stack."""
+    """What run raises is told once, and the child does not come back into the caller's stack."""
     pid = os.getpid()
     assert (1, None) == end_of(fail)
     assert pid == os.getpid()
     error = capfd.readouterr().err
-    assert error.startswith("Traceback ")
+    assert error.startswith("failed: a worker ended with RuntimeError\nTraceback ")
     assert error.endswith("RuntimeError: out of luck\n")
+    assert 1 == error.count("Traceback")
+
+
+class Unspeakable(Exception):
+    """An exception of user code that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_exception_that_cannot_be_printed_is_told_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its class is named, and the worker ends as with any other."""
+
+    def run() -> int:
+        raise Unspeakable
+
+    assert (1, None) == end_of(run)
+    assert capfd.readouterr().err.startswith("failed: a worker ended with Unspeakable\nTraceback ")
+
+
+def test_a_log_that_cannot_be_opened_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    """A documented condition needs no traceback."""
+
+    def prepare() -> None:
+        raise PlatformError("cannot open the log file")
+
+    assert (1, None) == end(start(lambda: 0, prepare=prepare))
+    assert "failed: cannot open the log file\n" == capfd.readouterr().err
 
 
 def test_an_exception_in_prepare_ends_with_1(capfd: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +262,86 @@ def test_only_the_worker_s_own_exit_functions_run(pipe: Pipe) -> None:
     assert [0, None] == in_child(master)
     assert "the worker's" == pipe.hear()
     assert pipe.silent()
+
+
+# --- strangers, and who stands still ------------------------------------------------------------------------------
+
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def orphan(pipe: Pipe, run: Callable[[], Any]) -> int:
+    """Leave a process behind that is given to this one, which must be a subreaper; return its pid."""
+    if (parent := os.fork()) == 0:
+        if os.fork() == 0:
+            pipe.tell(os.getpid())
+            run()
+            os._exit(5)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    return int(pipe.hear())
+
+
+def test_strangers_are_reaped(pipe: Pipe) -> None:
+    """Orphans that were given to us are reaped when they are dead; one that lives and a worker are not touched."""
+
+    def master() -> dict[str, Any]:
+        seen: dict[str, Any] = {"without children": reap_strangers([])}
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        living, dead = orphan(pipe, stay), [orphan(pipe, lambda: None) for _ in range(3)]
+        fds = [os.pidfd_open(pid) for pid in dead]
+        seen["dead"] = all(readable(fd) for fd in fds)
+        worker = start(lambda: 7)
+        seen["reaped"] = reap_strangers([worker.pid])
+        seen["gone"] = [pid for pid in dead if Path(f"/proc/{pid}").exists()]
+        seen["worker"] = end(worker)
+        seen["left"] = [reap_strangers([]), int(Path(f"/proc/{living}/stat").read_text().split()[3]) == os.getpid()]
+        os.kill(living, signal.SIGKILL)
+        until(lambda: reap_strangers([]))
+        return seen
+
+    assert {
+        "without children": 0,
+        "dead": True,
+        "reaped": 3,
+        "gone": [],
+        "worker": [7, None],
+        "left": [0, True],
+    } == in_child(master)
+
+
+def test_a_dead_worker_is_left_to_its_pidfd(pipe: Pipe) -> None:
+    """It may stand in front of strangers: those wait until it is reaped, and its exit code is not lost."""
+
+    def master() -> list[Any]:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        worker = start(lambda: 7)
+        readable(worker.pidfd)
+        stranger = os.pidfd_open(orphan(pipe, lambda: None))
+        readable(stranger)
+        before = reap_strangers([worker.pid])
+        return [before, end(worker), before + reap_strangers([])]
+
+    assert [0, [7, None], 1] == in_child(master)
+
+
+def test_a_stopped_process_is_seen(pipe: Pipe) -> None:
+    """State T is told from all others, whatever the process calls itself."""
+
+    def named() -> NoReturn:
+        pipe.tell(libc.prctl(PR_SET_NAME, b"x) T (y", 0, 0, 0))
+        stay()
+
+    with Child(named) as child:
+        assert 0 == pipe.hear()
+        assert not is_stopped(child.pid)
+        child.signal(signal.SIGSTOP)
+        until(lambda: is_stopped(child.pid))
+        child.signal(signal.SIGCONT)
+        until(lambda: not is_stopped(child.pid))
+        child.signal(signal.SIGKILL)
+        child.exit_code()
+        assert not is_stopped(child.pid)
 
 
 # --- the fork -----------------------------------------------------------------------------------------------------
@@ -701,58 +811,3 @@ def test_memory_and_cpu_of_a_process() -> None:
     with Child(lambda: None) as child:
         child.exit_code()
         assert memory_and_cpu(child.pid) is None
-
-
-def cgroup_tree(folder: Path, own: str, **quotas: str) -> tuple[Path, Path]:
-    """Make a cgroup file system and the file that says where we are in it. quotas: cpu.max by folder, or of `root`."""
-    root = folder / "cgroup"
-    (root / own.lstrip("/")).mkdir(parents=True)
-    for group, text in quotas.items():
-        (root / group.replace("root", "") / "cpu.max").write_text(text)
-    membership = folder / "membership"
-    membership.write_text(f"4:memory:/elsewhere\n0::{own}\n")
-    return root, membership
-
-
-@pytest.mark.parametrize(
-    ("quotas", "expected"),
-    [
-        ({}, 8),
-        ({"a": "max 100000\n"}, 8),
-        ({"a": "300000 100000\n"}, 3),
-        ({"root": "200000 100000\n", "a": "max 100000\n"}, 2),
-        ({"a": "150000 100000\n"}, 2),
-        ({"a": "1000 100000\n"}, 1),
-        ({"a": "1600000 100000\n"}, 8),
-        ({"a": "\n"}, 8),
-    ],
-    ids=["no file", "max", "parent", "root", "rounded up", "at least 1", "more than there are", "empty"],
-)
-def test_usable_cpus_are_cut_by_every_quota_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotas: dict[str, str], expected: int
-) -> None:
-    """The smallest quota from our cgroup to the root counts, and the affinity."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    # outside of the root, hence not ours
-    (tmp_path / "cpu.max").write_text("100000 100000\n")
-    assert expected == usable_cpus(*cgroup_tree(tmp_path, "/a/b", **quotas))
-
-
-def test_usable_cpus_at_the_root_and_without_cgroups(tmp_path: Path) -> None:
-    """In a container our cgroup looks like the root; a system without cgroup v2 has the affinity alone."""
-    all_cpus = len(os.sched_getaffinity(0))
-    assert 1 == usable_cpus(*cgroup_tree(tmp_path, "/", root="100000 100000\n"))
-    assert all_cpus == usable_cpus(tmp_path / "none", tmp_path / "none")
-    (tmp_path / "v1").write_text("4:memory:/elsewhere\n")
-    assert all_cpus == usable_cpus(tmp_path / "none", tmp_path / "v1")
-
-
-def test_usable_cpus_follow_the_affinity() -> None:
-    """A process that is bound to one CPU uses one."""
-
-    def bound() -> int:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        return usable_cpus()
-
-    assert 1 == in_child(bound)
-    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))

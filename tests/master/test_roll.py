@@ -68,4 +68,19 @@ def test_the_summary_and_the_answer_of_a_stop_have_the_same_keys() -> None:
         Roll(Config(app="hello"), [], ("listen",), began_at=5.0), {"result": "ok", "error": None}, 2, 7.5
     )
     assert (2.5, ["listen"], 2) == (summary["seconds"], summary["restart_needed"], summary["generation"])
-    assert roll.stopping().keys() <= summary.keys()
+    assert roll.stopping(2).keys() == roll.refused("wrong", 2).keys() == summary.keys()
+
+
+def test_settings_are_applied_once_the_canary_is_ready() -> None:
+    """Before that they are only wanted."""
+    made = Roll(Config(app="hello"), [], applied=("workers",))
+    assert [] == roll.summary(made, {"result": "refused", "error": None}, 2, 7.5)["applied"]
+    made.accepted = True
+    assert ["workers"] == roll.summary(made, {"result": "ok", "error": None}, 2, 7.5)["applied"]
+
+
+def test_a_slot_that_goes_is_passed_over() -> None:
+    """Its worker leaves without a successor."""
+    known = roster(worker(3, 1, generation=2), worker(2, 2))
+    known.slots[2].closing_since = 1.0
+    assert roll.next_step(known, 2) is None

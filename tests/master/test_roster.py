@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from wsworker.master.events import WorkerExited, WorkerFailed
-from wsworker.master.roster import Roster, Slot, Worker, WorkerState, exit_row
+from wsworker.master.events import Reading
+from wsworker.master.roster import Roster, Slot, Worker, WorkerState
 
 STARTING, READY, DRAINING, KILLED = WorkerState
 
 
 def roster(*workers: Worker, slots: int = 2) -> Roster:
     """Make a roster of some workers."""
-    return Roster({n: Slot(n, open=True) for n in range(1, slots + 1)}, {worker.id: worker for worker in workers})
+    made = Roster({n: Slot(n, open=True) for n in range(1, slots + 1)})
+    for one in workers:
+        made.add(one)
+    return made
 
 
 def worker(number: int, slot: int, state: WorkerState = READY, generation: int = 1, **fields: Any) -> Worker:
@@ -25,16 +28,23 @@ def worker(number: int, slot: int, state: WorkerState = READY, generation: int =
     return made
 
 
-def test_living_ready_and_booting_workers_of_a_slot() -> None:
-    """Oldest first; the newest READY one serves."""
+def test_ready_and_booting_workers_of_a_slot() -> None:
+    """The newest READY one serves."""
     old, new, boots = worker(1, 1), worker(3, 1, generation=2), worker(2, 2, STARTING)
     known = roster(old, boots, new)
-    assert [old, new] == known.living(1)
-    assert new is known.ready(1)
-    assert known.ready(2) is None
-    assert boots is known.booting(2)
-    assert known.booting(1) is None
+    assert new is known.slots[1].ready
+    assert known.slots[2].ready is None
+    assert boots is known.slots[2].booting
+    assert known.slots[1].booting is None
     assert 1 == known.ready_count()
+
+
+def test_a_reaped_worker_is_forgotten() -> None:
+    """Both by its id and in its slot."""
+    known = roster(worker(1, 1), worker(2, 2))
+    slot = known.remove(known.workers[2])
+    assert (2, []) == (slot.number, slot.workers)
+    assert [1] == [*known.workers]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,13 @@ def test_living_ready_and_booting_workers_of_a_slot() -> None:
 )
 def test_room_for_a_worker(living: list[Worker], room: bool) -> None:
     """At most two workers of a slot live, and one that serves or boots leaves no room."""
-    assert room == roster(*living).can_spawn(1)
+    assert room == roster(*living).slots[1].has_room
+
+
+@pytest.mark.parametrize("fields", [{"bound": False}, {"closing_since": 1.0}])
+def test_no_room_in_a_slot_without_listeners_or_one_that_goes(fields: dict[str, Any]) -> None:
+    """Neither is a place for a worker."""
+    assert not Slot(3, **fields).has_room
 
 
 def test_quiet_means_that_everybody_serves() -> None:
@@ -62,20 +78,42 @@ def test_quiet_means_that_everybody_serves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "weight"),
-    [({}, 1), ({"accepting": False}, 0), ({"silence": "hung"}, 0), ({"full": True}, 0), ({"state": DRAINING}, 0)],
+    ("fields", "takes"),
+    [({}, True), ({"accepting": False}, False), ({"silence": "hung"}, False), ({"full": True}, False)],
 )
-def test_weights(fields: dict[str, Any], weight: int) -> None:
-    """New clients go where a healthy READY worker accepts and has room."""
-    assert (weight, 1) == roster(worker(1, 1, **fields), worker(2, 2)).weights()
+def test_who_takes_connections(fields: dict[str, Any], takes: bool) -> None:
+    """A healthy READY worker that accepts and has room."""
+    assert takes == worker(1, 1, **fields).takes_connections
+    assert not worker(1, 1, DRAINING).takes_connections
+
+
+def test_a_pause_moves_all_that_is_awaited() -> None:
+    """The deadline, the end of a drain and the last beat; what is not awaited stays so."""
+    paused = worker(1, 1, heard_at=10.0, deadline_at=13.0, drain_until=40.0)
+    paused.postpone(60)
+    assert (70.0, 73.0, 100.0) == (paused.heard_at, paused.deadline_at, paused.drain_until)
+    unheard = worker(1, 1)
+    unheard.postpone(60)
+    assert (0.0, None) == (unheard.heard_at, unheard.deadline_at)
+
+
+def test_a_reading_is_noted() -> None:
+    """All but the beat, which its state decides about."""
+    read = worker(1, 1)
+    read.note(Reading(50.0, 3, full=True, lag_seconds=0.5, stopped=True))
+    assert (3, True, 0.5, True, 0.0) == (read.connections, read.full, read.lag_seconds, read.stopped, read.heard_at)
 
 
 def test_degraded() -> None:
-    """A slot without a READY worker, or two generations side by side."""
+    """A slot without a READY worker, or two generations side by side; a slot that goes does not count."""
     assert not roster(worker(1, 1), worker(2, 2)).degraded()
-    assert roster(worker(1, 1)).degraded()
+    known = roster(worker(1, 1))
+    assert known.degraded()
+    assert known.summary() == "1/2 workers, 0 connections"
     assert roster(worker(1, 1), worker(2, 2, generation=2)).degraded()
-    assert roster(worker(1, 1)).summary() == "degraded: 1/2 workers, 0 connections"
+    known.slots[2].closing_since = 1.0
+    assert not known.degraded()
+    assert known.summary() == "1/1 workers, 0 connections"
 
 
 def test_given_up() -> None:
@@ -85,22 +123,3 @@ def test_given_up() -> None:
     known.slots[1].parked = True
     assert known.given_up()
     assert not roster(worker(1, 1), slots=1).given_up()
-
-
-def test_rows_in_the_order_of_the_slots() -> None:
-    """A row for each living worker, one for a slot that has none; states as people read them."""
-    known = roster(worker(4, 2, full=True), worker(5, 2, DRAINING), worker(6, 3, silence="dumped"), slots=5)
-    known.slots[1].retry_at = 30.0
-    known.slots[4].parked = True
-    known.slots[5].retry_at = 5.0
-    rows = list(known.rows(12.0))
-    assert ["waiting", "full", "draining", "hung", "parked", "waiting"] == [row["state"] for row in rows]
-    assert [18.0, None, 0.0] == [row["retry_in"] for row in rows if row["id"] is None]
-    assert (1004, 2.0) == (rows[1]["pid"], rows[1]["uptime"])
-
-
-def test_an_exit_is_told_by_its_cause() -> None:
-    """The worker's own words if it left some, else how it ended."""
-    row = {"reason": "exit 3", "code": 3, "signal": None, "at": 9.0}
-    assert row == exit_row(WorkerExited(1, code=3), None, 9.0)
-    assert row | {"reason": "no module"} == exit_row(WorkerExited(1, code=3), WorkerFailed(1, "app", "no module"), 9.0)

@@ -18,11 +18,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from wsworker.config import Config
 from wsworker.master import events
 from wsworker.master.events import Action, Event, Exit, Reading, Spawn, WorkerId
+from wsworker.master.health import ABORT_SECONDS, FAILED_SECONDS
 from wsworker.master.restarts import RestartPolicy, delay
-from wsworker.master.roster import ServiceState, WorkerState
-from wsworker.master.supervisor import ABORT_SECONDS, FAILED_SECONDS, KILL_MARGIN_SECONDS, QUICK_SECONDS, Supervisor
+from wsworker.master.roster import ServiceState, Slot, WorkerState
+from wsworker.master.service import KILL_MARGIN_SECONDS, QUICK_SECONDS
+from wsworker.master.supervisor import Supervisor
 
-CONFIG = Config(app="hello", boot_timeout=20, worker_timeout=8, graceful_timeout=6)
+MIB = 1024**2
+CONFIG = Config(
+    app="hello",
+    boot_timeout=20,
+    worker_timeout=8,
+    graceful_timeout=6,
+    max_messages=1000,
+    max_worker_age=3600,
+    max_worker_rss=100 * MIB,
+)
 POLICY = RestartPolicy()
 
 
@@ -39,12 +50,17 @@ class Process:
     killed_at: float = math.inf
     aborted_at: float | None = None
     hung: bool = False
+    stopped: bool = False
     killed: bool = False
     beat_at: float = 0.0
+    messages: int = 0
+    rss: int = 50 * MIB
+    full: bool = False
+    connections: int = 1
 
     @property
     def serving(self) -> bool:
-        return self.ready_at is not None and not self.drained and self.aborted_at is None
+        return self.ready_at is not None and not self.drained and not self.killed and self.aborted_at is None
 
 
 @dataclass
@@ -53,6 +69,7 @@ class Kernel:
 
     slots: int
     seed: int
+    extra: int = 0
     now: float = 1000.0
     processes: dict[WorkerId, Process] = field(default_factory=dict)
     gone: set[WorkerId] = field(default_factory=set)
@@ -63,15 +80,24 @@ class Kernel:
     stop_asked: bool = False
     reload_ready: int | None = None
     reload_deaths: int = 0
+    bound: list[int] = field(default_factory=list)
+    open: list[int] = field(default_factory=list)
+    closing_at: dict[int, float] = field(default_factory=dict)
+    loans: dict[int, WorkerId] = field(default_factory=dict)
+    no_more_slots: bool = False
+    unborn: set[WorkerId] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(random.Random(self.seed).random, POLICY)
         self.config = CONFIG.model_copy(update={"workers": self.slots})
+        self.bound = [*range(1, self.slots + self.extra + 1)]
 
     def feed(self, event: Event) -> None:
         waiting = [event]
         while waiting:
             event = waiting.pop(0)
+            if isinstance(event, events.SpawnFailed):
+                self.unborn.discard(event.worker)
             actions = self.supervisor.handle(event, self.now)
             self.journal.append((event, self.now, actions))
             self.note_reload()
@@ -89,13 +115,28 @@ class Kernel:
 
     def perform(self, action: Action) -> Event | None:
         match action:
+            case events.Tell(worker) | events.Signal(worker) if worker in self.unborn:
+                pass  # that it could not be forked is not known yet: nobody hears this
             case Spawn():
                 return self.spawn(action)
+            case events.AddSlot(slot):
+                assert slot == len(self.bound) + 1 <= 256
+                if self.no_more_slots:
+                    return events.SlotFailed(slot, "no descriptors")
+                self.bound.append(slot)
+                return events.SlotAdded(slot)
             case events.OpenSlot(slot):
+                assert slot in self.bound
+                assert self.open == [*range(1, slot)], "the kernel numbers listeners in the order of listen"
+                self.open.append(slot)
                 return events.SlotOpened(slot)
+            case events.CloseSlot(slot):
+                self.close_slot(slot)
             case events.Tell(worker, order):
                 self.check_known(worker)
                 process = self.processes[worker]
+                if order.name in ("lend", "recall"):
+                    self.lend(worker, order.name, order.slot)
                 if order.name == "drain":
                     self.check_drain(process, order.why)
                     grace = QUICK_SECONDS if order.why == "quick" else CONFIG.graceful_timeout + KILL_MARGIN_SECONDS
@@ -130,15 +171,44 @@ class Kernel:
             assert self.now - exits[-1] >= least - 1e-6, "a respawn came before its delay was over"
         if self.fork_fails:
             self.gone.add(action.worker)
+            self.unborn.add(action.worker)
             return events.SpawnFailed(action.worker, "no memory")
         self.processes[action.worker] = Process(action.slot, action.generation, self.now, beat_at=self.now)
         return events.Spawned(action.worker, 10_000 + action.worker)
+
+    def close_slot(self, slot: int) -> None:
+        assert slot == self.bound[-1] > 1, "only the last slot may close"
+        assert all(process.slot != slot for process in self.processes.values())
+        if slot in self.open:
+            assert self.now - self.closing_at.pop(slot, -math.inf) >= 3 - 1e-6, "closed before its queue was empty"
+            self.open.remove(slot)
+        self.bound.pop()
+        self.loans.pop(slot, None)
+
+    def lend(self, worker: WorkerId, name: str, slot: int) -> None:
+        if name == "recall":
+            assert self.loans.pop(slot) == worker
+            return
+        assert not self.stop_asked
+        assert slot in self.open
+        assert slot not in self.loans, "lent to two workers"
+        assert self.processes[worker].serving, "lent to one who does not serve"
+        assert not any(p.slot == slot and self.takes(p) for p in self.processes.values()), "the slot is served"
+        self.loans[slot] = worker
+
+    def takes(self, process: Process) -> bool:
+        """Whether it serves, and is known to."""
+        return process.serving and not process.full and not process.hung
 
     def check_known(self, worker: WorkerId) -> None:
         assert worker in self.processes, "an action names a worker that has exited"
 
     def check_drain(self, process: Process, why: str) -> None:
-        if why in ("reload", "replace"):
+        if why == "scale":
+            assert process.slot > self.supervisor.service.target
+            self.closing_at.setdefault(process.slot, self.now)
+            self.reload_deaths += process.serving
+        elif why in ("reload", "replace"):
             others = [other for other in self.processes.values() if other.slot == process.slot and other is not process]
             assert any(other.serving for other in others), "drained before its replacement was ready"
         else:
@@ -149,14 +219,19 @@ class Kernel:
         match name:
             case "SIGKILL":
                 assert process.killed or self.grace_is_over(process), "killed before its grace was over"
+                self.reload_deaths += process.serving
                 process.killed = True
             case "SIGABRT":
                 assert self.now - process.beat_at >= self.config.worker_timeout - 1e-6
                 process.aborted_at = self.now
                 self.reload_deaths += 1
             case "SIGUSR2":
+                assert not process.stopped, "a stopped process shows no stacks"
                 assert self.now - process.beat_at >= self.config.worker_timeout / 2 - 1e-6
-            case "SIGTERM" | "SIGCONT":
+            case "SIGTERM":
+                assert process.ready_at is None
+                assert stopping or process.slot > self.supervisor.service.target
+            case "SIGCONT":
                 assert stopping
 
     def grace_is_over(self, process: Process) -> bool:
@@ -167,10 +242,13 @@ class Kernel:
             graces.append(process.spawned_at + self.config.boot_timeout)
         if process.failed_at is not None:
             graces.append(process.failed_at + FAILED_SECONDS)
-        return self.now >= min(graces) - 1e-6
+        if process.drained or process.stopped:
+            graces.append(process.beat_at + self.config.worker_timeout)
+        too_big = process.rss > 2 * CONFIG.max_worker_rss
+        return too_big or self.now >= min(graces) - 1e-6
 
     def check_weights(self, weights: tuple[int, ...]) -> None:
-        assert len(weights) == self.slots
+        assert len(weights) == len(self.open)
         serving = {process.slot for process in self.processes.values() if process.serving}
         for slot, weight in enumerate(weights, 1):
             assert weight == 0 or slot in serving, "a slot without a READY worker has weight"
@@ -178,6 +256,7 @@ class Kernel:
     def exit(self, worker: WorkerId, **how: Any) -> None:
         process = self.processes.pop(worker)
         self.gone.add(worker)
+        self.loans = {slot: borrower for slot, borrower in self.loans.items() if borrower != worker}
         self.reload_deaths += process.serving
         self.feed(events.WorkerExited(worker, **how))
 
@@ -185,7 +264,17 @@ class Kernel:
         for process in self.processes.values():
             if not process.hung:
                 process.beat_at = self.now
-        readings = {worker: Reading(process.beat_at, 1) for worker, process in self.processes.items()}
+        readings = {
+            worker: Reading(
+                beat_at=process.beat_at,
+                connections=process.connections,
+                full=process.full,
+                messages=process.messages,
+                rss_bytes=process.rss,
+                stopped=process.stopped,
+            )
+            for worker, process in self.processes.items()
+        }
         self.feed(events.SlotsRead(readings))
 
     def advance(self, seconds: float) -> None:
@@ -213,7 +302,7 @@ class Kernel:
         self.now = end
 
     def snapshot(self) -> str:
-        return repr((self.supervisor.state, self.supervisor.roster, self.supervisor.generation))
+        return repr((self.supervisor.state, self.supervisor.roster, self.supervisor.service.generation))
 
 
 class Supervision(RuleBasedStateMachine):
@@ -224,10 +313,10 @@ class Supervision(RuleBasedStateMachine):
         self.kernel: Kernel = Kernel(1, 0)
         self.token = 0
 
-    @initialize(slots=st.integers(1, 4), seed=st.integers(0, 3), boots=st.booleans())
-    def start(self, slots: int, seed: int, boots: bool) -> None:
-        self.kernel = Kernel(slots, seed)
-        self.kernel.feed(events.Started(self.kernel.config))
+    @initialize(slots=st.integers(1, 4), extra=st.sampled_from([0, 0, 2]), seed=st.integers(0, 3), boots=st.booleans())
+    def start(self, slots: int, extra: int, seed: int, boots: bool) -> None:
+        self.kernel = Kernel(slots, seed, extra)
+        self.kernel.feed(events.Started(self.kernel.config, slots + extra))
         # most stories begin with a service that runs
         while boots and self.booting():
             self.ready(self.booting()[0])
@@ -272,9 +361,30 @@ class Supervision(RuleBasedStateMachine):
         self.kernel.exit(worker, code=None if signal else 0, signal=signal)
 
     @precondition(lambda self: self.serving())
-    @rule(data=st.data(), hung=st.booleans())
-    def hangs(self, data: st.DataObject, hung: bool) -> None:
-        self.kernel.processes[data.draw(st.sampled_from(self.serving()))].hung = hung
+    @rule(data=st.data(), hung=st.booleans(), stopped=st.booleans())
+    def hangs(self, data: st.DataObject, hung: bool, stopped: bool) -> None:
+        process = self.kernel.processes[data.draw(st.sampled_from(self.serving()))]
+        # a process that goes on is known to go on once the table is read
+        process.hung, process.stopped = hung, hung and stopped
+        self.kernel.read_table()
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data(), connections=st.integers(0, 50), full=st.booleans())
+    def clients_come(self, data: st.DataObject, connections: int, full: bool) -> None:
+        process = self.kernel.processes[data.draw(st.sampled_from(self.serving()))]
+        process.connections, process.full = connections, full
+        self.kernel.read_table()
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data(), messages=st.sampled_from([900, 1200]), rss=st.sampled_from([50, 150, 250]))
+    def grows(self, data: st.DataObject, messages: int, rss: int) -> None:
+        process = self.kernel.processes[data.draw(st.sampled_from(self.serving()))]
+        process.messages, process.rss = messages, rss * MIB
+
+    @rule(delta=st.sampled_from([-3, -1, 1, 2]), fails=st.booleans())
+    def scale(self, delta: int, fails: bool) -> None:
+        self.kernel.no_more_slots = fails
+        self.kernel.feed(events.ScaleRequested(delta))
 
     @precondition(lambda self: self.serving())
     @rule(data=st.data())
@@ -295,9 +405,15 @@ class Supervision(RuleBasedStateMachine):
     def memory_gets_short(self, fails: bool) -> None:
         self.kernel.fork_fails = fails
 
+    @rule(by_signal=st.booleans(), workers=st.sampled_from([None, None, 1, 3]))
+    def reload(self, by_signal: bool, workers: int | None) -> None:
+        kernel = self.kernel
+        kernel.config = kernel.config.model_copy(update={"workers": workers or kernel.config.workers})
+        kernel.feed(events.ReloadRequested(kernel.config, None if by_signal else self.ask()))
+
     @rule(by_signal=st.booleans())
-    def reload(self, by_signal: bool) -> None:
-        self.kernel.feed(events.ReloadRequested(self.kernel.config, None if by_signal else self.ask()))
+    def reload_with_a_bad_config(self, by_signal: bool) -> None:
+        self.kernel.feed(events.ReloadRefused("line 3", None if by_signal else self.ask()))
 
     @rule()
     def status(self) -> None:
@@ -320,9 +436,9 @@ class Supervision(RuleBasedStateMachine):
     def never_too_many_workers(self) -> None:
         roster = self.kernel.supervisor.roster
         active = [w for w in roster.workers.values() if w.state in (WorkerState.STARTING, WorkerState.READY)]
-        assert len(active) <= self.kernel.slots + 1
+        assert len(active) <= len(roster.slots) + 1
         for slot in roster.slots:
-            living = roster.living(slot)
+            living = roster.slots[slot].workers
             generations = [worker.generation for worker in living if worker.state is WorkerState.READY]
             assert len(living) <= 2
             assert len(generations) == len(set(generations))
@@ -330,6 +446,22 @@ class Supervision(RuleBasedStateMachine):
     @invariant()
     def the_roster_is_the_kernel(self) -> None:
         assert self.kernel.supervisor.roster.workers.keys() == self.kernel.processes.keys()
+
+    @invariant()
+    def the_slots_are_the_kernels(self) -> None:
+        roster = self.kernel.supervisor.roster
+        assert [slot.number for slot in roster.slots.values() if slot.bound] == self.kernel.bound
+        assert {slot.number: slot.lent_to for slot in roster.slots.values() if self.is_lent(slot)} == self.kernel.loans
+        assert self.kernel.supervisor.service.target >= 1
+
+    def is_lent(self, slot: Slot) -> bool:
+        return slot.lent_to in self.kernel.processes
+
+    @invariant()
+    def who_is_not_wanted_goes(self) -> None:
+        service = self.kernel.supervisor.service
+        if service.state is ServiceState.SERVING:
+            assert all(slot.number <= service.target for slot in service.roster.staying())
 
     @invariant()
     def a_reload_loses_no_ready_worker(self) -> None:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from wsworker.master.systemd import Notifier, take_environment
+from wsworker.master.systemd import Notifier, take_descriptors, take_environment
 
 PID = 4242
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Systemd:
@@ -145,6 +152,45 @@ def test_a_name_in_the_working_directory_is_not_an_address(tmp_path: Path, monke
     systemd.socket.close()
 
 
+def test_extend(systemd: Systemd, notifier: Notifier) -> None:
+    """The time is told in whole microseconds."""
+    notifier.extend(65.5)
+    notifier.extend(0.1)
+    assert systemd.received() == ["EXTEND_TIMEOUT_USEC=65500000", "EXTEND_TIMEOUT_USEC=100000"]
+
+
+def test_store(systemd: Systemd, notifier: Notifier) -> None:
+    """Systemd gets the name and a descriptor of the same open file, which outlives ours."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        address = sock.getsockname()
+        notifier.store("ws-1-4", sock.fileno())
+    data, descriptors, _, _ = socket.recv_fds(systemd.socket, 4096, 8)
+    assert data == b"FDSTORE=1\nFDNAME=ws-1-4\nFDPOLL=0"
+    (descriptor,) = descriptors
+    with socket.socket(fileno=descriptor) as kept:
+        assert kept.getsockname() == address
+        socket.create_connection(address).close()
+
+
+def test_unstore(systemd: Systemd, notifier: Notifier) -> None:
+    """Systemd is told the name only."""
+    notifier.unstore("ws-1-4")
+    data, descriptors, _, _ = socket.recv_fds(systemd.socket, 4096, 8)
+    assert (b"FDSTOREREMOVE=1\nFDNAME=ws-1-4", []) == (data, descriptors)
+
+
+def test_what_cannot_be_stored_is_no_error(systemd: Systemd, notifier: Notifier) -> None:
+    """A closed descriptor, or no systemd at all: the service goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    notifier.store("ws-1-1", reader)
+    Notifier({}, PID).store("ws-1-1", writer)
+    os.close(writer)
+    assert systemd.received() == []
+
+
 def test_a_full_socket_does_not_block(systemd: Systemd, notifier: Notifier) -> None:
     """When systemd does not read, messages are lost and the calls return."""
     for number in range(5000):
@@ -189,9 +235,91 @@ def test_take_environment() -> None:
         "LISTEN_FDNAMES": "a",
         "LISTEN_PID": "1",
         "LISTEN_PIDFDID": "1",
+        "FDSTORE": "512",
         "LISTEN_ADDRESS": "mine",
         "PATH": "/bin",
     }
     take_environment(environ)
     take_environment(environ)
     assert environ == {"LISTEN_ADDRESS": "mine", "PATH": "/bin"}
+
+
+# --- descriptors from systemd -------------------------------------------------------------------------------------
+
+
+SCRIPT = """
+import json, os
+from wsworker.master.systemd import take_descriptors
+found = take_descriptors(os.environ, os.getpid())
+count = int(os.environ["COUNT"])
+print(json.dumps([found, [os.get_inheritable(descriptor) for descriptor in range(3, 3 + count)]]))
+"""
+
+
+def taken(count: int, environ: dict[str, str]) -> Any:
+    """Take descriptors in a process of its own that is given so many, from 3 on, and LISTEN_PID as systemd sets it.
+
+    Returns what was taken, and for each descriptor whether a program executed from there would inherit it.
+    """
+    reader, writer = os.pipe()
+    # far above the numbers that they get, so that none is overwritten before it is copied
+    given_away = [fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, 100) for _ in range(count)]
+    actions = [(os.POSIX_SPAWN_DUP2, descriptor, 3 + at) for at, descriptor in enumerate(given_away)]
+    process = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", 'LISTEN_PID=${LISTEN_PID-$$} exec "$0" -c "$1"', sys.executable, SCRIPT],
+        {"PYTHONPATH": str(ROOT), "COUNT": str(count)} | environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1), *actions],
+    )
+    os.close(writer)
+    for descriptor in given_away:
+        os.close(descriptor)
+    with open(reader) as output:
+        told = output.read()
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return json.loads(told)
+
+
+def test_descriptors_are_taken() -> None:
+    """They count from 3, in the order of their names, and no program that a worker executes gets them."""
+    environ = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "ws-1-1:wsworker.socket", "LISTEN_PIDFDID": "77"}
+    assert [[["ws-1-1", 3], ["wsworker.socket", 4]], [False, False]] == taken(2, environ)
+
+
+def test_descriptors_without_names() -> None:
+    """They are called unknown, as sd_listen_fds_with_names(3) does it."""
+    assert [[["unknown", 3], ["unknown", 4]], [False, False]] == taken(2, {"LISTEN_FDS": "2"})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "1"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": ""},
+        {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "a:b"},
+        {"LISTEN_FDS": "2"},
+    ],
+    ids=["none", "of another process", "of nobody", "names of others", "more than there are"],
+)
+def test_descriptors_are_left_alone(environ: dict[str, str]) -> None:
+    """What was meant for another process, or is malformed, is not taken."""
+    found, _ = taken(1, environ)
+    assert [] == found
+
+
+ODD_NUMBERS = st.sampled_from(["", "-1", "+1", " 1", "1_0", "²", "999999", "9" * 5000])
+COUNTS = st.sampled_from(["0", "1", "01"]) | ODD_NUMBERS
+NAMES = st.none() | st.text(max_size=8)
+
+
+@example(count="999999", pid=str(PID), names=None)
+@given(count=st.none() | COUNTS | st.text(max_size=8), pid=st.just(str(PID)) | ODD_NUMBERS, names=NAMES)
+def test_any_environment_gives_a_list(count: str | None, pid: str, names: str | None) -> None:
+    """Whatever stands in the variables, nothing is raised, and what is taken is as many as was said."""
+    environ = {"LISTEN_FDS": count, "LISTEN_PID": pid, "LISTEN_FDNAMES": names}
+    found = take_descriptors({name: value for name, value in environ.items() if value is not None}, PID)
+    assert found == [] or (str(len(found)), str(PID)) == (count and count.lstrip("0"), pid)
+    assert [3 + at for at in range(len(found))] == [descriptor for _, descriptor in found]
+    assert all(isinstance(name, str) for name, _ in found)

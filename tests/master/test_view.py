@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tests.master.forks import Child
-from wsworker.master.view import CpuSample, Service, document, sample, sum_counters
+from wsworker.master.view import Sample, Service, document, sample, sum_counters
 from wsworker.stats import Counters, Table
 
 SERVICE = Service(
@@ -24,28 +26,46 @@ NOW, WALL = 1000.0, 1_700_000_000.0
 
 def row(slot: int, worker: int | None = None, **changes: Any) -> dict[str, Any]:
     """Return a row of Supervisor.status; without a worker it is that of an empty slot."""
-    rest = {"pid": None, "generation": None, "state": "waiting", "uptime": 0.0, "restarts": 0, "last_exit": None}
-    return {"slot": slot, "id": worker} | rest | changes
+    rest = {"pid": None, "generation": None, "state": "waiting", "uptime": 0.0, "weight": 0, "lent_to": None}
+    return {"slot": slot, "id": worker} | rest | {"restarts": 0, "last_exit": None} | changes
 
 
-def status(*workers: dict[str, Any], configured: int = 2) -> dict[str, Any]:
+def status(*workers: dict[str, Any]) -> dict[str, Any]:
     """Return what Supervisor.status returns."""
     return {
         "state": "running",
         "generation": 3,
         "reloads": 2,
         "last_reload": {"result": "ok"},
-        "workers_configured": configured,
+        "workers_configured": 2,
         "workers_ready": 1,
+        "slots_ever": 2,
+        "over_budget": False,
         "workers": list(workers),
     }
 
 
-def shown(table: Table, *workers: dict[str, Any], samples: dict[int, CpuSample] | None = None) -> dict[str, Any]:
-    """Return the document, through JSON and back, as a client gets it."""
-    made: dict[str, Any] = json.loads(
-        json.dumps(document(SERVICE, status(*workers), table, samples or {}, now=NOW, wall=WALL))
+def shown(
+    table: Table,
+    *workers: dict[str, Any],
+    samples: dict[int, Sample] | None = None,
+    queues: Mapping[int, int | None] = MappingProxyType({}),
+    log_dropped: int = 0,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Return the document, through JSON and back, as a client gets it. queues: slot to waiting clients, else 0."""
+    body = document(
+        SERVICE,
+        status(*workers) | changes,
+        table,
+        samples or {},
+        now=NOW,
+        wall=WALL,
+        queues=lambda slot: queues.get(slot, 0),
+        steering="weights",
+        log_dropped=log_dropped,
     )
+    made: dict[str, Any] = json.loads(json.dumps(body))
     return made
 
 
@@ -68,6 +88,8 @@ def test_the_service_and_the_supervisor_s_view() -> None:
         "last_reload": {"result": "ok"},
         "workers_configured": 2,
         "workers_ready": 1,
+        "over_budget": False,
+        "steering": "weights",
     } == body
 
 
@@ -79,14 +101,16 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
     table.claim(1, 7).write(5_000_000_000, 1500, 3, False, Counters(accepted=4, messages_in=40))
     body = shown(
         table,
-        row(1, 7, pid=os.getpid(), generation=3, state="ready", uptime=12.5, restarts=1),
+        row(1, 7, pid=os.getpid(), generation=3, state="ready", uptime=12.5, weight=256, restarts=1),
         row(2),
-        samples={7: CpuSample(999.0, 4.0, 0.25)},
+        samples={7: Sample(999.0, 4.0, 1000, 0.25)},
+        queues={1: 5},
     )
     worker = body["workers"][0]
     assert worker["rss"] > 1024 * 1024
     del worker["rss"]
     counters = {"rejected": 0, "messages_out": 0, "bytes_in": 0, "bytes_out": 0, "refused": 0, "errors": 0}
+    counters |= {"log_dropped": 0}
     assert {
         "slot": 1,
         "id": 7,
@@ -94,8 +118,11 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
         "generation": 3,
         "state": "ready",
         "uptime": 12.5,
+        "weight": 256,
+        "lent_to": None,
         "restarts": 1,
         "last_exit": None,
+        "queue": 5,
         "connections": 3,
         "accepted": 104,
         "messages_in": 1040,
@@ -132,22 +159,30 @@ def test_a_worker_that_is_not_forked_yet_shows_zeros() -> None:
 
 def test_the_last_exit_is_shown_with_its_date() -> None:
     """The supervisor counts on CLOCK_MONOTONIC; a person wants the wall clock. Its own row is not changed."""
-    last_exit = {"reason": "killed by SIGKILL", "code": None, "signal": "SIGKILL", "at": NOW - 60}
-    given = row(1, last_exit=last_exit)
+    facts = {"reason": "killed by SIGKILL", "class": "crash", "code": None, "signal": "SIGKILL", "error": ""}
+    given = row(1, last_exit=facts | {"at": NOW - 60})
     worker = shown(Table(2), given, row(2))["workers"][0]
-    expected = {"reason": "killed by SIGKILL", "code": None, "signal": "SIGKILL", "time": WALL - 60}
-    assert expected == worker["last_exit"]
+    assert facts | {"time": WALL - 60} == worker["last_exit"]
     assert NOW - 60 == given["last_exit"]["at"]
+
+
+def test_the_queue_of_each_slot_is_shown() -> None:
+    """Also of a slot without a worker, where it matters most; null where nobody knows."""
+    workers = shown(Table(3), row(1, 7), row(2), row(3), queues={2: 12, 3: None})["workers"]
+    assert [0, 12, None] == [worker["queue"] for worker in workers]
+
+
+def test_a_crash_budget_that_is_spent_is_shown() -> None:
+    """The supervisor says so."""
+    assert shown(Table(2), row(1), row(2), over_budget=True)["over_budget"] is True
 
 
 def test_totals_count_every_slot_once() -> None:
     """While a worker replaces another, connections of both count, but the slot's counters and restarts only once."""
-    table = Table(3)
+    table = Table(2)
     table.claim(1, 1).write(1, 0, 10, False, Counters(accepted=1, errors=1))
-    table.claim(1, 2).write(1, 0, 2, False, Counters(accepted=20))
+    table.claim(1, 2).write(1, 0, 2, False, Counters(accepted=20, log_dropped=3))
     table.claim(2, 3).write(1, 0, 300, False, Counters(accepted=300))
-    # a slot that is not configured any more
-    table.claim(3, 4).write(1, 0, 5000, False, Counters(accepted=4000))
     rows = [row(1, 1, restarts=4), row(1, 2, restarts=4), row(2, 3, restarts=1)]
     assert {
         "connections": 312,
@@ -159,8 +194,27 @@ def test_totals_count_every_slot_once() -> None:
         "bytes_out": 0,
         "refused": 0,
         "errors": 1,
+        "log_dropped": 3,
         "restarts": 5,
     } == shown(table, *rows)["totals"]
+
+
+def test_totals_never_go_back() -> None:
+    """What a slot counted stays in the totals when it is closed; a number that never was a slot counts nothing."""
+    table = Table(4)
+    for slot, accepted in ((1, 1), (2, 20), (3, 300), (4, 4000)):
+        table.claim(slot, slot).write(1, 0, 0, False, Counters(accepted=accepted))
+        table.fold(slot, slot)
+    assert 321 == shown(table, row(1), row(2), slots_ever=3)["totals"]["accepted"]
+
+
+def test_dropped_log_lines_are_those_of_the_master_and_the_workers() -> None:
+    """Nobody looks for them in two places."""
+    table = Table(2)
+    table.claim(1, 1).write(1, 0, 0, False, Counters(log_dropped=3))
+    table.claim(2, 2).write(1, 0, 0, False, Counters(log_dropped=40))
+    table.fold(2, 2)
+    assert 543 == shown(table, row(1, 1), row(2), log_dropped=500)["totals"]["log_dropped"]
 
 
 def test_counters_are_summed_over_slots() -> None:
@@ -174,11 +228,11 @@ def test_counters_are_summed_over_slots() -> None:
 
 def test_a_sample_gives_a_share_from_the_second_time_on() -> None:
     """The share is CPU seconds by seconds between two samples; the first one has nothing to compare with."""
-    samples: dict[int, CpuSample] = {}
+    samples: dict[int, Sample] = {}
     sample(samples, {7: os.getpid()}, now=10.0)
     first = samples[7]
     assert (10.0, 0.0) == (first.at, first.share)
-    samples[7] = CpuSample(8.0, first.seconds - 1.0)
+    samples[7] = Sample(8.0, first.seconds - 1.0, 1000)
     sample(samples, {7: os.getpid()}, now=12.0)
     assert 12.0 == samples[7].at
     assert samples[7].seconds >= first.seconds
@@ -191,6 +245,6 @@ def test_samples_of_the_dead_are_forgotten() -> None:
     """Who is not in the crew has no sample; who has just died keeps the last one until the crew hears of it."""
     with Child(lambda: None) as child:
         child.exit_code()
-        samples = {1: CpuSample(1.0, 1.0), 2: CpuSample(1.0, 1.0, 0.5)}
+        samples = {1: Sample(1.0, 1.0, 9), 2: Sample(1.0, 1.0, 9, 0.5)}
         sample(samples, {2: child.pid, 3: child.pid}, now=10.0)
-    assert {2: CpuSample(1.0, 1.0, 0.5)} == samples
+    assert {2: Sample(1.0, 1.0, 9, 0.5)} == samples

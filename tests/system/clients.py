@@ -165,7 +165,8 @@ class OneMessage:
     def _take(self, event: Event) -> None:
         if isinstance(event, Response):
             self.status = event.status_code
-            if self.status == 101:
+            # a Close may have come along with the 101
+            if self.status == 101 and self._protocol.state is State.OPEN:
                 self._protocol.send_text(self._text.encode())
         elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
             self.answer = bytes(event.data).decode()

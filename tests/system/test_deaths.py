@@ -206,4 +206,4 @@ def test_a_hung_worker_is_replaced(make_daemon: MakeDaemon) -> None:
         with pytest.raises(ConnectionClosedError):
             client.recv(10)
     assert 'app.py", line 17 in on_message' in daemon.log
-    assert "worker 1 is replaced: loop silent for " in daemon.log
+    assert "4 s and is replaced" in daemon.log

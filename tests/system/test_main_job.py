@@ -98,7 +98,9 @@ def test_status_for_people(four: Daemon) -> None:
     assert first.startswith(f"{four.name}  running  pid {four.master}  up ")
     assert first.endswith(f"  reloads 0  ws://127.0.0.1:{four.port}  config {four.config}")
     assert second.startswith("4/4 workers  0 connections  in ")
-    assert headings.split() == ["#", "PID", "STATE", "UP", "CONN", "IN", "OUT", "RSS", "CPU%", "LAG", "RESTARTS"]
+    assert headings.split() == [
+        *("#", "PID", "STATE", "UP", "CONN", "WGT", "QUEUE", "IN", "OUT", "RSS", "CPU%", "LAG", "RESTARTS")
+    ]
     assert [[str(slot), str(pid), "ready"] for slot, pid in enumerate(four.workers, 1)] == [
         row.split()[:3] for row in rows
     ]

@@ -65,7 +65,7 @@ def make_hub(app: App, worker_connections: int = 100, **settings: Any) -> Hub:
         loop=asyncio.get_running_loop(),
         random=Random(1),
         counters=Counters(),
-        count=lambda number: None,
+        changed=lambda: None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ import pytest
 
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
+from wsworker.stats import Counters
 from wsworker.worker import accept
 from wsworker.worker.accept import Acceptor
 
@@ -59,10 +61,14 @@ class Guest(asyncio.Protocol):
 
 
 def listening(
-    family: socket.AddressFamily = socket.AF_INET, address: str | tuple[str, int] = ("127.0.0.1", 0)
+    family: socket.AddressFamily = socket.AF_INET,
+    address: str | tuple[str, int] = ("127.0.0.1", 0),
+    in_group: bool = True,
 ) -> socket.socket:
     """Return a listener as the master makes it."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    if family == socket.AF_INET and in_group:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind(address)
     sock.listen(BACKLOG)
     return sock
@@ -92,6 +98,25 @@ def queue(listener: socket.socket, offset: int = UNACKED) -> int:
 def room() -> bool:
     """Be the question whether a worker is full, of one that never is."""
     return False
+
+
+def nothing() -> None:
+    """Be somebody who is told and does nothing."""
+
+
+def acceptor_of(
+    loop: asyncio.AbstractEventLoop,
+    listeners: list[socket.socket],
+    protocol: Callable[[Any], asyncio.Protocol],
+    *,
+    full: Callable[[], bool] = room,
+    several: bool = False,
+    changed: Callable[[], None] = nothing,
+    counters: Counters | None = None,
+) -> Acceptor:
+    """Return an acceptor, by default that of the only worker."""
+    counters = counters or Counters()
+    return Acceptor(loop, listeners, protocol, full=full, several=several, changed=changed, counters=counters, log=log)
 
 
 def close(*sockets: socket.socket) -> None:
@@ -136,7 +161,7 @@ def test_clients_are_accepted(run: Run, listener: socket.socket) -> None:
     async def main() -> None:
         guests = Guests()
         with listening() as other:
-            acceptor = Acceptor(asyncio.get_running_loop(), [listener, other], guests, room, log)
+            acceptor = acceptor_of(asyncio.get_running_loop(), [listener, other], guests)
             early = [dial(listener), dial(other)]
             acceptor.start()
             await until(lambda: len(guests.transports) == 2)
@@ -156,7 +181,7 @@ def test_a_unix_listener_serves(run: Run, tmp_path: object) -> None:
     async def main() -> None:
         guests = Guests()
         with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
-            acceptor = Acceptor(asyncio.get_running_loop(), [shared], guests, room, log)
+            acceptor = acceptor_of(asyncio.get_running_loop(), [shared], guests)
             acceptor.start()
             clients = [dial(shared) for _ in range(3)]
             await until(lambda: len(guests.transports) == 3)
@@ -177,7 +202,7 @@ def test_the_queue_is_not_shrunk(run: Run, listener: socket.socket) -> None:
 
     async def main() -> None:
         assert BACKLOG == queue(listener, SACKED)
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], Guests(), room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener], Guests())
         acceptor.start()
         await turns()
         assert BACKLOG == queue(listener, SACKED)
@@ -199,7 +224,7 @@ def test_one_turn_of_the_loop_accepts_a_number(run: Run, listener: socket.socket
     async def main() -> None:
         loop = asyncio.get_running_loop()
         guests = Guests()
-        acceptor = Acceptor(loop, [listener], guests, room, log)
+        acceptor = acceptor_of(loop, [listener], guests)
         clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 1)]
         waiting = []
 
@@ -228,7 +253,7 @@ def test_a_client_that_has_left_already_harms_nobody(run: Run, listener: socket.
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()
         client = dial(listener)
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener], guests)
         acceptor.start()
         assert b"hello" == await asyncio.to_thread(client.recv, 5)
         await acceptor.close()
@@ -247,7 +272,7 @@ def test_the_address_is_the_one_of_accept(run: Run, listener: socket.socket) -> 
         address = client.getsockname()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
         await acceptor.empty_and_close()
         assert [address] == guests.addresses
         guests.leave()
@@ -263,7 +288,7 @@ def test_stop_leaves_clients_in_the_queue(run: Run, listener: socket.socket) -> 
 
     async def main() -> None:
         guests = Guests()
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener], guests)
         acceptor.start()
         first = dial(listener)
         await until(lambda: len(guests.transports) == 1)
@@ -288,7 +313,7 @@ def test_close_leaves_the_listener_to_others(run: Run, listener: socket.socket) 
 
     async def main() -> None:
         ours = listener.dup()
-        acceptor = Acceptor(asyncio.get_running_loop(), [ours], Guests(), room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [ours], Guests())
         acceptor.start()
         waiting = dial(listener)
         await acceptor.close()
@@ -306,7 +331,7 @@ def test_close_waits_for_those_who_were_accepted(run: Run, listener: socket.sock
 
     async def main() -> None:
         guests = Guests()
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
         client = dial(listener)
         acceptor.start()
         while queue(listener):
@@ -328,7 +353,7 @@ def test_empty_and_close_takes_all_who_wait(run: Run, listener: socket.socket) -
         with listening() as other:
             clients = [dial(listener) for _ in range(3 * accept.ACCEPTS_PER_TURN)]
             clients += [dial(other), dial(other)]
-            acceptor = Acceptor(asyncio.get_running_loop(), [ours, other], guests, room, log)
+            acceptor = acceptor_of(asyncio.get_running_loop(), [ours, other], guests)
             await acceptor.empty_and_close()
             assert len(clients) == len(guests.transports)
             assert (-1, -1, 0) == (ours.fileno(), other.fileno(), queue(listener))
@@ -348,7 +373,7 @@ def test_a_flood_does_not_hold_the_loop(run: Run, listener: socket.socket, monke
     async def main() -> None:
         guests = Guests()
         clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 5)]
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
         await acceptor.empty_and_close()
         assert (accept.ACCEPTS_PER_TURN, 5) == (len(guests.transports), queue(listener))
         guests.leave()
@@ -368,7 +393,7 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
     def child() -> None:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
-            acceptor = Acceptor(loop, [listener], Guests(b"child"), room, log)
+            acceptor = acceptor_of(loop, [listener], Guests(b"child"))
             acceptor.start()
             os.write(tell, b".")
             ended = asyncio.Event()
@@ -385,7 +410,7 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
 
     async def main() -> None:
         guests = Guests(b"ours!")
-        acceptor = Acceptor(asyncio.get_running_loop(), [listener.dup()], guests, room, log)
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
         acceptor.start()
         clients = []
         for _ in range(200):
@@ -407,14 +432,16 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
         os.close(pipe)
 
 
-def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object) -> None:
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "without SO_REUSEPORT"])
+def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object, family: socket.AddressFamily) -> None:
     """Other workers wait at the same queue: between two clients the loop goes round, and they have their chance."""
 
     async def main() -> None:
         guests = Guests()
-        with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
+        address = f"{tmp_path}/sock" if family == socket.AF_UNIX else ("127.0.0.1", 0)
+        with listening(family, address, in_group=False) as shared:
             clients = [dial(shared) for _ in range(5)]
-            acceptor = Acceptor(asyncio.get_running_loop(), [shared], guests, room, log)
+            acceptor = acceptor_of(asyncio.get_running_loop(), [shared], guests)
             acceptor.start()
             seen = set()
             while len(guests.transports) < 5:
@@ -428,41 +455,237 @@ def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object
     run(main())
 
 
-def test_a_full_worker_leaves_a_shared_queue_to_others(
-    run: Run, listener: socket.socket, tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It goes on with its own listener, looks away from the shared one, and comes back when it has room."""
-    monkeypatch.setattr(accept, "FULL_SECONDS", 0.02)
-    asked: list[bool] = []
+# No room
+
+
+class Limit:
+    """Is asked whether a worker is full."""
+
+    def __init__(self) -> None:
+        self.reached = True
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.reached
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
+def queue_of_clients(request: pytest.FixtureRequest, tmp_path: object) -> Iterator[socket.socket]:
+    """A listener, of a slot alone and of all workers."""
+    address = f"{tmp_path}/sock" if request.param == socket.AF_UNIX else ("127.0.0.1", 0)
+    with listening(request.param, address) as sock:
+        yield sock
+
+
+def test_a_full_worker_leaves_its_clients_to_others(run: Run, queue_of_clients: socket.socket) -> None:
+    """It looks away, so that another holder of the queue takes them, and takes them itself once it has room."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         guests = Guests()
-        is_full = True
-
-        def full() -> bool:
-            asked.append(is_full)
-            return is_full
-
-        with listening(socket.AF_UNIX, f"{tmp_path}/sock") as shared:
-            acceptor = Acceptor(loop, [listener.dup(), shared], guests, full, log)
-            waiting = [dial(shared), dial(shared)]
-            acceptor.start()
-            await until(lambda: asked)
-            # not looked at meanwhile, or the loop would spin
-            assert not loop.remove_reader(shared)
-            own = dial(listener)
-            await until(lambda: len(guests.transports) == 1)
-            await until(lambda: len(asked) > 2)
-            assert 1 == len(guests.transports)
-            is_full = False
-            await until(lambda: len(guests.transports) == 3)
-            is_full = True
-            last = dial(shared)
-            await acceptor.empty_and_close()
-            assert 4 == len(guests.transports)
+        limit = Limit()
+        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=limit, several=True)
+        clients = [dial(queue_of_clients) for _ in range(3)]
+        acceptor.start()
+        await until(lambda: limit.asked)
+        # not looked at meanwhile, or the loop would spin
+        assert not loop.remove_reader(queue_of_clients)
+        acceptor.wake()
+        await turns()
+        assert [] == guests.addresses
+        close(queue_of_clients.accept()[0])
+        limit.reached = False
+        acceptor.wake()
+        await until(lambda: len(guests.transports) == 2)
+        # as ever from now on
+        clients.append(dial(queue_of_clients))
+        await until(lambda: len(guests.transports) == 3)
+        acceptor.wake()
+        await acceptor.close()
         guests.leave()
-        close(own, last, *waiting)
+        close(*clients)
+
+    run(main())
+
+
+def test_who_has_waited_for_long_is_taken_by_a_full_worker(
+    run: Run, queue_of_clients: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else does, so the handshake will say 503; however many they are, and again for those who come later."""
+    monkeypatch.setattr(accept, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 0.1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=lambda: True, several=True)
+        acceptor.start()
+        clients = []
+        for count in (accept.ACCEPTS_PER_TURN + 5, 1):
+            began_at = loop.time()
+            clients += [dial(queue_of_clients) for _ in range(count)]
+            await until(lambda: len(guests.transports) == len(clients))  # noqa: B023
+            assert loop.time() - began_at > accept.CROWD_SECONDS / 2
+        await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_the_only_worker_takes_everybody(run: Run, queue_of_clients: socket.socket) -> None:
+    """Nobody else could, and a handshake that is refused at once is better than a wait."""
+
+    async def main() -> None:
+        guests = Guests()
+        acceptor = acceptor_of(asyncio.get_running_loop(), [queue_of_clients], guests, full=lambda: True)
+        acceptor.start()
+        client = dial(queue_of_clients)
+        await until(lambda: len(guests.transports) == 1)
+        await acceptor.close()
+        guests.leave()
+        client.close()
+
+    run(main())
+
+
+# Lending
+
+
+def test_a_lent_listener_is_served_until_it_is_recalled(run: Run, listener: socket.socket) -> None:
+    """From the start if it was lent before; then our copy is closed, and who waits there stays for its owner."""
+
+    async def main() -> None:
+        guests = Guests()
+        with listening() as early, listening() as late:
+            lent = [early.dup(), late.dup()]
+            acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
+            acceptor.lend(2, [lent[0]])
+            clients = [dial(early)]
+            await turns()
+            assert [] == guests.transports
+            acceptor.start()
+            acceptor.lend(3, [lent[1]])
+            clients += [dial(late), dial(listener)]
+            await until(lambda: len(guests.transports) == 3)
+            acceptor.recall(2)
+            acceptor.recall(2)
+            assert -1 == lent[0].fileno()
+            clients += [dial(early), dial(late)]
+            await until(lambda: len(guests.transports) == 4)
+            assert (1, 0) == (queue(early), queue(late))
+            await acceptor.close()
+            assert -1 == lent[1].fileno()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_a_second_loan_of_a_slot_replaces_the_first(run: Run, listener: socket.socket) -> None:
+    """The copies of the first are closed."""
+
+    async def main() -> None:
+        guests = Guests()
+        with listening() as other:
+            first, second = other.dup(), other.dup()
+            acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
+            acceptor.start()
+            acceptor.lend(2, [first])
+            acceptor.lend(2, [second])
+            assert -1 == first.fileno()
+            client = dial(other)
+            await until(lambda: len(guests.transports) == 1)
+            await acceptor.close()
+        guests.leave()
+        client.close()
+
+    run(main())
+
+
+def test_a_full_worker_looks_away_from_what_is_lent(run: Run, listener: socket.socket) -> None:
+    """Also from what is lent meanwhile."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        limit = Limit()
+        with listening() as lent, listening() as late:
+            copies = [lent.dup(), late.dup()]
+            acceptor = acceptor_of(loop, [listener.dup()], guests, full=limit, several=True)
+            acceptor.start()
+            acceptor.lend(2, copies[:1])
+            clients = [dial(lent)]
+            await until(lambda: limit.asked)
+            assert not loop.remove_reader(copies[0])
+            acceptor.lend(3, copies[1:])
+            assert not loop.remove_reader(copies[1])
+            clients.append(dial(late))
+            await turns()
+            assert (1, 1) == (queue(lent), queue(late))
+            limit.reached = False
+            acceptor.wake()
+            await until(lambda: len(guests.transports) == 2)
+            await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+# A slot that goes away
+
+
+def test_a_queue_runs_dry(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes is accepted, by a full worker too, until nobody has come for a while; what was lent is closed first."""
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.2)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        with listening() as other:
+            ours, lent = listener.dup(), other.dup()
+            acceptor = acceptor_of(loop, [ours], guests, full=lambda: True, several=True)
+            acceptor.start()
+            acceptor.lend(2, [lent])
+            clients = [dial(listener)]
+            began_at = loop.time()
+            task = loop.create_task(acceptor.run_dry(DEADLINE_SECONDS))
+            await asyncio.sleep(0)
+            assert -1 == lent.fileno()
+            await until(lambda: len(guests.transports) == 1)
+            assert not task.done()
+            last_at = loop.time()
+            clients.append(dial(listener))
+            await until(lambda: len(guests.transports) == 2)
+            await task
+            assert last_at + accept.QUIET_SECONDS - 0.02 < loop.time() < began_at + DEADLINE_SECONDS
+            assert -1 == ours.fileno()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_a_flood_does_not_keep_a_queue_from_ending(run: Run, listener: socket.socket) -> None:
+    """It never is quiet, so the limit ends it, with nobody left behind."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests = Guests()
+        ours = listener.dup()
+        acceptor = acceptor_of(loop, [ours], guests)
+        acceptor.start()
+        task = loop.create_task(acceptor.run_dry(0.1))
+        clients: list[socket.socket] = []
+        while not task.done():
+            if ours.fileno() >= 0 and len(clients) < 500:
+                clients.append(dial(listener))
+            await asyncio.sleep(0.001)
+        assert (len(clients), 0) == (len(guests.transports), queue(listener))
+        guests.leave()
+        close(*clients)
 
     run(main())
 
@@ -491,34 +714,39 @@ def fill() -> list[int]:
             return taken
 
 
+def be_short() -> list[int]:
+    """Lower the limit of this process and use up all descriptors; return those to close again."""
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
+    return fill()
+
+
+SHORTAGE = "out of file descriptors or memory (Too many open files); new clients wait, see LimitNOFILE= or ulimit -n"
+
+
 def test_without_descriptors_clients_wait(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepting pauses with one line a minute, nobody is lost, and it resumes by itself when there are some again."""
-    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.05)
+    """Accepting pauses with one line a minute, visibly; it resumes by itself when there are some again."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.3)
     clients = [dial(listener) for _ in range(3)]
 
     def child() -> None:
         async def main() -> None:
             loop = asyncio.get_running_loop()
-            guests, lines = Guests(), Lines()
+            guests, lines, seen = Guests(), Lines(), []
             log.addHandler(lines)
-            highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
-            acceptor = Acceptor(loop, [listener], guests, room, log)
-            taken = fill()
+            acceptor = acceptor_of(loop, [listener], guests, changed=lambda: seen.append(acceptor.short))
+            taken = be_short()
             acceptor.start()
             await until(lambda: lines.texts)
-            shortage = "out of file descriptors or memory (Too many open files)"
-            assert [f"{shortage}; new clients wait, see LimitNOFILE= or ulimit -n"] == lines.texts
-            assert 0 == len(guests.transports)
+            assert [SHORTAGE] == lines.texts
+            assert ([], [True], True) == (guests.transports, seen, acceptor.short)
             # paused: a listener that is readable all the time is not looked at
-            assert not loop.remove_reader(listener)
-            os.close(taken.pop())
-            await until(lambda: len(guests.transports) == 1)
             assert not loop.remove_reader(listener)
             for fd in taken:
                 os.close(fd)
             await until(lambda: len(guests.transports) == 3)
-            assert 1 == len(lines.texts)
+            await until(lambda: not acceptor.short)
+            assert (1, [True, False]) == (len(lines.texts), seen)
             await acceptor.close()
             guests.leave()
 
@@ -529,8 +757,8 @@ def test_without_descriptors_clients_wait(run: Run, listener: socket.socket, mon
     close(*clients)
 
 
-def test_the_last_round_ends_when_descriptors_do(run: Run, listener: socket.socket) -> None:
-    """Whoever can be accepted is; the others stay where they are, and that is logged."""
+def test_a_closed_connection_makes_room(run: Run, listener: socket.socket) -> None:
+    """Its descriptor is used at once, long before the pause is over; who is in is not touched."""
     clients = [dial(listener) for _ in range(3)]
 
     def child() -> None:
@@ -538,19 +766,123 @@ def test_the_last_round_ends_when_descriptors_do(run: Run, listener: socket.sock
             loop = asyncio.get_running_loop()
             guests, lines = Guests(), Lines()
             log.addHandler(lines)
-            highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
-            acceptor = Acceptor(loop, [listener.dup()], guests, room, log)
-            taken = fill()
+            acceptor = acceptor_of(loop, [listener], guests)
+            taken = be_short()
             os.close(taken.pop())
-            await acceptor.empty_and_close()
-            assert (1, 1, 2) == (len(guests.transports), len(lines.texts), queue(listener))
+            accept.PAUSE_SECONDS = DEADLINE_SECONDS  # type: ignore[misc]
+            acceptor.start()
+            await until(lambda: lines.texts and len(guests.transports) == 1)
+            for number in (2, 3):
+                os.close(taken.pop())
+                acceptor.wake()
+                await until(lambda: len(guests.transports) == number)  # noqa: B023
+            # nobody waits any more, and yet there is no descriptor for the next one
+            acceptor.wake()
+            await turns()
+            assert acceptor.short
+            os.close(taken.pop())
+            acceptor.wake()
+            await until(lambda: not acceptor.short)
+            assert not any(transport.is_closing() for transport in guests.transports)
+            await acceptor.close()
             guests.leave()
 
         run(main())
 
     assert 0 == exit_code(fork(child))
+    assert [b"hello"] * 3 == [client.recv(5) for client in clients]
     close(*clients)
+
+
+def test_who_waits_for_long_without_descriptors_is_told(
+    run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get 503 by means of the reserve, which is there for the next ones too; all are counted."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(accept, "LOOK_SECONDS", 0.01)
+    clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 3)]
+    ready, tell = os.pipe()
+
+    def child() -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            guests, lines, counters = Guests(), Lines(), Counters()
+            log.addHandler(lines)
+            acceptor = acceptor_of(loop, [listener], guests, counters=counters)
+            be_short()
+            acceptor.start()
+            await until(lambda: counters.rejected == len(clients))
+            assert (0, True) == (queue(listener), acceptor.short)
+            os.write(tell, b".")
+            await until(lambda: counters.rejected == len(clients) + 1)
+            assert ([], [SHORTAGE]) == (guests.transports, lines.texts)
+            acceptor.stop()
+
+        run(main())
+
+    pid = fork(child)
+    for client in clients:
+        assert client.recv(1000).startswith(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: ")
+    os.read(ready, 1)
+    late = dial(listener)
+    assert late.recv(1000).startswith(b"HTTP/1.1 503 ")
+    assert 0 == exit_code(pid)
+    close(late, *clients)
+    os.close(ready)
+    os.close(tell)
+
+
+def test_the_last_round_tells_all_for_whom_there_is_no_descriptor(run: Run, listener: socket.socket) -> None:
+    """Whoever can be accepted is; the others would be reset with the listener, so they are told at once."""
+    clients = [dial(listener) for _ in range(accept.ACCEPTS_PER_TURN + 3)]
+
+    def child() -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            guests, lines = Guests(), Lines()
+            log.addHandler(lines)
+            acceptor = acceptor_of(loop, [listener.dup()], guests)
+            os.close(be_short().pop())
+            await acceptor.empty_and_close()
+            assert (1, 1, 0) == (len(guests.transports), len(lines.texts), queue(listener))
+            guests.leave()
+
+        run(main())
+
+    assert 0 == exit_code(fork(child))
+    assert b"hello" == clients[0].recv(5)
+    assert {b"HTTP/1.1 503"} == {client.recv(12) for client in clients[1:]}
+    close(*clients)
+
+
+@pytest.mark.parametrize("lack", [errno.ENOBUFS, errno.ENOMEM])
+def test_without_memory_clients_wait(
+    run: Run, listener: socket.socket, lack: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a pause with the same line; it is no shortage of descriptors, and nobody is told to go."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.2)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests, lines = Guests(), Lines()
+        log.addHandler(lines)
+        try:
+            acceptor = acceptor_of(loop, [listener], guests)
+            acceptor._fail(listener, OSError(lack, os.strerror(lack)))
+            assert not acceptor.short
+            assert [SHORTAGE.replace("Too many open files", os.strerror(lack))] == lines.texts
+        finally:
+            log.removeHandler(lines)
+        client = dial(listener)
+        acceptor.wake()
+        await turns()
+        assert [] == guests.transports
+        await until(lambda: len(guests.transports) == 1)
+        await acceptor.close()
+        guests.leave()
+        client.close()
+
+    run(main())
 
 
 def test_a_listener_that_does_not_listen_is_not_spun_on(
@@ -564,7 +896,7 @@ def test_a_listener_that_does_not_listen_is_not_spun_on(
         with socket.socket() as bound:
             bound.setblocking(False)
             bound.bind(("127.0.0.1", 0))
-            acceptor = Acceptor(loop, [bound], Guests(), room, log)
+            acceptor = acceptor_of(loop, [bound], Guests())
             acceptor.start()
             await until(lambda: caplog.messages)
             assert not loop.remove_reader(bound)

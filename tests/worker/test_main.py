@@ -18,12 +18,14 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
+from wsworker.assignment import Assignment
 from wsworker.config import Config, LogConfig
 from wsworker.errors import WireError
 from wsworker.master.process import identity, spawn
 from wsworker.stats import Counters, Reading, Table
 from wsworker.wire import DrainReason, Lines, Order, Report, decode_report, encode
-from wsworker.worker import drain, main
+from wsworker.worker import accept, drain, main
+from wsworker.worker.hub import Hub
 
 WORKER = 7
 
@@ -126,6 +128,21 @@ class Client:
         self.socket.close()
 
 
+def listening() -> socket.socket:
+    """Return a listener of a slot, as the master makes it."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(100)
+    return sock
+
+
+def queue(listener: socket.socket) -> int:
+    """Return how many clients stand in the queue of a listener (tcpi_unacked)."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("=I", info, 24)[0])
+
+
 def socket_of(sock: socket.socket) -> str:
     """Return what /proc/*/fd shows for a socket."""
     return f"socket:[{os.fstat(sock.fileno()).st_ino}]"
@@ -138,8 +155,8 @@ class Ward:
         folder.mkdir()
         (folder / "chat.py").write_text(PREAMBLE + app)
         self.folder = folder
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.setblocking(False)
+        self.listener = listening()
+        self.words = os.memfd_create("words", os.MFD_CLOEXEC)
         self.table = Table(1)
         self.channel, theirs = socket.socketpair()
         self.worker_only = {socket_of(self.listener), socket_of(theirs)}
@@ -159,16 +176,7 @@ class Ward:
             sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - it lives as long
 
         def run() -> int:
-            return main.run(
-                config=config,
-                worker=WORKER,
-                slot=1,
-                generation=1,
-                node="node",
-                sockets=[self.listener],
-                channel=theirs,
-                seat=seat,
-            )
+            return main.run(Assignment(config, WORKER, 1, 1, "node", [self.listener], theirs, seat, self.words))
 
         self.process = spawn(prepare, identity(config), run, print)
         theirs.close()
@@ -189,6 +197,11 @@ class Ward:
         """Give orders, in one write."""
         self.channel.sendall(b"".join(encode(order) for order in orders))
 
+    def lend(self, slot: int, *listeners: socket.socket) -> None:
+        """Lend it the listeners of another slot."""
+        order = Order("lend", slot=slot, fds=len(listeners))
+        socket.send_fds(self.channel, [encode(order)], [listener.fileno() for listener in listeners])
+
     def leave(self, why: DrainReason) -> None:
         """Tell it to drain."""
         self.tell(Order("drain", why))
@@ -202,9 +215,9 @@ class Ward:
         """Send it a signal."""
         os.kill(self.process.pid, number)
 
-    def dial(self, *data: bytes) -> Client:
-        """Connect a client and send what it has to say."""
-        client = Client(self.listener.getsockname())
+    def dial(self, *data: bytes, to: socket.socket | None = None) -> Client:
+        """Connect a client and send what it has to say; to: another listener than its own."""
+        client = Client((to or self.listener).getsockname())
         self._clients.append(client)
         client.send(*data)
         return client
@@ -217,9 +230,8 @@ class Ward:
         return client
 
     def waiting(self) -> int:
-        """Return how many clients stand in the queue of the listener (tcpi_unacked)."""
-        info = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        return int(struct.unpack_from("=I", info, 24)[0])
+        """Return how many clients stand in the queue of its listener."""
+        return queue(self.listener)
 
     def reading(self) -> Reading:
         """Return what stands in its seat."""
@@ -240,6 +252,10 @@ class Ward:
         """Return what it has logged and printed."""
         return (self.folder / "stderr").read_text()
 
+    def last_words(self) -> str:
+        """Return the stacks that it has written."""
+        return os.pread(self.words, 10**6, 0).decode()
+
     def exit(self) -> tuple[int | None, str | None]:
         """Wait for its end; return (exit code, None) or (None, signal)."""
         if self._over is None:
@@ -257,6 +273,7 @@ class Ward:
             client.close()
         self.listener.close()
         self.channel.close()
+        os.close(self.words)
 
 
 class Start(Protocol):
@@ -454,6 +471,62 @@ def test_an_interrupt_of_user_code_ends_it(start: Start, app: str) -> None:
     assert "KeyboardInterrupt" in ward.stderr()
 
 
+@pytest.mark.parametrize("fault", ["loop.stop()", "[task.cancel() for task in asyncio.all_tasks()]"])
+def test_a_fault_of_the_loop_is_reported(start: Start, fault: str) -> None:
+    """Whatever ends the loop that is no exit: a sentence for the master, and the counters are kept."""
+    ward = start(f"def on_message(connection, data):\n    loop = asyncio.get_running_loop()\n    {fault}\n")
+    ward.go()
+    ward.open(text("stop"))
+    report = ward.report()
+    assert ("failed", "crash") == (report.name, report.kind)
+    error, _, reason = report.error.partition(":")
+    kind = "RuntimeError" if fault == "loop.stop()" else "CancelledError"
+    assert (f"worker 1 ended with {kind}", kind == "RuntimeError") == (error, bool(reason))
+    assert kind in report.trace
+    assert "\n" not in report.error
+    assert (1, None) == ward.exit()
+    assert 1 == ward.reading().counters.messages_in
+    # it could be a bug of ours, so all frames are in the log
+    assert "the event loop has failed" in ward.stderr()
+    assert " in run_until_complete" in ward.stderr()
+
+
+def test_a_fault_that_the_user_causes_is_told_with_their_frames(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours are only in the log."""
+    monkeypatch.setattr(Hub, "drain", lambda hub: hub.app.on_message.function(None, None))
+    ward = start("def on_message(connection, data):\n    raise ValueError('of mine')\n")
+    ward.go()
+    ward.leave("stop")
+    report = ward.report()
+    assert ("crash", "worker 1 ended with ValueError: of mine") == (report.kind, report.error)
+    assert f'File "{ward.folder}/chat.py"' in report.trace
+    assert "leaving.py" not in report.trace
+    assert (1, None) == ward.exit()
+    assert "leaving.py" in ward.stderr()
+
+
+def test_a_loop_that_fails_before_it_is_ready_is_a_failed_boot(start: Start) -> None:
+    """The master treats it like any other one."""
+    waits = (
+        "async def on_worker_start(worker):\n    asyncio.get_running_loop().stop()\n    await asyncio.Event().wait()\n"
+    )
+    ward = start(waits + ECHO)
+    report = ward.report()
+    assert ("failed", "boot") == (report.name, report.kind)
+    assert (1, None) == ward.exit()
+
+
+def test_the_last_words_are_for_the_master(start: Start) -> None:
+    """What kills it in C is in the stacks that it leaves behind."""
+    ward = start("def on_message(connection, data):\n    os.abort()\n")
+    ward.go()
+    ward.open(text("die"))
+    assert (None, "SIGABRT") == ward.exit()
+    assert "Fatal Python error: Aborted" in ward.last_words()
+    assert f'File "{ward.folder}/chat.py"' in ward.last_words()
+    assert "Fatal" not in ward.stderr()
+
+
 FORKS = """\
 def show(who):
     for fd in os.listdir("/proc/self/fd"):
@@ -495,6 +568,23 @@ def test_a_child_of_user_code_holds_neither_port_nor_channel(start: Start) -> No
     assert "leaving" == ward.report().name
 
 
+def test_a_child_of_user_code_holds_nothing_that_is_lent(start: Start) -> None:
+    """Nor the file of the last words; its own crash is not the worker's."""
+    ward = start(FORKS.replace("os._exit(0)", "os.abort()"))
+    ward.go()
+    with listening() as other:
+        ward.lend(2, other)
+        client = ward.dial(head(), text("hello"), to=other)
+        assert 101 == client.status()
+        assert (Opcode.TEXT, b"hello") == client.receive()
+        seen = [line.split(maxsplit=1) for line in ward.journal()]
+        assert ["worker", socket_of(other)] in seen
+        assert ["child", socket_of(other)] not in seen
+        assert [["worker", "/memfd:words (deleted)"]] * 2 == [line for line in seen if "memfd" in line[1]]
+        assert "" == ward.last_words()
+        client.close()
+
+
 def test_an_exit_during_the_start_is_an_exit(start: Start) -> None:
     """It is no failed boot."""
     assert (7, None) == start("def on_worker_start(worker):\n    sys.exit(7)\n").exit()
@@ -529,7 +619,163 @@ def test_nonsense_on_the_channel_ends_it(start: Start) -> None:
     assert (1, None) == ward.exit()
 
 
+# Other orders
+
+
+def test_it_serves_a_slot_that_is_lent(start: Start) -> None:
+    """Until that slot is recalled; its own clients are served all the time."""
+    ward = start(ECHO)
+    ward.go()
+    with listening() as first, listening() as second:
+        ward.lend(2, first, second)
+        for one in (first, second, ward.listener):
+            assert 101 == ward.dial(head(), to=one).status()
+        ward.tell(Order("recall", slot=2))
+        ward.signal(signal.SIGTERM)
+        assert "leaving" == ward.report().name  # so it has obeyed
+        left = ward.dial(head(), to=first)
+        ward.open()
+        assert (1, 0) == (queue(first), ward.waiting())
+        left.close()
+
+
+def test_who_leaves_borrows_nothing(start: Start) -> None:
+    """What is lent then is closed at once, and what was lent before is closed with its own."""
+    ward = start(EVERYTHING)
+    ward.go()
+    client = ward.open()
+    with listening() as before, listening() as after:
+        ward.lend(2, before)
+        assert 101 == ward.dial(head(), to=before).status()
+        ward.leave("reload")
+        assert 1012 == client.close_code()
+        ward.lend(2, after)
+        waiting = [ward.dial(head(), to=one) for one in (before, after)]
+        ward.leave("quick")
+        assert (0, None) == ward.exit()
+        assert (1, 1) == (queue(before), queue(after))
+        for one in waiting:
+            one.close()
+
+
+def test_what_is_lent_before_go_waits_for_it(start: Start) -> None:
+    """Also if the worker has not booted yet; nothing is accepted meanwhile."""
+    ward = start("block('import')\n" + ECHO)
+    until(ward.journal)
+    with listening() as other:
+        ward.lend(2, other)
+        client = ward.dial(head(), to=other)
+        ward.release("import")
+        ward.ready()
+        ward.signal(signal.SIGTERM)
+        assert "leaving" == ward.report().name
+        assert 1 == queue(other)
+        ward.tell(Order("go"))
+        assert 101 == client.status()
+
+
+def test_the_log_goes_on_in_another_file(start: Start, tmp_path: Path) -> None:
+    """The one that came along with the order, and what user code prints as well."""
+    log = tmp_path / "log"
+    log.touch()
+    ward = start(
+        "def on_message(connection, data):\n    print('printed', data)\n" + "    connection.send(data)\n",
+        log=LogConfig(file=str(log)),
+    )
+    ward.ready()
+    until(lambda: "ready, pid" in log.read_text())
+    new = os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    socket.send_fds(ward.channel, [encode(Order("reopen", fds=1)) + encode(Order("go"))], [new])
+    os.close(new)
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    client.close()
+    ward.leave("stop")
+    assert (0, None) == ward.exit()
+    assert "left, pid" not in log.read_text()
+    assert "printed hello" in (tmp_path / "new").read_text()
+    assert "left, pid" in (tmp_path / "new").read_text()
+
+
 # The seat
+
+
+def test_a_full_worker_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the next beat, so that its clients need not wait for long; and so is one that has room again."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 3600.0)
+    ward = start(ECHO, worker_connections=1, workers=2)
+    ward.go()
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    assert (1, True) == (ward.reading().connections, ward.reading().full)
+    waiting = ward.dial(head())
+    client.send(closing(1000))
+    assert 101 == waiting.status()
+    assert client.receive()[0] is Opcode.CLOSE
+    waiting.send(closing(1000))
+    until(lambda: (ward.reading().connections, ward.reading().full) == (0, False))
+
+
+def test_nobody_hangs_when_all_are_full(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom no other worker takes is told after a while; those who are in are served as ever."""
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 0.2)
+    ward = start(ECHO, worker_connections=1, workers=2)
+    ward.go()
+    client = ward.open()
+    assert 503 == ward.dial(head()).status()
+    client.send(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+
+
+def test_a_worker_without_descriptors_is_seen_at_once(start: Start) -> None:
+    """It lets go of no client, tells those who come, and takes them again as soon as it can."""
+    ward = start(
+        "import resource\n"
+        "taken = []\n"
+        "def on_message(connection, data):\n"
+        "    if data == 'take':\n"
+        "        highest = max(int(fd) for fd in os.listdir('/proc/self/fd'))\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, highest + 10))\n"
+        "        try:\n"
+        "            while True:\n"
+        "                taken.append(os.dup(0))\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    else:\n"
+        "        for fd in taken:\n"
+        "            os.close(fd)\n"
+        "    connection.send(data)\n"
+    )
+    ward.go()
+    client = ward.open(text("take"))
+    assert (Opcode.TEXT, b"take") == client.receive()
+    refused = ward.dial(head())
+    until(lambda: ward.reading().full)
+    assert 503 == refused.status()
+    client.send(text("give"))
+    assert (Opcode.TEXT, b"give") == client.receive()
+    until(lambda: not ward.reading().full)
+    ward.open()
+    until(lambda: ward.reading().counters.rejected == 1)
+    assert 1 == ward.stderr().count("out of file descriptors")
+
+
+def test_lost_log_lines_are_counted(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the next beat; a pipe that nobody empties neither blocks nor ends it."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 0.01)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    ward = start(
+        "def on_message(connection, data):\n    for _ in range(3000):\n        connection.worker.log.info('x' * 1000)\n"
+        "    connection.send(data)\n",
+        log=LogConfig(file=str(pipe)),
+    )
+    ward.go()
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    until(lambda: ward.reading().counters.log_dropped > 0)
+    os.close(reader)
 
 
 def test_the_loop_beats(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,15 +833,16 @@ def test_a_blocked_loop_does_not_beat(start: Start, monkeypatch: pytest.MonkeyPa
 
 
 def test_usr2_shows_the_stacks(start: Start) -> None:
-    """Also of a loop that is blocked, and it goes on afterwards."""
+    """The master can read them; also of a loop that is blocked, and it goes on afterwards."""
     ward = start("def on_message(connection, data):\n    block('here')\n    connection.send(data)\n")
     ward.go()
     client = ward.open(text("hello"))
     until(ward.journal)
     ward.signal(signal.SIGUSR2)
-    until(lambda: " in run" in ward.stderr())
-    assert f'File "{ward.folder}/chat.py", line 13 in block' in ward.stderr()
-    assert " in on_message" in ward.stderr()
+    until(lambda: " in run" in ward.last_words())
+    assert f'File "{ward.folder}/chat.py", line 13 in block' in ward.last_words()
+    assert " in on_message" in ward.last_words()
+    assert "chat.py" not in ward.stderr()
     ward.release("here")
     assert (Opcode.TEXT, b"hello") == client.receive()
 
@@ -605,10 +852,19 @@ def test_usr2_shows_the_stacks(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("why", "code", "reloads"),
-    [("reload", 1012, True), ("replace", 1012, False), ("stop", 1001, False), ("quick", 1001, False)],
+    [
+        ("reload", 1012, True),
+        ("replace", 1012, False),
+        ("scale", 1012, False),
+        ("stop", 1001, False),
+        ("quick", 1001, False),
+    ],
 )
-def test_it_leaves_when_told(start: Start, why: DrainReason, code: int, reloads: bool) -> None:
+def test_it_leaves_when_told(
+    start: Start, why: DrainReason, code: int, reloads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each reason has its code; on_worker_reload is for a reload, on_worker_stop comes last, the seat is up to date."""
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.05)
     ward = start(EVERYTHING)
     ward.go()
     client = ward.open(text("hello"))
@@ -773,7 +1029,8 @@ def test_tasks_of_the_user_are_cancelled(start: Start) -> None:
 # The loop
 
 ALONE = """\
-import socket, sys
+import os, socket, sys
+from wsworker.assignment import Assignment
 from wsworker.config import Config
 from wsworker.stats import Table
 from wsworker.wire import Order, encode
@@ -783,7 +1040,7 @@ ours, theirs = socket.socketpair()
 ours.sendall(encode(Order("drain", "stop")))
 config = Config(app="chat", app_dir=sys.argv[1], loop=sys.argv[2])
 seat = Table(1).claim(1, 1)
-code = run(config=config, worker=1, slot=1, generation=1, node="n", sockets=[], channel=theirs, seat=seat)
+code = run(Assignment(config, 1, 1, 1, "n", [], theirs, seat, os.memfd_create("words")))
 print(code, "uvloop" in sys.modules)
 """
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from wsworker.errors import (
+    ActivationError,
     AlreadyRunning,
     AppError,
     BindError,
@@ -42,6 +43,7 @@ TABLE: Final[Mapping[type[WsworkerError], tuple[int, str]]] = {
     PlatformError: (FAILED, "platform"),
     AlreadyRunning: (FAILED, "already_running"),
     RunDirError: (FAILED, "run_dir"),
+    ActivationError: (FAILED, "bind_failed"),
     BindError: (FAILED, "bind_failed"),
     PrivilegeError: (FAILED, "privileges"),
     NotRunning: (NOTHING_RUNNING, "not_running"),

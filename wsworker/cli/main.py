@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop the service and wait for its end.",
     "restart": "Stop the service if it runs, then start it.",
     "reload": "Load new code and configuration, one worker after the other.",
+    "reopen": "Open the log file anew, after it was moved away.",
     "status": "Show the service and its workers.",
     "check": "Check the configuration, the app and this system; start nothing.",
 }

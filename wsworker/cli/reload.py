@@ -60,7 +60,9 @@ def show(settings: Settings, name: str, body: Mapping[str, Any]) -> int:
     """Print the result of a reload and return the exit code."""
     document = {"schema": SCHEMA, "name": name, **body}
     if body["result"] == "ok":
-        settings.result(result_line(name, body), document)
+        applied = body.get("applied")  # a master of an earlier version has none
+        above = f"applied: {', '.join(applied)}\n" if applied else ""
+        settings.result(above + result_line(name, body), document)
         return OK
     if settings.json:
         settings.result("", document)

@@ -154,7 +154,8 @@ class Prepared:
     def _run_detached(self, pipe: int) -> int:
         """Be the master, without a terminal. Until the service is settled, whatever ends it goes through the pipe."""
         from wsworker import log
-        from wsworker.master.process import announce, usable_cpus
+        from wsworker.master.cgroup import usable_cpus
+        from wsworker.master.process import announce
 
         config, waiting = self.loaded.config, [pipe]
 

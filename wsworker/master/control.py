@@ -6,11 +6,15 @@ token names it inside the master; a caller that leaves does not cancel what it a
 
 The master's loop never waits for a caller: sockets do not block, a request must be whole within 5 s, replies that are
 not read pile up to 1 MiB, and whoever is over a limit is cut off.
+
+A master without a descriptor left must still tell how it is. So one is held in reserve and given up for the next
+caller; when a caller leaves it is taken back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -69,6 +73,8 @@ class Control:
         self._clients: dict[Token, Client] = {}
         self._next_token = 1
         self._listener: socket.socket | None = None
+        self._bound: tuple[int, int] | None = None
+        self._reserve: int | None = None
 
     def open(self) -> None:
         """Bind and listen. Raises OSError. The mode is right from the first moment on: the umask sees to it."""
@@ -76,6 +82,7 @@ class Control:
         umask = os.umask(0o177)
         try:
             listener.bind(str(self._path))
+            self._bound = self._file()
         except OSError:
             listener.close()
             raise
@@ -83,7 +90,24 @@ class Control:
             os.umask(umask)
         listener.listen(MAX_CLIENTS)
         self._listener = listener
+        self._take_reserve()
         self._listen()
+
+    def renew(self) -> bool:
+        """Make the socket again if its file is gone; True if it was. Raises OSError as open, and all is as before then.
+
+        What somebody else has put in its place is not removed: that is "address in use". Open connections go on.
+        """
+        # while we hold the socket its inode is not given to another file, even if that one was removed
+        if self._file() == self._bound:
+            return False
+        gone = self._listener
+        self.open()
+        if gone:
+            if gone in self._selector.get_map():
+                self._selector.unregister(gone)
+            gone.close()
+        return True
 
     def close(self) -> None:
         """Close everything, in the master at its end and in each forked child; the socket file stays."""
@@ -92,6 +116,7 @@ class Control:
         self._clients.clear()
         if self._listener:
             self._listener.close()
+        self._give_up_reserve()
 
     def finish(self) -> None:
         """Send what is left to send, as far as that goes without waiting, and close."""
@@ -114,6 +139,7 @@ class Control:
     def expire(self) -> None:
         """Cut off who has not sent a whole command, or read its result, in time; to be called about once a second."""
         now = self._now()
+        self._take_reserve()
         self._listen()
         for client in [*self._clients.values()]:
             if client.give_up_at is not None and client.give_up_at <= now:
@@ -123,24 +149,54 @@ class Control:
         if self._listener and self._listener not in self._selector.get_map():
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
+    def _file(self) -> tuple[int, int] | None:
+        """Return which file stands at the path (device and inode), or None."""
+        try:
+            status = self._path.lstat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _take_reserve(self) -> None:
+        if self._listener and self._reserve is None:
+            # without one left this is tried again later
+            with contextlib.suppress(OSError):
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_up_reserve(self) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
+
     def _accept(self) -> None:
         assert self._listener is not None
         try:
-            connection, _ = self._listener.accept()
+            connection = self._next_connection(self._listener)
         except BlockingIOError:
             return
         except OSError:
-            # descriptors are short; the listener stays readable and would spin the loop, so expire listens again
+            # descriptors are short; the listener stays readable and would spin the loop, so it is watched again later
             self._selector.unregister(self._listener)
             return
         connection.setblocking(False)
         if len(self._clients) >= MAX_CLIENTS or not _may_command(connection):
             connection.close()
+            self._take_reserve()
             return
         client = Client(connection, self._next_token, self._now() + REQUEST_SECONDS)
         self._next_token += 1
         self._clients[client.token] = client
         self._watch(client)
+
+    def _next_connection(self, listener: socket.socket) -> socket.socket:
+        """Accept, without a descriptor left in the place of the reserve. Raises OSError."""
+        try:
+            return listener.accept()[0]
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._reserve is None:
+                raise
+        self._give_up_reserve()
+        return listener.accept()[0]
 
     def _ready(self, client: Client) -> None:
         if client.output:
@@ -211,6 +267,8 @@ class Control:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(client.connection)
             client.connection.close()
+            self._take_reserve()
+            self._listen()
 
 
 def _may_command(connection: socket.socket) -> bool:

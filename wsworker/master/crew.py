@@ -1,67 +1,80 @@
 """The crew: the workers as the master's loop sees them, each a process, a channel and a seat in the shared table.
 
 It forks them when told, carries orders to them, turns what comes back into events (reports, and at last an exit) and
-keeps no opinion about any of it. A worker's end is seen by its pidfd. Its last report and its counters are taken before
-the news of its end goes out, so whoever hears of a death knows all that was said before.
+keeps no opinion about any of it. A worker's end is seen by its pidfd. Its last report, its counters and its last words
+are taken before the news of its end goes out, so whoever hears of a death knows all that was said before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 import setproctitle
 
-from wsworker.config import Config
+from wsworker import log
+from wsworker.assignment import Assignment
 from wsworker.errors import WireError
-from wsworker.master import events
+from wsworker.master import events, stacks
+from wsworker.master.cgroup import OomCounter
 from wsworker.master.events import Event, Reading, WorkerId
-from wsworker.master.process import Process, identity, spawn
+from wsworker.master.process import Process, identity, is_stopped, spawn
+from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
-from wsworker.wire import Lines, Report, decode_report, encode
+from wsworker.wire import Lines, Order, Report, decode_report, encode
+
+EnterWorker: TypeAlias = Callable[[Assignment], int]
+"""What a forked worker runs until it is told to go; returns the exit code. The CLI hands in that of worker/main.py."""
+
+SILENT_SECONDS: Final = 2.0
+"""A beat older than this is worth a look into /proc: is the worker stopped?"""
+
+# at most six bytes a character in JSON, so the whole report stays below wire.MAX_LINE_BYTES
+ERROR_CHARACTERS: Final = 1000
+TRACE_CHARACTERS: Final = 9000
+
+REASONS: Final[Mapping[int | None, str]] = {
+    errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",
+    errno.ENOMEM: "out of memory",
+    errno.EMFILE: "the master is out of descriptors; raise LimitNOFILE= of the unit or `ulimit -n`",
+    errno.ENFILE: "the system is out of descriptors; raise fs.file-max",
+}
+"""Why a worker cannot be forked, in words."""
 
 logger = logging.getLogger("wsworker.master")
 
 
-class EnterWorker(Protocol):
-    """What a forked worker runs; it stands in worker/main.py and is handed in by the CLI."""
-
-    def __call__(
-        self,
-        *,
-        config: Config,
-        worker: WorkerId,
-        slot: int,
-        generation: int,
-        node: str,
-        sockets: list[socket.socket],
-        channel: socket.socket,
-        seat: Seat,
-    ) -> int:
-        """Serve until told to go; return the exit code."""
-
-
+@dataclass(eq=False, slots=True)
 class Child:
-    """One living worker; lines holds what came of a report that is not whole yet."""
+    """One living worker.
 
-    def __init__(self, worker: WorkerId, slot: int, process: Process, channel: socket.socket) -> None:
-        self.worker = worker
-        self.slot = slot
-        self.process = process
-        self.channel = channel
-        self.lines = Lines()
+    killed: we have sent it SIGKILL. lines: holds what came of a report that is not whole yet.
+    """
+
+    worker: WorkerId
+    slot: int
+    process: Process
+    channel: socket.socket
+    seat: Seat
+    words: LastWords
+    killed: bool = False
+    lines: Lines = field(default_factory=Lines)
 
 
 class Crew:
     """All living workers.
 
     selector: the master's; handlers stand in the data of its keys. feed: takes each event. enter_worker: what a worker
-    runs. leave: called in a fresh worker with its slot, closes what is the master's. sockets: gives a slot's listeners.
+    runs. leave: called in a fresh worker with its slot, closes what is the master's. sockets: gives a slot's listeners;
+    lendable: those of them that another slot may accept from. rss: gives the resident bytes of a worker as last
+    sampled, 0 before. oom: tells whether the kernel has killed for want of memory. now: a clock.
     """
 
     def __init__(
@@ -74,6 +87,10 @@ class Crew:
         enter_worker: EnterWorker,
         leave: Callable[[int], None],
         sockets: Callable[[int], list[socket.socket]],
+        lendable: Callable[[int], list[socket.socket]],
+        rss: Callable[[WorkerId], int],
+        oom: OomCounter,
+        now: Callable[[], float],
     ) -> None:
         self._name = name
         self._node = node
@@ -83,6 +100,10 @@ class Crew:
         self._enter_worker = enter_worker
         self._leave = leave
         self._sockets = sockets
+        self._lendable = lendable
+        self._rss = rss
+        self._oom = oom
+        self._now = now
         self._children: dict[WorkerId, Child] = {}
         self._traced: list[Child] = []  # dead and not reaped yet
 
@@ -90,32 +111,66 @@ class Crew:
         """Return the pid of each living worker."""
         return {child.worker: child.process.pid for child in self._children.values()}
 
-    def readings(self) -> dict[WorkerId, Reading]:
-        """Return what the table says of each living worker."""
-        readings = {}
-        for child in self._children.values():
-            reading = self._table.read(child.slot, child.worker)
-            if reading:
-                readings[child.worker] = Reading(reading.beat_at, reading.connections, reading.full)
-        return readings
+    def readings(self, slot: int | None = None) -> dict[WorkerId, Reading]:
+        """Return what is known of each living worker, or of those of one slot."""
+        now = self._now()
+        children = [child for child in self._children.values() if slot in (None, child.slot)]
+        return {child.worker: self._reading(child, now) for child in children}
+
+    def _reading(self, child: Child, now: float) -> Reading:
+        seen = child.seat.read()
+        return Reading(
+            beat_at=seen.beat_at,
+            connections=seen.connections,
+            full=seen.full,
+            lag_seconds=seen.lag_seconds,
+            messages=seen.counters.messages_in,
+            rss_bytes=self._rss(child.worker),
+            stopped=now - seen.beat_at > SILENT_SECONDS and is_stopped(child.process.pid),
+        )
 
     def spawn(self, action: events.Spawn) -> Event:
-        """Fork a worker and listen to it."""
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            return events.SpawnFailed(action.worker, str(error))
+        """Fork a worker and listen to it. If anything for it is not to be had, nothing is left of the try."""
         seat = self._table.claim(action.slot, action.worker)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._table.fold, action.slot, action.worker)
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                undo.enter_context(ours)
+                with theirs:
+                    words = LastWords()
+                    undo.callback(words.close)
+                    process = self._fork(action, seat, ours, theirs, words)
+            except OSError as error:
+                return events.SpawnFailed(action.worker, REASONS.get(error.errno, error.strerror or str(error)))
+            except KeyError as error:
+                # the account of `user` is gone since the configuration was read
+                return events.SpawnFailed(action.worker, str(error.args[0]))
+            undo.pop_all()
+        ours.setblocking(False)
+        child = Child(action.worker, action.slot, process, ours, seat, words)
+        self._children[action.worker] = child
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
+        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
+        return events.Spawned(action.worker, process.pid)
+
+    def _fork(
+        self, action: events.Spawn, seat: Seat, ours: socket.socket, theirs: socket.socket, words: LastWords
+    ) -> Process:
+        """Raises OSError, or KeyError for an account that is gone."""
+        config = action.config
 
         def prepare() -> None:
             ours.close()
             self.close()
             self._leave(action.slot)
+            # while it may still open a log file that is new in this configuration: the user it becomes may not
+            log.set_up(config.log.level, config.log.file, f"worker {action.slot}")
 
         def run() -> int:
             setproctitle.setproctitle(f"wsworker: worker {action.slot} [{self._name}] gen {action.generation}")
-            return self._enter_worker(
-                config=action.config,
+            assignment = Assignment(
+                config=config,
                 worker=action.worker,
                 slot=action.slot,
                 generation=action.generation,
@@ -123,33 +178,27 @@ class Crew:
                 sockets=self._sockets(action.slot),
                 channel=theirs,
                 seat=seat,
+                words=words.fd,
             )
+            return self._enter_worker(assignment)
 
-        def failed(reason: str) -> None:
-            theirs.send(encode(Report("failed", kind="boot", error=reason)))
+        def failed(reason: str, trace: str) -> None:
+            report = Report("failed", kind="boot", error=reason[:ERROR_CHARACTERS], trace=trace[-TRACE_CHARACTERS:])
+            theirs.sendall(encode(report))
 
-        try:
-            process = spawn(prepare, identity(action.config), run, failed)
-        except (OSError, KeyError) as error:
-            # KeyError: the account of `user` is gone since the configuration was read
-            ours.close()
-            self._table.fold(action.slot, action.worker)
-            return events.SpawnFailed(action.worker, str(error))
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        child = Child(action.worker, action.slot, process, ours)
-        self._children[action.worker] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
-        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
-        return events.Spawned(action.worker, process.pid)
+        return spawn(prepare, identity(config), run, failed)
 
     def tell(self, action: events.Tell) -> None:
-        """Send an order. A full or broken channel is that of a hung or dead worker: its deadline or pidfd tells."""
+        """Send an order, and with `lend` the listeners of its slot."""
         child = self._children.get(action.worker)
-        if child and child.channel.fileno() >= 0:
-            with contextlib.suppress(OSError):
-                child.channel.send(encode(action.order))
+        if child:
+            lent = self._lendable(action.order.slot) if action.order.name == "lend" else []
+            _send(child, action.order, [listener.fileno() for listener in lent])
+
+    def hand_log(self, fd: int) -> None:
+        """Have every worker write its log to this file from now on. The descriptor stays the caller's."""
+        for child in self._children.values():
+            _send(child, Order("reopen"), [fd])
 
     def signal(self, action: events.Signal) -> None:
         """Send a signal, if that worker still lives."""
@@ -159,6 +208,15 @@ class Crew:
                 child.process.signal(action.name)
             except PermissionError:
                 logger.error("may not send %s to worker %d (pid %d)", action.name, child.slot, child.process.pid)
+            else:
+                child.killed = child.killed or action.name == "SIGKILL"
+
+    def read_words(self) -> None:
+        """Tell of every living worker that has written its stacks; to be called about once a second."""
+        for child in [*self._children.values()]:
+            words = stacks.trim(child.words.unread())
+            if words:
+                self._feed(events.WorkerDumped(child.worker, words))
 
     def bury_late(self) -> None:
         """Reap those whose tracer had them first; to be called about once a second."""
@@ -166,7 +224,7 @@ class Crew:
             self._bury(child)
 
     def close(self) -> None:
-        """Close all channels and pidfds, in a fresh worker.
+        """Close all channels, pidfds and memfds, in a fresh worker.
 
         While it held the master's end of another worker's channel, that worker would never see the end of file by which
         it notices that the master is gone.
@@ -174,6 +232,7 @@ class Crew:
         for child in self._children.values():
             child.channel.close()
             os.close(child.process.pidfd)
+            child.words.close()
 
     def _hear(self, child: Child) -> None:
         """Read the reports that are there. A channel that speaks nonsense is closed, and its worker ends by that."""
@@ -194,7 +253,7 @@ class Crew:
         for report in reports:
             if report.name == "ready":
                 # whoever is replaced now has its connections counted as they are now
-                self._feed(events.SlotsRead(self.readings()))
+                self._feed(events.SlotsRead(self.readings(child.slot)))
             self._feed(_event_of(report, child.worker))
         if not data:
             self._hang_up(child)
@@ -206,6 +265,9 @@ class Crew:
 
     def _die(self, child: Child) -> None:
         self._selector.unregister(child.process.pidfd)
+        # before it is reaped: a report may cause a fork, and the pidfd is still one of those to be closed in it
+        self._hear(child)
+        self._hang_up(child)
         self._traced.append(child)
         self._bury(child)
 
@@ -215,11 +277,13 @@ class Crew:
             # strace or a debugger holds it: it is dead, and its status is the tracer's to take first. ptrace(2)
             return
         self._traced.remove(child)
-        self._hear(child)
-        self._hang_up(child)
+        words = stacks.trim(child.words.unread())
+        child.words.close()
         self._table.fold(child.slot, child.worker)
         del self._children[child.worker]
-        self._feed(events.WorkerExited(child.worker, *status))
+        code, signal_name = status
+        oom = signal_name == "SIGKILL" and not child.killed and self._oom.grown()
+        self._feed(events.WorkerExited(child.worker, code, signal_name, oom, words))
 
 
 def _event_of(report: Report, worker: WorkerId) -> Event:
@@ -230,3 +294,10 @@ def _event_of(report: Report, worker: WorkerId) -> Event:
             return events.WorkerFailed(worker, report.kind, report.error, report.trace)
         case "leaving":
             return events.WorkerLeaving(worker)
+
+
+def _send(child: Child, order: Order, fds: list[int]) -> None:
+    """Send an order with its descriptors. A full or broken channel is that of a hung or dead worker: others tell."""
+    if child.channel.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            socket.send_fds(child.channel, [encode(replace(order, fds=len(fds)))], fds)

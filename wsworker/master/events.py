@@ -21,17 +21,26 @@ Token: TypeAlias = int
 """Names one caller of the control socket; None stands for a signal, which nobody waits for."""
 
 SignalName: TypeAlias = Literal["SIGTERM", "SIGABRT", "SIGKILL", "SIGUSR2", "SIGCONT"]
-ServiceNews: TypeAlias = Literal["ready", "reloading", "stopping", "status"]
+ServiceNews: TypeAlias = Literal["ready", "reloading", "stopping", "status", "extend"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the shared table says of one worker. beat_at: its last sign of life, 0.0 before the first."""
+    """What the shared table and the kernel say of one worker.
+
+    beat_at: its last sign of life, 0.0 before the first; full: it accepts nobody for now; lag_seconds: how late its
+    loop was; messages: received so far; rss_bytes: resident memory, sampled every few seconds, 0 before the first
+    sample; stopped: it is in state T, by SIGSTOP or a debugger, see proc_pid_stat(5).
+    """
 
     beat_at: float
     connections: int = 0
     full: bool = False
+    lag_seconds: float = 0.0
+    messages: int = 0
+    rss_bytes: int = 0
+    stopped: bool = False
 
 
 # Events
@@ -39,9 +48,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The master is set up; sockets are bound and do not listen yet. config.workers is a number here."""
+    """The master is set up; sockets are bound and do not listen yet. config.workers is a number here.
+
+    slots: how many slots there are, which is more than config.workers if the service manager kept the listeners of
+    more: the rest is closed in good order.
+    """
 
     config: Config
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,13 @@ class SpawnFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotAdded:
+    """The listeners of a slot are made."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlotOpened:
     """The listeners of a slot listen."""
 
@@ -69,7 +90,7 @@ class SlotOpened:
 
 @dataclass(frozen=True, slots=True)
 class SlotFailed:
-    """The listeners of a slot cannot listen; error is a whole sentence."""
+    """The listeners of a slot cannot be made, or cannot listen; error is a whole sentence."""
 
     slot: int
     error: str
@@ -84,7 +105,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """A worker says that it cannot boot; its exit follows."""
+    """A worker says that it cannot boot, or what it dies of; its exit follows."""
 
     worker: WorkerId
     kind: FailureKind
@@ -101,14 +122,29 @@ class WorkerLeaving:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A worker is dead and reaped: by a signal (its name) or with an exit code, the other one is None."""
+    """A worker is dead and reaped: by a signal (its name) or with an exit code, the other one is None.
+
+    oom: the kernel killed it for want of memory. words: the stacks that it wrote when it died, or "".
+    """
 
     worker: WorkerId
     code: int | None = None
     signal: str | None = None
+    oom: bool = False
+    words: str = ""
 
     def __str__(self) -> str:
+        if self.oom:
+            return f"killed by {self.signal}, out of memory"
         return f"killed by {self.signal}" if self.signal else f"exit {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDumped:
+    """A living worker has written its stacks, asked by SIGUSR2."""
+
+    worker: WorkerId
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +161,23 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class ReloadRequested:
-    """Someone wants the code and config that are on disk now. config is valid; restart_needed is told to the caller."""
+    """Someone wants the code and config that are on disk now. config is valid.
+
+    applied, restart_needed: the settings that changed, which the caller is told.
+    """
 
     config: Config
     reply: Token | None = None
     restart_needed: tuple[str, ...] = ()
+    applied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused:
+    """Someone wanted a reload, and the configuration on disk is wrong; message: all that is wrong with it."""
+
+    message: str
+    reply: Token | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +185,20 @@ class StopRequested:
     """Someone wants the service to end."""
 
     quick: bool = False
+    reply: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """Someone wants so many workers more, or fewer if delta is negative."""
+
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenRequested:
+    """Someone has moved the log file away and wants a new one."""
+
     reply: Token | None = None
 
 
@@ -151,16 +213,21 @@ Event: TypeAlias = (
     Started
     | Spawned
     | SpawnFailed
+    | SlotAdded
     | SlotOpened
     | SlotFailed
     | WorkerReady
     | WorkerFailed
     | WorkerLeaving
     | WorkerExited
+    | WorkerDumped
     | SlotsRead
     | DeadlinePassed
     | ReloadRequested
+    | ReloadRefused
     | StopRequested
+    | ScaleRequested
+    | ReopenRequested
     | StatusRequested
 )
 
@@ -178,8 +245,22 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class AddSlot:
+    """Make the listeners of one slot more, which do not listen yet. You must answer with SlotAdded or SlotFailed."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSlot:
     """Make the listeners of a slot listen. You must answer with SlotOpened or SlotFailed."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSlot:
+    """Close the master's listeners of the last slot for good; nobody waits at them any more."""
 
     slot: int
 
@@ -191,7 +272,10 @@ class CloseSlots:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send an order over the worker's channel; a broken channel is no error, its death follows."""
+    """Send an order over the worker's channel; a broken channel is no error, its death follows.
+
+    lend: the listeners of order.slot go along.
+    """
 
     worker: WorkerId
     order: Order
@@ -229,6 +313,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """A configuration is accepted: apply what of it concerns the master, which is the log."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenLog:
+    """Open the log file anew, hand it to every worker, and answer the caller."""
+
+    reply: Token | None
+
+
+@dataclass(frozen=True, slots=True)
 class ShowStatus:
     """Answer a status command: status() joined with what only the shell knows (pids, counters, memory)."""
 
@@ -261,5 +359,20 @@ class Exit:
 
 
 Action: TypeAlias = (
-    Spawn | OpenSlot | CloseSlots | Tell | Signal | Weigh | Progress | Answer | ShowStatus | Notify | Log | Exit
+    Spawn
+    | AddSlot
+    | OpenSlot
+    | CloseSlot
+    | CloseSlots
+    | Tell
+    | Signal
+    | Weigh
+    | Adopt
+    | ReopenLog
+    | Progress
+    | Answer
+    | ShowStatus
+    | Notify
+    | Log
+    | Exit
 )

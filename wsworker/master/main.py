@@ -24,44 +24,59 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
 
-from wsworker.config import Config, carry_over, restart_needed
+from wsworker import log
+from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
-from wsworker.errors import BindError, ConfigError, PlatformError, RunDirError
+from wsworker.errors import ConfigError, PlatformError, RunDirError
 from wsworker.listeners import Group
 from wsworker.master import events, view
+from wsworker.master.cgroup import OomCounter, usable_cpus
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
-from wsworker.master.events import Event, Exit, ReloadRequested, StopRequested, Token
-from wsworker.master.process import do_nothing, may_signal_others, usable_cpus
+from wsworker.master.events import (
+    Event,
+    Exit,
+    ReloadRefused,
+    ReloadRequested,
+    ReopenRequested,
+    ScaleRequested,
+    StopRequested,
+    Token,
+)
+from wsworker.master.ports import Ports
+from wsworker.master.process import do_nothing, may_signal_others, reap_strangers
 from wsworker.master.rundir import RunDir, paths
 from wsworker.master.supervisor import Supervisor
-from wsworker.master.systemd import Notifier, take_environment
+from wsworker.master.systemd import Notifier, take_descriptors, take_environment
 from wsworker.stats import Table
 from wsworker.wire import Command
 
 READ_SECONDS: Final = 1.0
 SAMPLE_SECONDS: Final = 5.0
+EXTEND_SECONDS: Final = 10.0
+"""What the service manager is asked for, once a second, while a start or a stop goes on within its own deadlines."""
 
-STOPPING_SIGNALS: Final[Mapping[int, StopRequested]] = {
-    signal.SIGTERM: StopRequested(),
-    signal.SIGINT: StopRequested(),
-    signal.SIGQUIT: StopRequested(quick=True),
+SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
+    signal.SIGTERM: (StopRequested(), "stopping"),
+    signal.SIGINT: (StopRequested(), "stopping"),
+    signal.SIGQUIT: (StopRequested(quick=True), "stopping"),
+    signal.SIGUSR1: (ReopenRequested(), "reopening the log"),
+    signal.SIGTTIN: (ScaleRequested(+1), "one worker more"),
+    signal.SIGTTOU: (ScaleRequested(-1), "one worker less"),
 }
-IGNORED_SIGNALS: Final = (
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGCHLD,  # a death is seen by its pidfd
+"""What each signal means, also in words; SIGHUP means a reload, which begins with reading the configuration."""
+
+SILENT_SIGNALS: Final = (
+    signal.SIGCHLD,  # a death is seen by its pidfd; it wakes the loop for children that are none of ours
     signal.SIGWINCH,
     signal.SIGPIPE,
 )
-SILENT_SIGNALS: Final = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGPIPE)
 
 logger = logging.getLogger("wsworker.master")
 
@@ -94,9 +109,9 @@ class Master:
         self._table = Table()
         self._notifier = Notifier(os.environ, os.getpid())
         self._control = Control(self._paths.socket, self._selector, self._command, time.monotonic)
-        self._groups = [Group(address, config.backlog, loaded.place("listen")) for address in config.listen]
-        self._samples: dict[int, view.CpuSample] = {}
-        self._unweighed = False
+        place = loaded.place("listen")
+        self._ports = Ports([Group(address, config.backlog, place) for address in config.listen], self._notifier)
+        self._samples: dict[int, view.Sample] = {}
         self._exit: Exit | None = None
         self._now = time.monotonic()
         self._read_at = self._sample_at = self._watchdog_at = self._now
@@ -118,33 +133,37 @@ class Master:
             feed=self._feed,
             enter_worker=enter_worker,
             leave=self._leave_to,
-            sockets=lambda slot: [group.socket(slot) for group in self._groups],
+            sockets=self._ports.sockets,
+            lendable=self._ports.lendable,
+            rss=lambda worker: self._samples[worker].rss if worker in self._samples else 0,
+            oom=OomCounter(),
+            now=time.monotonic,
         )
 
     def run(self) -> Exit:
         """Serve until the end; returns how it ended.
 
-        Raises AlreadyRunning, RunDirError, BindError or PlatformError while nothing has been started yet.
+        Raises AlreadyRunning, RunDirError, BindError, ActivationError or PlatformError while nothing has started yet.
         """
         run_dir = RunDir.claim(self._config.name, self._paths)
         try:
-            self._set_up(run_dir)
-            self._feed(events.Started(self._config))
+            slots = self._set_up(run_dir)
+            self._feed(events.Started(self._config, slots))
             while self._exit is None:
                 self._turn()
             logger.info("stopped")
             return self._exit
         finally:
             self._control.finish()
-            for group in self._groups:
-                group.close()
+            self._ports.close()
             self._notifier.close()
             self._remove_pidfile()
             run_dir.release()
 
     # Set-up
 
-    def _set_up(self, run_dir: RunDir) -> None:
+    def _set_up(self, run_dir: RunDir) -> int:
+        """Make ready all that the master itself needs; return the number of slots."""
         _need_pidfd()
         if (self._config.user or self._config.group) and os.geteuid() == 0 and not may_signal_others():
             raise PlatformError("ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`")
@@ -152,11 +171,10 @@ class Master:
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
         self._run_dir = run_dir
         self._catch_signals()
+        descriptors = take_descriptors(os.environ, os.getpid())
         take_environment(os.environ)
-        for group in self._groups:
-            group.probe()
-            for slot in range(1, self._slots() + 1):
-                group.bind(slot)
+        slots = max(self._slots(), self._ports.take_over(descriptors))
+        self._ports.bind(slots)
         try:
             self._control.open()
         except OSError as error:
@@ -173,6 +191,7 @@ class Master:
         )
         if os.geteuid() == 0 and self._config.user is None:
             logger.warning("workers run as root; set `user` in %s", self._loaded.shown)
+        return slots
 
     def _slots(self) -> int:
         assert isinstance(self._config.workers, int)
@@ -182,7 +201,7 @@ class Master:
         """Set every handler before the first fork: a signal never finds a default action, not even in a child."""
         self._wakeup, wakeup_writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._wakeup_writer = wakeup_writer
-        for number in (*STOPPING_SIGNALS, signal.SIGHUP, *IGNORED_SIGNALS):
+        for number in (*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, do_nothing)
         signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
@@ -246,6 +265,9 @@ class Master:
     def _read_table(self) -> None:
         self._control.expire()
         self._crew.bury_late()
+        reap_strangers(self._crew.pids().values())
+        self._crew.read_words()
+        log.flush()
         self._feed(events.SlotsRead(self._crew.readings()))
         if self._now >= self._sample_at:
             self._sample_at = self._now + SAMPLE_SECONDS
@@ -256,16 +278,29 @@ class Master:
     def _signals(self) -> None:
         for number in self._wakeup.recv(256):
             name = signal.Signals(number).name
-            if number in STOPPING_SIGNALS:
-                logger.info("%s: stopping", name)
-                self._feed(STOPPING_SIGNALS[number])
+            if number in SIGNALS:
+                event, meaning = SIGNALS[number]
+                logger.info("%s: %s", name, meaning)
+                self._feed(event)
             elif number == signal.SIGHUP and self._terminal_hung_up():
                 logger.info("the terminal is gone: stopping")
                 self._feed(StopRequested())
             elif number == signal.SIGHUP:
+                logger.info("%s: reloading", name)
+                self._renew_control()
                 self._reload(None)
+            elif number == signal.SIGCHLD:
+                reap_strangers(self._crew.pids().values())
             elif number not in SILENT_SIGNALS:
                 logger.info("%s means nothing here and is ignored", name)
+
+    def _renew_control(self) -> None:
+        """Make the control socket again if somebody has removed its file."""
+        try:
+            if self._control.renew():
+                logger.warning("the control socket %s was gone and is made again", self._paths.socket)
+        except OSError as error:
+            logger.error("cannot make the control socket %s again: %s", self._paths.socket, error.strerror)
 
     def _terminal_hung_up(self) -> bool:
         """Whether the terminal of a foreground start is gone: the kernel sends HUP then too. tcgetpgrp(3), EIO."""
@@ -287,26 +322,26 @@ class Master:
             case "stop":
                 logger.info("`stop%s` asked: stopping", " --quick" if command.quick else "")
                 self._feed(StopRequested(command.quick, token))
+            case "reopen":
+                logger.info("`reopen` asked")
+                self._feed(ReopenRequested(token))
 
     def _reload(self, token: Token | None) -> None:
         """Read the configuration anew. A bad one ends here: the supervisor never hears of it."""
         try:
             loaded = self._load_again()
         except ConfigError as error:
-            logger.error("reload refused: the configuration is wrong\n%s", error)
-            self._notifier.status("reload refused: the configuration is wrong")
-            if token is not None:
-                details = {"code": "config_invalid", "message": str(error), "cause": "", "trace": ""}
-                self._control.answer(token, {"result": "refused", "error": details})
+            self._feed(ReloadRefused(str(error), token))
             return
-        old, new = self._config, _with_number_of_workers(loaded.config)
+        old, new = self._supervisor.service.config, _with_number_of_workers(loaded.config)
         keys = restart_needed(old, new)
         for key in keys:
             text = f"{key} changed ({loaded.place(key)}): needs a restart"
             logger.warning("%s", text)
             if token is not None:
                 self._control.progress(token, {"event": "note", "text": text})
-        self._feed(ReloadRequested(carry_over(old, new), token, keys))
+        applied = tuple(key for key in KEYS if key not in keys and value_of(old, key) != value_of(new, key))
+        self._feed(ReloadRequested(carry_over(old, new), token, keys, applied))
 
     # Actions
 
@@ -319,26 +354,30 @@ class Master:
         self._control.close()
         self._notifier.close()
         self._run_dir.close()
-        for group in self._groups:
-            group.keep(slot)
+        self._ports.keep(slot)
 
-    def _open_slot(self, action: events.OpenSlot) -> Event:
+    def _adopt(self, action: events.Adopt) -> None:
+        """Apply the log settings of an accepted configuration; if that fails the log goes on as it was."""
         try:
-            for group in self._groups:
-                group.listen(action.slot)
-        except BindError as error:
-            return events.SlotFailed(action.slot, str(error))
-        return events.SlotOpened(action.slot)
+            log.set_up(action.config.log.level, action.config.log.file, "master")
+        except PlatformError as error:
+            logger.error("%s; the log stays where it was", error)
+            return
+        self._view = replace(self._view, log=action.config.log.file)
 
-    def _close_slots(self, action: events.CloseSlots) -> None:
-        for group in self._groups:
-            group.close()
-
-    def _weigh(self, action: events.Weigh) -> None:
-        for group in self._groups:
-            if not group.weigh(action.weights) and not group.shared and not self._unweighed:
-                self._unweighed = True
-                logger.warning("cannot steer new connections on %s; the kernel's hash decides", group.address)
+    def _reopen_log(self, action: events.ReopenLog) -> None:
+        try:
+            descriptor = log.reopen()
+        except PlatformError as error:
+            logger.error("%s; the log stays where it was", error)
+            body: dict[str, Any] = {"result": "failed", "error": {"code": "log_failed", "message": str(error)}}
+        else:
+            if descriptor is not None:
+                self._crew.hand_log(descriptor)
+                logger.info("the log is reopened")
+            body = {"result": "ok", "file": self._view.log}
+        if action.reply is not None:
+            self._control.answer(action.reply, body)
 
     def _progress(self, action: events.Progress) -> None:
         self._control.progress(action.reply, action.body)
@@ -349,7 +388,17 @@ class Master:
     def _show_status(self, action: events.ShowStatus) -> None:
         now = time.monotonic()
         status = self._supervisor.status(now)
-        body = view.document(self._view, status, self._table, self._samples, now, time.time())
+        body = view.document(
+            self._view,
+            status,
+            self._table,
+            self._samples,
+            now,
+            time.time(),
+            queues=self._ports.queue,
+            steering=self._ports.steering,
+            log_dropped=log.dropped(),
+        )
         self._control.answer(action.reply, body)
 
     def _notify(self, action: events.Notify) -> None:
@@ -363,6 +412,8 @@ class Master:
                 self._notifier.stopping(action.text)
             case "status":
                 self._notifier.status(action.text)
+            case "extend":
+                self._notifier.extend(EXTEND_SECONDS)
 
     def _tell_settled(self) -> None:
         if self._settled is None:
@@ -390,11 +441,15 @@ class Master:
 
 PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Spawn: lambda master, action: master._crew.spawn(action),
-    events.OpenSlot: Master._open_slot,
-    events.CloseSlots: Master._close_slots,
+    events.AddSlot: lambda master, action: master._ports.add(action),
+    events.OpenSlot: lambda master, action: master._ports.open(action),
+    events.CloseSlot: lambda master, action: master._ports.close_slot(action),
+    events.CloseSlots: lambda master, action: master._ports.close(),
     events.Tell: lambda master, action: master._crew.tell(action),
     events.Signal: lambda master, action: master._crew.signal(action),
-    events.Weigh: Master._weigh,
+    events.Weigh: lambda master, action: master._ports.weigh(action),
+    events.Adopt: Master._adopt,
+    events.ReopenLog: Master._reopen_log,
     events.Progress: Master._progress,
     events.Answer: Master._answer,
     events.ShowStatus: Master._show_status,

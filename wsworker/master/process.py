@@ -18,14 +18,13 @@ import contextlib
 import ctypes
 import grp
 import json
-import math
 import os
 import pwd
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -33,7 +32,7 @@ from typing import Final, NoReturn
 import psutil
 
 from wsworker.config import Config
-from wsworker.errors import PrivilegeError
+from wsworker.errors import PlatformError, PrivilegeError
 from wsworker.master.events import SignalName
 
 PR_SET_PDEATHSIG: Final = 1
@@ -99,6 +98,35 @@ class Process:
         return None, _signal_name(result.si_status)
 
 
+def reap_strangers(known: Collection[int]) -> int:
+    """Reap dead children that are no workers and return how many; known: the pids of the workers not reaped yet.
+
+    Process 1 of a container is given every orphan, and an exec(3) may inherit children of the program before. Nobody
+    asks for their exit status. The kernel shows one dead child at a time; when that is a worker its pidfd tells of it,
+    and whoever is dead behind it is found at the next call: you should call this about once a second. waitid(2).
+    """
+    count = 0
+    while True:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return count
+        if dead is None or dead.si_pid in known:
+            return count
+        os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
+        count += 1
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still by SIGSTOP or a debugger; False if it cannot be seen. proc_pid_stat(5)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    # the name before the state may hold blanks and brackets
+    return fields.rpartition(b")")[2].split()[0] in (b"T", b"t")
+
+
 def _signal_name(number: int) -> str:
     """Return a name such as SIGKILL; Python knows none for most of the real-time signals, and any of them kills."""
     try:
@@ -108,12 +136,12 @@ def _signal_name(number: int) -> str:
 
 
 def spawn(
-    prepare: Callable[[], None], identity: Identity, run: Callable[[], int], failed: Callable[[str], None]
+    prepare: Callable[[], None], identity: Identity, run: Callable[[], int], failed: Callable[[str, str], None]
 ) -> Process:
     """Fork a worker. In the child: prepare closes what is the master's, then identity is taken, then run runs.
 
     run returns the exit code. Whatever prepare, the change of identity or run raises ends the child with 1; failed is
-    told in one sentence why, in the child.
+    told why, in the child: one sentence, and the traceback or "" where it says no more.
     Raises OSError when the fork or the pidfd is not to be had; then no child is left.
     """
     # a second thread could hold a lock that the child would wait for for ever
@@ -142,7 +170,7 @@ def _become_worker(
     prepare: Callable[[], None],
     identity: Identity,
     run: Callable[[], int],
-    failed: Callable[[str], None],
+    failed: Callable[[str, str], None],
 ) -> NoReturn:
     code = 1
     try:
@@ -158,11 +186,11 @@ def _become_worker(
         atexit._run_exitfuncs()
     except SystemExit as exit_:
         code = _code_of(exit_)
-    except PrivilegeError as error:
-        failed(str(error))
+    except (PlatformError, PrivilegeError) as error:
+        failed(str(error), "")
     except BaseException as error:
-        traceback.print_exc()
-        failed(f"a worker ended with {type(error).__name__}: {error}")
+        # its own text stands in the traceback, which survives a __str__ that raises
+        failed(f"a worker ended with {type(error).__name__}", "".join(traceback.format_exception(error)))
     finally:
         _leave(code)
 
@@ -335,31 +363,3 @@ def memory_and_cpu(pid: int) -> tuple[int, float] | None:
     except (psutil.Error, OSError):
         # OSError: out of descriptors, which psutil does not translate
         return None
-
-
-def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Return how many CPUs this process may use: its affinity, cut by the quota of its cgroup. At least 1.
-
-    membership: the file that names this process's cgroup, as in cgroups(7).
-    Affinity alone does not show a container's quota: cpu.max of every cgroup above counts (cgroup-v2, "cpu.max").
-    """
-    cpus = float(len(os.sched_getaffinity(0)))
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        lines = []
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group = cgroup_root / own.lstrip("/")
-    for folder in (group, *group.parents):
-        if folder != cgroup_root and cgroup_root not in folder.parents:
-            break
-        cpus = min(cpus, _quota(folder / "cpu.max"))
-    return max(1, math.ceil(cpus))
-
-
-def _quota(file: Path) -> float:
-    try:
-        quota, period = file.read_text().split()
-    except (OSError, ValueError):
-        return math.inf
-    return math.inf if quota == "max" else int(quota) / int(period)

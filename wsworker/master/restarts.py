@@ -6,6 +6,9 @@ slots that died together do not come back together. After policy.intensity exits
 again only every policy.parked_seconds, and at a reload. Whoever keeps the history clears it once a worker of the slot
 has been READY for policy.healthy_seconds.
 
+All slots together have a budget too: after more than max(10, slots) such exits within a minute replacements start at
+most one a second until that is over. It never ends the service.
+
 OTP's supervisor counts restarts in a window and then gives up itself (supervisor.erl, add_restart). Here a crash loop
 costs one slot and not the service, hence the delay instead of an end.
 """
@@ -16,6 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 JITTER: Final = 0.2
+BUDGET_SECONDS: Final = 60.0
+LEAST_BUDGET: Final = 10
+SPACING_SECONDS: Final = 1.0
+"""Between two replacements while the budget is exceeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +73,17 @@ def delay(exits: int, policy: RestartPolicy) -> float:
         return 0.0
     doubled: float = policy.first_delay * 2.0 ** (exits - 2)
     return min(doubled, policy.longest_delay)
+
+
+def recent(exits: tuple[float, ...], now: float) -> tuple[float, ...]:
+    """Return the exits, oldest first, that still count for the budget of the whole service."""
+    return tuple(at for at in exits if now - at < BUDGET_SECONDS)
+
+
+def over_budget(exits: tuple[float, ...], slots: int) -> bool:
+    """Whether so many exits are more than the service should have in a minute.
+
+    exits: of all slots together, as recent gives them. It takes a message that kills each worker it is tried on, and a
+    client that tries again: each slot by itself has exits that are far apart, all together show it.
+    """
+    return len(exits) > max(LEAST_BUDGET, slots)

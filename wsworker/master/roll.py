@@ -1,8 +1,8 @@
 """One reload: who waits for it, how far it is, which slot is next, and what its callers are told.
 
 A reload tries the new code in a canary in slot 1. Once that is READY the reload is accepted and rolls: slot by slot a
-worker of the new generation starts, and when it is READY the old one is told to drain. supervisor.py drives it; this
-file holds its facts and answers its questions.
+worker of the new generation starts, and when it is READY the old one is told to drain. reload.py drives it; this file
+holds its facts and answers its questions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from wsworker.master.roster import Roster, Worker
 
 @dataclass(slots=True)
 class Roll:
-    """A reload, waiting or under way. current: the worker whose verdict it waits for; asked: connections told to go."""
+    """A reload, waiting or under way.
+
+    restart_needed, applied: the settings that changed. current: the worker whose verdict it waits for; accepted: its
+    canary is READY; asked: connections told to go.
+    """
 
     config: Config
     replies: list[Token]
-    restart_needed: tuple[str, ...]
+    restart_needed: tuple[str, ...] = ()
+    applied: tuple[str, ...] = ()
     began_at: float = 0.0
     canary: WorkerId | None = None
     current: WorkerId | None = None
+    accepted: bool = False
     asked: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -46,16 +52,14 @@ class Replace:
 
 def next_step(roster: Roster, generation: int) -> Wait | Replace | None:
     """Say what an accepted roll does next while nobody boots on its behalf; None: every slot runs the generation."""
-    for number in roster.slots:
-        booting = roster.booting(number)
-        if booting:
+    for slot in roster.staying():
+        if slot.booting:
             # it follows a dead worker; if it was started before the reload was accepted, the roll goes over it later
-            return Wait(booting.id if booting.generation == generation else None)
-        ready = roster.ready(number)
-        if ready is None:
-            return Replace(number) if roster.can_spawn(number) else Wait(None)
-        if ready.generation != generation:
-            return Replace(number)
+            return Wait(slot.booting.id if slot.booting.generation == generation else None)
+        if slot.ready is None:
+            return Replace(slot.number) if slot.has_room else Wait(None)
+        if slot.ready.generation != generation:
+            return Replace(slot.number)
     return None
 
 
@@ -79,10 +83,20 @@ def failed(roll: Roll, failure: WorkerFailed, roster: Roster) -> dict[str, Any]:
         message = f"the new code does not start; the {old_workers} serving"
     else:
         result = "partial"
-        message = f"the new code stopped starting after {len(roll.rows)} of {len(roster.slots)} workers"
+        slots = sum(1 for _ in roster.staying())
+        message = f"the new code stopped starting after {len(roll.rows)} of {slots} workers"
         message += "; the others keep the old code"
-    error = {"code": f"reload_{result}", "message": message, "cause": failure.error, "trace": failure.trace}
-    return {"result": result, "error": error}
+    return {"result": result, "error": _error(f"reload_{result}", message, failure.error, failure.trace)}
+
+
+def refused(message: str, generation: int) -> dict[str, Any]:
+    """Return the result of a reload whose configuration is wrong; message: all that is wrong with it."""
+    return _nothing_done("refused", _error("config_invalid", message), generation)
+
+
+def stopping(generation: int) -> dict[str, Any]:
+    """Return the answer to a reload that a stop has overtaken."""
+    return _nothing_done("stopping", _error("reload_refused", "the service is stopping"), generation)
 
 
 def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float) -> dict[str, Any]:
@@ -94,10 +108,22 @@ def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float)
         "seconds": now - roll.began_at,
         "generation": generation,
         "restart_needed": list(roll.restart_needed),
+        "applied": list(roll.applied) if roll.accepted else [],
     }
 
 
-def stopping() -> dict[str, Any]:
-    """Return the answer to a reload that a stop has overtaken."""
-    error = {"code": "reload_refused", "message": "the service is stopping", "cause": "", "trace": ""}
-    return {"result": "stopping", "error": error, "workers": [], "asked": 0, "seconds": 0.0, "restart_needed": []}
+def _error(code: str, message: str, cause: str = "", trace: str = "") -> dict[str, Any]:
+    return {"code": code, "message": message, "cause": cause, "trace": trace}
+
+
+def _nothing_done(result: str, error: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    return {
+        "result": result,
+        "error": error,
+        "workers": [],
+        "asked": 0,
+        "seconds": 0.0,
+        "generation": generation,
+        "restart_needed": [],
+        "applied": [],
+    }

@@ -1,7 +1,7 @@
-"""What the supervisor knows: its slots, the workers in them, and the questions it asks about them.
+"""What the supervisor knows of its slots and the workers in them, and the questions it asks about them.
 
-Facts only. Nothing here decides or emits; supervisor.py changes these fields and nobody else does. At most two workers
-of a slot are alive at a time: the one that serves or boots, and one that leaves or is being replaced.
+Facts only. Nothing here decides or emits; the supervisor's modules change these fields and nobody else does. At most
+two workers of a slot are alive at a time: the one that serves or boots, and one that leaves or is being replaced.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from wsworker.master.events import WorkerExited, WorkerFailed, WorkerId
+from wsworker.master.events import Reading, WorkerFailed, WorkerId
+from wsworker.master.recycling import Limits
+
+NO_LIMITS: Final = Limits(0, 0, 0)
 
 
 class WorkerState(Enum):
@@ -36,10 +39,17 @@ class ServiceState(Enum):
 Silence: TypeAlias = Literal["none", "hung", "dumped"]
 """How far a silent READY worker has been dealt with: not at all; no new connections; its stacks were asked for."""
 
+Doom: TypeAlias = Literal["", "hung", "memory"]
+"""What the supervisor kills a worker for."""
+
 
 @dataclass(slots=True)
 class Worker:
-    """One process. Times are seconds on CLOCK_MONOTONIC; deadline_at is None when nothing is awaited of it."""
+    """One process. Times are seconds on CLOCK_MONOTONIC; deadline_at is None when nothing is awaited of it.
+
+    unasked: whether its exit would come unasked; False once it was told to go. accepting: it was told go. leaving: it
+    is to be replaced. drain_until: the end of its time to drain. heard_at: its last sign of life, 0.0 before READY.
+    """
 
     id: WorkerId
     slot: int
@@ -47,31 +57,89 @@ class Worker:
     state: WorkerState
     since: float
     deadline_at: float | None
+    limits: Limits = NO_LIMITS
     pid: int | None = None
     unasked: bool = True
-    """Whether its exit would come unasked; False once it was told to go or failed to become ready in time."""
     accepting: bool = False
     leaving: bool = False
+    drain_until: float = 0.0
     silence: Silence = "none"
     heard_at: float = 0.0
     connections: int = 0
     full: bool = False
+    lag_seconds: float = 0.0
+    stopped: bool = False
     failure: WorkerFailed | None = None
+    doom: Doom = ""
+
+    @property
+    def takes_connections(self) -> bool:
+        """Whether new clients may be sent to it."""
+        return self.state is WorkerState.READY and self.accepting and self.silence == "none" and not self.full
+
+    def note(self, reading: Reading) -> None:
+        """Take over what a reading shows beside the beat."""
+        self.connections, self.full = reading.connections, reading.full
+        self.lag_seconds, self.stopped = reading.lag_seconds, reading.stopped
+
+    def postpone(self, seconds: float) -> None:
+        """Move all that is awaited of it: the machine or the master stood still meanwhile."""
+        self.heard_at += seconds if self.heard_at else 0.0
+        self.drain_until += seconds
+        self.deadline_at = None if self.deadline_at is None else self.deadline_at + seconds
 
 
 @dataclass(slots=True)
 class Slot:
-    """One place for a serving worker; history as in restarts.py; retry_at is None while nothing is to be spawned."""
+    """One place for a serving worker. history: its exits, as in restarts.py.
+
+    bound, open: its listeners are made, and listen. judged: its first worker has become ready or failed. retry_at: when
+    its next worker starts, None while none is to. replace_at, replacements: the same for the replacement of a worker
+    that serves on meanwhile. closing_since: it is given up for good. unserved_since: nobody accepts at its listeners.
+    lent_to: who accepts there instead.
+    """
 
     number: int
+    bound: bool = True
     open: bool = False
     judged: bool = False
-    """Whether its first worker has become ready or failed."""
     parked: bool = False
     retry_at: float | None = None
     history: tuple[float, ...] = ()
+    replace_at: float = 0.0
+    replacements: tuple[float, ...] = ()
     restarts: int = 0
     last_exit: dict[str, Any] | None = None
+    closing_since: float | None = None
+    unserved_since: float | None = None
+    lent_to: WorkerId | None = None
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is given up for good."""
+        return self.closing_since is not None
+
+    @property
+    def ready(self) -> Worker | None:
+        """Its newest READY worker."""
+        return next((worker for worker in reversed(self.workers) if worker.state is WorkerState.READY), None)
+
+    @property
+    def booting(self) -> Worker | None:
+        """Its worker that is on its way to READY."""
+        return next((worker for worker in self.workers if worker.state is WorkerState.STARTING), None)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker may start: nobody boots or serves there and at most one is still on its way out."""
+        leaving = (WorkerState.DRAINING, WorkerState.KILLED)
+        return (
+            self.bound
+            and not self.closing
+            and len(self.workers) <= 1
+            and all(worker.state in leaving and not worker.unasked for worker in self.workers)
+        )
 
 
 @dataclass(slots=True)
@@ -81,28 +149,25 @@ class Roster:
     slots: dict[int, Slot] = field(default_factory=dict)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
 
-    def living(self, slot: int) -> list[Worker]:
-        """Return the workers of a slot that are not reaped yet, oldest first."""
-        return [worker for worker in self.workers.values() if worker.slot == slot]
+    def add(self, worker: Worker) -> None:
+        """Know a worker that is about to be forked."""
+        self.workers[worker.id] = worker
+        self.slots[worker.slot].workers.append(worker)
 
-    def ready(self, slot: int) -> Worker | None:
-        """Return the newest READY worker of a slot."""
-        return next((worker for worker in reversed(self.living(slot)) if worker.state is WorkerState.READY), None)
+    def remove(self, worker: Worker) -> Slot:
+        """Forget a worker that is reaped; return its slot."""
+        del self.workers[worker.id]
+        slot = self.slots[worker.slot]
+        slot.workers.remove(worker)
+        return slot
 
-    def booting(self, slot: int) -> Worker | None:
-        """Return the worker of a slot that is on its way to READY."""
-        return next((worker for worker in self.living(slot) if worker.state is WorkerState.STARTING), None)
+    def staying(self) -> Iterator[Slot]:
+        """Yield the slots that are not given up, in their order."""
+        return (slot for slot in self.slots.values() if not slot.closing)
 
     def ready_count(self) -> int:
         """Return how many slots have a READY worker."""
-        return sum(self.ready(slot) is not None for slot in self.slots)
-
-    def can_spawn(self, slot: int) -> bool:
-        """Whether the slot has room: nobody boots or serves there and at most one worker is still on its way out."""
-        living = self.living(slot)
-        return len(living) <= 1 and all(
-            worker.state in (WorkerState.DRAINING, WorkerState.KILLED) and not worker.unasked for worker in living
-        )
+        return sum(slot.ready is not None for slot in self.staying())
 
     def quiet(self) -> bool:
         """Whether nobody boots, leaves or is being killed: the moment at which a roll may begin."""
@@ -112,72 +177,13 @@ class Roster:
         """Whether nobody lives and every slot is parked."""
         return not self.workers and all(slot.parked for slot in self.slots.values())
 
-    def weights(self) -> tuple[int, ...]:
-        """Return one weight per slot: 1 where a healthy READY worker accepts and has room, else 0."""
-        return tuple(int(self._takes_connections(slot)) for slot in self.slots)
-
     def degraded(self) -> bool:
         """Whether a slot lacks a READY worker, or READY workers run different generations."""
-        ready = [worker for slot in self.slots if (worker := self.ready(slot)) is not None]
-        return len(ready) < len(self.slots) or len({worker.generation for worker in ready}) > 1
+        ready = [slot.ready for slot in self.staying()]
+        return len({worker.generation if worker else 0 for worker in ready}) > 1 or None in ready
 
     def summary(self) -> str:
         """Return one line for a person: how many workers are READY and how many connections they hold."""
         connections = sum(worker.connections for worker in self.workers.values())
-        degraded = "degraded: " if self.degraded() else ""
-        return f"{degraded}{self.ready_count()}/{len(self.slots)} workers, {connections} connections"
-
-    def rows(self, now: float) -> Iterator[dict[str, Any]]:
-        """Yield one JSON object per living worker, and one for each slot that has none, in the order of the slots."""
-        for slot in self.slots.values():
-            rows = [_worker_row(worker, slot, now) for worker in self.living(slot.number)]
-            yield from rows or [_empty_row(slot, now)]
-
-    def _takes_connections(self, slot: int) -> bool:
-        worker = self.ready(slot)
-        return worker is not None and worker.accepting and worker.silence == "none" and not worker.full
-
-
-def exit_row(event: WorkerExited, failure: WorkerFailed | None, now: float) -> dict[str, Any]:
-    """Return what `status` says of a slot's last exit; at: seconds on CLOCK_MONOTONIC."""
-    return {
-        "reason": failure.error if failure else str(event),
-        "code": event.code,
-        "signal": event.signal,
-        "at": now,
-    }
-
-
-def _worker_row(worker: Worker, slot: Slot, now: float) -> dict[str, Any]:
-    return {
-        "slot": slot.number,
-        "id": worker.id,
-        "pid": worker.pid,
-        "generation": worker.generation,
-        "state": _shown_state(worker),
-        "uptime": now - worker.since,
-        "restarts": slot.restarts,
-        "last_exit": slot.last_exit,
-    }
-
-
-def _empty_row(slot: Slot, now: float) -> dict[str, Any]:
-    return {
-        "slot": slot.number,
-        "id": None,
-        "pid": None,
-        "generation": None,
-        "state": "parked" if slot.parked else "waiting",
-        "uptime": 0.0,
-        "retry_in": None if slot.retry_at is None else max(0.0, slot.retry_at - now),
-        "restarts": slot.restarts,
-        "last_exit": slot.last_exit,
-    }
-
-
-def _shown_state(worker: Worker) -> str:
-    if worker.state is WorkerState.READY and worker.silence != "none":
-        return "hung"
-    if worker.state is WorkerState.READY and worker.full:
-        return "full"
-    return worker.state.value
+        slots = sum(1 for _ in self.staying())
+        return f"{self.ready_count()}/{slots} workers, {connections} connections"

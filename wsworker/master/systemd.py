@@ -1,4 +1,4 @@
-"""The notification protocol of systemd, spoken by the master: READY, RELOADING, STOPPING, STATUS, WATCHDOG.
+"""What the master and systemd tell each other: notifications to it, and descriptors to it and back.
 
 One datagram a message, to the unix socket that $NOTIFY_SOCKET names; see sd_notify(3). There is no answer, and none is
 waited for. Without systemd, and with an address that is no unix socket (vsock: in a virtual machine), every method does
@@ -9,13 +9,19 @@ The socket is not connected: systemd makes a new one when it re-executes itself,
 The watchdog proves that the master's loop turns. Workers have their own, the heartbeat in the shared table, so a stuck
 worker never stops these messages. Half of WATCHDOG_USEC is what sd_watchdog_enabled(3) recommends; a third leaves room
 for one lost message.
+
+systemd's descriptor store keeps a copy of what we send it, under a name, and hands it to the next master of the service
+(FDSTORE=1 in sd_notify(3)). It comes the same way as the sockets of a .socket unit: sd_listen_fds(3).
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
+import os
+import re
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Final
 
 # What systemd sets for the service's main process; see sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
@@ -27,9 +33,13 @@ VARIABLES: Final = (
     "LISTEN_FDNAMES",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
+    "FDSTORE",
 )
+FIRST_DESCRIPTOR: Final = 3
 # systemd ignores a datagram of more than 4096 bytes (PIPE_BUF) as a whole, so a long text would cost us the READY.
 STATUS_MAX_CHARS: Final = 500
+
+_COUNT = re.compile(r"[0-9]{1,6}")
 
 
 class Notifier:
@@ -68,6 +78,25 @@ class Notifier:
         """Set the line that `systemctl status` shows; it is made one line and cut after 500 characters."""
         self._send(_status(text))
 
+    def extend(self, seconds: float) -> None:
+        """Ask for patience with a start, reload or stop that takes longer than the unit's timeout for it.
+
+        You must call it again, or be done, before that time is over. See EXTEND_TIMEOUT_USEC in sd_notify(3).
+        """
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def store(self, name: str, descriptor: int) -> None:
+        """Let systemd keep a copy of a descriptor for the next master. name: of ASCII, without a colon.
+
+        What it has already it does not take again, also not under another name. It keeps a socket that polls as hung up
+        as well (FDPOLL=0): it must never drop one listener out of many.
+        """
+        self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=[descriptor])
+
+    def unstore(self, name: str) -> None:
+        """Let systemd close every descriptor that it keeps under a name."""
+        self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
     def watchdog(self) -> None:
         """Say that the loop turns; does nothing where systemd does not ask for it."""
         if self.watchdog_seconds is not None:
@@ -79,17 +108,41 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, descriptors: Sequence[int] = ()) -> None:
         if self._socket:
+            data = "\n".join(assignments).encode(errors="replace")
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
             # UnicodeEncodeError is a ValueError: the environment may hold a path that no encoding knows
             with contextlib.suppress(OSError, ValueError):
-                self._socket.sendto("\n".join(assignments).encode(errors="replace"), self._address)
+                self._socket.sendmsg([data], rights, 0, self._address)
+
+
+def take_descriptors(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
+    """Return what systemd has handed over, as (name, descriptor); from now on no program that is executed inherits it.
+
+    environ: the environment as systemd set it; pid: our own. Nothing is taken that was meant for another process, nor
+    if anything about it is malformed. You own the descriptors. Source: sd_listen_fds_with_names(3).
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(pid) or not _COUNT.fullmatch(count):
+        return []
+    descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
+    names = environ["LISTEN_FDNAMES"].split(":") if "LISTEN_FDNAMES" in environ else ["unknown"] * len(descriptors)
+    if len(names) != len(descriptors):
+        return []
+    try:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+    except OSError:
+        return []
+    return list(zip(names, descriptors, strict=True))
 
 
 def take_environment(environ: MutableMapping[str, str]) -> None:
     """Delete what systemd meant for the master alone, so that no worker or program of the user acts on it.
 
-    You must build the Notifier first. Only the names of systemd go: an app may well have a LISTEN_ADDRESS of its own.
+    You must build the Notifier and take the descriptors first. Only the names of systemd go: an app may well have a
+    LISTEN_ADDRESS of its own.
     """
     for name in VARIABLES:
         environ.pop(name, None)

@@ -7,7 +7,7 @@ appears only where a person wants a date.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,15 +29,16 @@ class Service:
 
 
 @dataclass(slots=True)
-class CpuSample:
-    """How much CPU time a worker had used at one moment, and which share of a CPU it used before that."""
+class Sample:
+    """What a worker had used at one moment: CPU seconds, and resident bytes; share: of a CPU, since the one before."""
 
     at: float
     seconds: float
+    rss: int
     share: float = 0.0
 
 
-def sample(samples: dict[int, CpuSample], pids: Mapping[int, int], now: float) -> None:
+def sample(samples: dict[int, Sample], pids: Mapping[int, int], now: float) -> None:
     """Renew the samples of the living workers and forget the dead. pids: worker id to pid; now: CLOCK_MONOTONIC."""
     for worker in [*samples]:
         if worker not in pids:
@@ -47,21 +48,30 @@ def sample(samples: dict[int, CpuSample], pids: Mapping[int, int], now: float) -
         if measured:
             last = samples.get(worker)
             share = (measured[1] - last.seconds) / (now - last.at) if last and now > last.at else 0.0
-            samples[worker] = CpuSample(now, measured[1], share)
+            samples[worker] = Sample(now, measured[1], measured[0], share)
 
 
 def document(
     service: Service,
     status: Mapping[str, Any],
     table: Table,
-    samples: Mapping[int, CpuSample],
+    samples: Mapping[int, Sample],
     now: float,
     wall: float,
+    *,
+    queues: Callable[[int], int | None],
+    steering: str,
+    log_dropped: int,
 ) -> dict[str, Any]:
-    """Return the JSON document of `status`. status: Supervisor.status; now, wall: the same moment on both clocks."""
-    slots = range(1, status["workers_configured"] + 1)
-    totals = sum_counters(table, slots)
-    workers = [_worker(row, table, samples, wall - now) for row in status["workers"]]
+    """Return the JSON document of `status`.
+
+    status: Supervisor.status; now, wall: the same moment on both clocks. queues: from a slot's number to how many
+    clients wait at its listeners, None where nobody knows. steering: who picks the slot of a new client: "weights",
+    "hash" (the kernel alone) or "shared" (one socket for all slots). log_dropped: log lines that the master lost.
+    """
+    # counters never go back, so those of slots that are closed by now count as well
+    totals = sum_counters(table, range(1, status["slots_ever"] + 1))
+    workers = [_worker(row, table, samples, wall - now) | {"queue": queues(row["slot"])} for row in status["workers"]]
     return {
         "schema": 1,
         "name": service.name,
@@ -77,9 +87,12 @@ def document(
         "last_reload": status["last_reload"],
         "workers_configured": status["workers_configured"],
         "workers_ready": status["workers_ready"],
+        "over_budget": status["over_budget"],
+        "steering": steering,
         "totals": {
             "connections": sum(row["connections"] for row in workers),
             **asdict(totals),
+            "log_dropped": totals.log_dropped + log_dropped,
             "restarts": sum({row["slot"]: row["restarts"] for row in workers}.values()),
         },
         "workers": workers,
@@ -94,9 +107,7 @@ def sum_counters(table: Table, slots: range) -> Counters:
     return total
 
 
-def _worker(
-    row: Mapping[str, Any], table: Table, samples: Mapping[int, CpuSample], wall_offset: float
-) -> dict[str, Any]:
+def _worker(row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample], wall_offset: float) -> dict[str, Any]:
     reading = table.read(row["slot"], row["id"]) if row["id"] else None
     measured = memory_and_cpu(row["pid"]) if row["pid"] else None
     cpu = samples.get(row["id"])

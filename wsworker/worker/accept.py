@@ -1,11 +1,20 @@
 """The accept loop of a worker: clients from the listeners it borrows, handed to the event loop one by one.
 
 It is our own, because asyncio.Server calls listen(100) on any socket it is given, which shrinks the queue for every
-process that holds the socket, and because a server must go on when descriptors run out: then it stops asking for a
-while, as the queue keeps and another worker may have room. See accept(2) for the errors.
+process that holds the socket, and because a server must go on when it has no room or no descriptors. See accept(2) for
+the errors.
 
-A unix listener is one queue for all workers, while each has a TCP listener of its own. Who wakes up first would empty
-it, so a worker takes one client at a time there, and none while it is full: another one may have room.
+The listeners of a slot are its worker's alone, but for two cases. A worker may be lent those of another slot, until
+they are recalled. And a listener outside of a SO_REUSEPORT group (a unix socket, or one that systemd has opened) is one
+queue for all workers: who wakes up first would empty it, so a worker takes one client at a time there.
+
+A worker that can take nobody looks away: its listeners stay readable, and the loop would spin. Where there are other
+workers it leaves its clients to them, since the master steers new ones away and lends its queue. So it looks again ten
+times a second who waits, and only who has waited for long, which means that no other worker had room, is dealt with:
+
+    no room (worker_connections)    after 2 s accepted, upon which the handshake is answered with 503
+    no descriptors                  after 1 s tried again; when there still is none, told 503 by means of the reserve
+    any other error                 after 1 s tried again
 
 The listeners are the master's. They are never shut down here (that would hit every holder), only closed.
 """
@@ -13,23 +22,33 @@ The listeners are the master's. They are never shut down here (that would hit ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+from wsworker.stats import Counters
+from wsworker.worker.reserve import Reserve
+from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 
 ACCEPTS_PER_TURN: Final = 32
 LAST_TURNS: Final = 2**16 // ACCEPTS_PER_TURN
 """As many as the longest queue gives work for (`backlog` is at most 65535): a flood must not hold the loop for ever."""
 
+LOOK_SECONDS: Final = 0.1
+CROWD_SECONDS: Final = 2.0
+"""How long clients of a full worker are left to others: the master sees it within a second, and lends the queue."""
+
 PAUSE_SECONDS: Final = 1.0
-FULL_SECONDS: Final = 0.1
-"""How soon a full worker looks again whether it has room for who waits at a shared listener."""
+QUIET_SECONDS: Final = 3.0
+"""A queue to which the master sends nobody any more is empty for good when so long nobody came."""
 
 LOG_SECONDS: Final = 60.0
-
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+SHORTAGES: Final = NO_DESCRIPTORS | {errno.ENOBUFS, errno.ENOMEM}
 PASSING: Final = frozenset(
     {
         errno.ECONNABORTED,
@@ -48,10 +67,14 @@ PASSING: Final = frozenset(
 
 
 class Acceptor:
-    """Accepts from some listeners. protocol: makes the asyncio protocol of one client, given its address.
+    """Accepts from some listeners.
 
-    full: whether the worker has room for nobody now; asked before it accepts from a listener that others share.
-    The address is what accept(2) gave: once a client has reset the connection, nobody can be asked for it any more.
+    protocol: makes the asyncio protocol of one client, given the address that accept(2) gave: once a client has reset
+    the connection, nobody can be asked for it any more. several: whether other workers may take who comes while full()
+    is true; without them such a client is accepted at once, and its handshake refused. changed: called when `short`
+    has. You must call wake() whenever a connection has closed.
+
+    short: nobody is accepted, for want of descriptors.
     """
 
     def __init__(
@@ -59,36 +82,84 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
         protocol: Callable[[Any], asyncio.Protocol],
+        *,
         full: Callable[[], bool],
+        several: bool,
+        changed: Callable[[], None],
+        counters: Counters,
         log: logging.Logger,
     ) -> None:
         self._loop = loop
-        self._listeners = list(listeners)
+        self._own = list(listeners)
+        self._lent: dict[int, list[socket.socket]] = {}
         self._protocol = protocol
         self._full = full
+        self._several = several
+        self._changed = changed
+        self._counters = counters
         self._log = log
+        self._reserve = Reserve()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._resume: asyncio.TimerHandle | None = None
+        self._started = False
+        self._leaving = False  # nobody follows: who waits now is told at once
+        self.short = False
+        self._look_timer: asyncio.TimerHandle | None = None  # set while we look away
+        self._waiting = Waiting()  # meanwhile
+        self._again_at = 0.0
+        self._came_at = 0.0
         self._logged_at = -LOG_SECONDS
+
+    # What the worker says
 
     def start(self) -> None:
         """Accept whoever comes; the listeners must listen, as accept(2) on others is an error and epoll would spin."""
-        self._resume = None
-        for listener in self._listeners:
-            self._loop.add_reader(listener, self._ready, listener)
+        self._started = True
+        self._watch()
 
     def stop(self) -> None:
         """Stop accepting; whoever waits in the queue stays there for others. May be called twice."""
-        if self._resume:
-            self._resume.cancel()
-            self._resume = None
-        for listener in self._listeners:
-            self._loop.remove_reader(listener)
+        self._started = False
+        self._unwatch()
+
+    def lend(self, slot: int, listeners: Sequence[socket.socket]) -> None:
+        """Accept from the listeners of another slot too; they are ours to close. Those lent before are replaced."""
+        self.recall(slot)
+        self._lent[slot] = list(listeners)
+        if self._started and not self._looks_away:
+            self._watch()
+
+    def recall(self, slot: int) -> None:
+        """Close what was lent of a slot; whoever waits there stays for others. Nothing if nothing was lent."""
+        self._close(self._lent.pop(slot, []))
+
+    def wake(self) -> None:
+        """Look at once who waits: a connection has closed, so there is room, and a descriptor in the loop's next turn.
+
+        Does nothing while clients are accepted as ever.
+        """
+        if self._looks_away:
+            if self.short:
+                self._again_at = 0.0
+            self._look_away(0.0)
+
+    async def run_dry(self, limit_seconds: float) -> None:
+        """Accept from our own listeners until nobody has come for QUIET_SECONDS, at most limit_seconds, then close.
+
+        It is for a slot that goes away while the service goes on. The clients are served like any other.
+        """
+        for slot in [*self._lent]:
+            self.recall(slot)
+        self._several = False  # nobody else will take them
+        self._came_at = began_at = self._loop.time()
+        while (left := min(self._came_at + QUIET_SECONDS, began_at + limit_seconds) - self._loop.time()) > 0:
+            await asyncio.sleep(left)
+        await self.empty_and_close()
 
     async def empty_and_close(self) -> None:
         """Accept all who wait, once, then close: for a stop, when nobody else will ever accept them."""
         self.stop()
-        for listener in self._listeners:
+        self._leaving = True
+        for listener in filter(_listens, self._listeners):
             for _ in range(LAST_TURNS):
                 if not self._accept(listener, ACCEPTS_PER_TURN):
                     break
@@ -100,20 +171,35 @@ class Acceptor:
         Returns when every client that was accepted has its protocol, so that whoever counts connections then finds it.
         """
         self.stop()
-        for listener in self._listeners:
-            listener.close()
-        self._listeners = []
+        self._close(self._listeners)
+        self._own, self._lent = [], {}
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def let_go(self) -> None:
+        """Close the listeners in a process that user code has forked; the loop's epoll is shared with the worker."""
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                # detached, so that the object does not close the number a second time when somebody else has it
+                os.close(listener.detach())
+
+    # Accepting
+
+    @property
+    def _listeners(self) -> list[socket.socket]:
+        return [*self._own, *(listener for lent in self._lent.values() for listener in lent)]
+
     def _ready(self, listener: socket.socket) -> None:
         """Accept from a listener at which somebody waits."""
-        if not _is_shared(listener):
-            self._accept(listener, ACCEPTS_PER_TURN)
-        elif self._full():
-            self._leave_to_others()
+        if not (self._several and self._full()):
+            self._accept(listener, ACCEPTS_PER_TURN if _is_in_group(listener) else 1)
+        elif not self._waiting.is_over(listener, CROWD_SECONDS, self._loop.time()):
+            self._look_away(LOOK_SECONDS)
+        elif self._accept(listener, ACCEPTS_PER_TURN):
+            # who stands behind those has waited in vain as well
+            self._look_away(0.0)
         else:
-            self._accept(listener, 1)
+            self._waiting.forget(listener)
 
     def _accept(self, listener: socket.socket, limit: int) -> bool:
         """Accept up to a number of clients; whether that number was reached, so that there may be more."""
@@ -125,9 +211,9 @@ class Acceptor:
             except OSError as error:
                 if error.errno in PASSING:
                     continue
-                self._pause(error)
-                return False
+                return self._fail(listener, error)
             client.setblocking(False)
+            self._came_at = self._loop.time()
             task = self._loop.create_task(self._connect(client, address))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -140,25 +226,97 @@ class Acceptor:
             # it went away between accept and now
             client.close()
 
-    def _leave_to_others(self) -> None:
-        """Look away from the shared listeners for a moment: they stay readable, and the loop would spin."""
-        for listener in filter(_is_shared, self._listeners):
+    # Looking away
+
+    def _watch(self) -> None:
+        self._waiting.clear()
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._ready, listener)
+
+    def _unwatch(self) -> None:
+        if self._look_timer:
+            self._look_timer.cancel()
+            self._look_timer = None
+        for listener in self._listeners:
             self._loop.remove_reader(listener)
-        if self._resume is None:
-            self._resume = self._loop.call_later(FULL_SECONDS, self.start)
 
-    def _pause(self, error: OSError) -> None:
-        """Stop asking for a second: a listener that cannot be served stays readable, and the loop would spin."""
+    @property
+    def _looks_away(self) -> bool:
+        return self._look_timer is not None
+
+    def _look_away(self, seconds: float) -> None:
+        self._unwatch()
+        self._look_timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """See who waits, deal with them if it is time, and go on as ever unless there is still a reason not to."""
+        self._look_timer = None
         now = self._loop.time()
-        if now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            what, hint = "cannot accept", ""
-            if error.errno in SHORTAGES:
-                what, hint = "out of file descriptors or memory", ", see LimitNOFILE= or ulimit -n"
-            self._log.error("%s (%s); new clients wait%s", what, error.strerror, hint)
-        self.stop()
-        self._resume = self._loop.call_later(PAUSE_SECONDS, self.start)
+        waiting = self._waiting.look(self._listeners, now)
+        if now < self._again_at - RESOLUTION_SECONDS:
+            self._look_away(LOOK_SECONDS)
+            return
+        for listener in waiting:
+            self._ready(listener)
+        if self._looks_away:
+            return
+        if self.short and not self._reserve.has_company():
+            self._pause()
+            return
+        self._set_short(False)
+        self._watch()
+
+    # Failing
+
+    def _fail(self, listener: socket.socket, error: OSError) -> bool:
+        """Pause after an error of accept(2); whether clients may be left that can be told to go."""
+        self._report(error)
+        more = False
+        if error.errno in NO_DESCRIPTORS:
+            self._set_short(True)
+            if self._leaving or self._waiting.is_over(listener, PAUSE_SECONDS, self._loop.time()):
+                more = self._turn_away(listener)
+        self._pause()
+        return more
+
+    def _turn_away(self, listener: socket.socket) -> bool:
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._reserve.turn_away(listener):
+                return False
+            self._counters.rejected += 1
+        return True
+
+    def _pause(self) -> None:
+        self._again_at = self._loop.time() + PAUSE_SECONDS
+        self._look_away(LOOK_SECONDS)
+
+    def _set_short(self, short: bool) -> None:
+        if short != self.short:
+            self.short = short
+            self._changed()
+
+    def _report(self, error: OSError) -> None:
+        now = self._loop.time()
+        if now - self._logged_at < LOG_SECONDS:
+            return
+        self._logged_at = now
+        what, hint = "cannot accept", ""
+        if error.errno in SHORTAGES:
+            what, hint = "out of file descriptors or memory", ", see LimitNOFILE= or ulimit -n"
+        self._log.error("%s (%s); new clients wait%s", what, error.strerror, hint)
+
+    def _close(self, listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            # first, since the socket itself lives on with its other holders, and so would its place in the epoll
+            self._loop.remove_reader(listener)
+            self._waiting.forget(listener)
+            listener.close()
 
 
-def _is_shared(listener: socket.socket) -> bool:
-    return listener.family == socket.AF_UNIX
+def _is_in_group(listener: socket.socket) -> bool:
+    """Whether it is a slot's alone; socket(7), SO_REUSEPORT."""
+    return listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) != 0
+
+
+def _listens(listener: socket.socket) -> bool:
+    return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0

@@ -2,7 +2,8 @@
 
 They are told to go with a close code, idle ones first, spread over a window so that they do not all come back at once.
 The window is short for few clients: ten milliseconds each, at most drain_window. Within its share every goodbye has a
-random moment, so that several workers that drain together do not fall into step. A quick stop says it to all at once.
+random moment, so that several workers that drain together do not fall into step. A quick stop says it to all at once,
+with the FIN right behind it.
 
 Whoever is still there at graceful_timeout is cut. The close handshake of each connection has its own bound.
 

@@ -66,9 +66,9 @@ class Hub:
     """The home of a worker's connections: loop.create_server(lambda: Connection(hub)).
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
-    random: where jitter comes from; count: told the number of open connections whenever it changes. draining: set by
-    drain(). empty: set while there is no connection, not even one that is being accepted or closed. You must call
-    timers.cancel_all() at the end.
+    random: where jitter comes from; changed: called whenever a connection has opened, has ended, or is gone with its
+    socket. draining: set by drain(). empty: set while there is no connection, not even one that is being accepted or
+    closed. You must call timers.cancel_all() at the end.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Hub:
         loop: asyncio.AbstractEventLoop,
         random: Random,
         counters: Counters,
-        count: Callable[[int], None],
+        changed: Callable[[], None],
     ) -> None:
         self.config = config
         self.app = app
         self.policy = Policy(config.websocket.origins, config.websocket.subprotocols)
         self.counters = counters
-        self._count = count
+        self._changed = changed
         self.loop = loop
         self.random = random
         self.log = logging.getLogger("wsworker.worker")
@@ -129,18 +129,19 @@ class Hub:
     def opened(self, connection: Connection) -> None:
         """Show it in worker.connections."""
         self._open[connection.id] = connection
-        self._count(len(self._open))
+        self._changed()
 
     def ended(self, connection: Connection) -> None:
         """Show it no longer."""
         del self._open[connection.id]
-        self._count(len(self._open))
+        self._changed()
 
     def closed(self, connection: Connection) -> None:
         """Forget it."""
         self._present.discard(connection)
         if not self._present:
             self.empty.set()
+        self._changed()
 
     def schedule(self, connection: Connection, ticks: int) -> None:
         """Call the connection's _expire in so many ticks."""
@@ -174,9 +175,15 @@ class Hub:
         return sorted(self._open.values(), key=Connection._business)
 
     def close_all(self, code: int, reason: str) -> None:
-        """Close every open connection as close() does."""
+        """Close every open connection as close() does, but half-close at once and not when the client has answered.
+
+        Browsers take a Close with the FIN behind it for a clean end, and a worker in a hurry waits for no answer.
+        """
         for connection in self.idle_first():
-            connection.close(code, reason)
+            if connection.state == "open":
+                connection.close(code, reason)
+                # what is due once the wait for the answer is over
+                self._guarded(connection, connection._expire)
 
     def terminate_all(self) -> None:
         """Drop every socket and cancel every callback at once; on_close still comes."""

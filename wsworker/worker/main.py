@@ -5,8 +5,10 @@ accepts clients once the master says go. From then on the event loop does everyt
 beats: it writes the counters and the time into this worker's seat of the shared table. A loop that is blocked does not
 beat, and the master sees that without asking.
 
-When it cannot boot it says why over its channel, with the user's own traceback, and exits. When the channel ends, the
-master is dead, and so is this worker at once: it must never hold a port that nobody supervises.
+When it cannot boot, or its loop fails later on, it says why over its channel, with the user's own traceback, and exits.
+What it cannot say any more, as it is killed or hung, stands in its last words: faulthandler writes the stacks to a
+descriptor that the master reads. When the channel ends, the master is dead, and so is this worker at once: it must
+never hold a port that nobody supervises.
 """
 
 from __future__ import annotations
@@ -25,22 +27,20 @@ from random import Random
 from typing import Any, Final
 
 from wsworker import log
-from wsworker.config import Config
-from wsworker.errors import AppError, WireError
-from wsworker.stats import Counters, Seat
-from wsworker.wire import Lines, Order, Report, decode_order, encode
+from wsworker.assignment import Assignment
+from wsworker.errors import AppError
+from wsworker.stats import Counters
+from wsworker.wire import FailureKind, Order, Report
 from wsworker.worker import app as app_module
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.app import Callback
+from wsworker.worker.channel import Channel, close_all
 from wsworker.worker.connection import Connection
 from wsworker.worker.delivery import OURS
-from wsworker.worker.drain import RELOAD_CODE, STOP_CODE, Drain
 from wsworker.worker.hub import Hub
+from wsworker.worker.leaving import Leaving
 
 BEAT_SECONDS: Final = 1.0
-RELOAD_SHARE: Final = 0.5
-"""Part of graceful_timeout that an async on_worker_reload may take; the rest is for the clients."""
-
 EX_CONFIG: Final = 78
 
 logger = logging.getLogger("wsworker.worker")
@@ -54,33 +54,46 @@ class BootError(Exception):
         self.report = report
 
 
-def run(
-    *,
-    config: Config,
-    worker: int,
-    slot: int,
-    generation: int,
-    node: str,
-    sockets: list[socket.socket],
-    channel: socket.socket,
-    seat: Seat,
-) -> int:
+def run(assignment: Assignment) -> int:
     """Be a worker until told to go; return the exit code.
 
-    sockets: the slot's listeners, borrowed; channel: our end of the socketpair to the master; seat: ours in the shared
-    table; node: first part of every connection's id, unique to this run of the service. A SystemExit of user code
-    passes: the process ends with its code.
+    A SystemExit of user code passes: the process ends with its code. Any other fault of the loop is reported.
     """
+    channel = Channel(assignment.channel)
     try:
-        loop = _set_up(config, slot)
+        loop = _set_up(assignment)
     except Exception as error:
         # the log may be what has failed, so the master says it
-        report = Report("failed", kind="boot", error=f"a worker cannot start: {type(error).__name__}: {error}"[:1000])
-        with contextlib.suppress(OSError):
-            channel.send(encode(report))
+        text = f"a worker cannot start: {type(error).__name__}: {error}"[:1000]
+        channel.send(Report("failed", kind="boot", error=text))
         return 1
-    os.register_at_fork(after_in_child=lambda: _let_go([*sockets, channel]))
-    life = Life(config, worker, slot, generation, node, sockets, channel, seat, loop)
+    life = Life(assignment, channel, loop)
+    os.register_at_fork(after_in_child=life.let_go)
+    try:
+        return _live(life, loop)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        channel.send(life.obituary(error))
+        return 1
+
+
+def _set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
+    """Prepare the process for user code; return its loop."""
+    config = assignment.config
+    output = log.set_up(config.log.level, config.log.file, f"worker {assignment.slot}")
+    if config.log.file != "-":
+        # what the user's code prints belongs there too
+        log.redirect_output(output)
+    log.unblock_output()
+    faulthandler.enable(file=assignment.words, all_threads=True)
+    faulthandler.register(signal.SIGUSR2, file=assignment.words, all_threads=True)
+    loop = _new_loop(config.loop)
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
     try:
         code = loop.run_until_complete(life.run())
     finally:
@@ -91,108 +104,102 @@ def run(
     return code
 
 
-def _set_up(config: Config, slot: int) -> asyncio.AbstractEventLoop:
-    """Prepare the process for user code; return its loop."""
-    output = log.set_up(config.log.level, config.log.file, f"worker {slot}")
-    if config.log.file != "-":
-        # what the user's code prints belongs there too
-        log.redirect_output(output)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR2)
-    loop = _new_loop(config.loop)
-    asyncio.set_event_loop(loop)
-    return loop
-
-
-def _let_go(sockets: list[socket.socket]) -> None:
-    """Close, in a process that user code has forked, what is the worker's alone.
-
-    A child that outlives its worker would else hold the port, and keep the channel open, whose end tells that the
-    master is dead. Only descriptors are closed: the loop's epoll is shared with the worker, which goes on.
-    """
-    for sock in sockets:
-        with contextlib.suppress(OSError):
-            # detached, so that the object does not close the number a second time when somebody else has it
-            os.close(sock.detach())
-
-
 class Life:
     """The state of one worker, from the fork to its exit."""
 
-    def __init__(
-        self,
-        config: Config,
-        worker: int,
-        slot: int,
-        generation: int,
-        node: str,
-        sockets: list[socket.socket],
-        channel: socket.socket,
-        seat: Seat,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._config = config
-        self._worker = worker
-        self._slot = slot
-        self._generation = generation
-        self._node = node
-        self._sockets = sockets
+    def __init__(self, assignment: Assignment, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self._assignment = assignment
+        self._config = assignment.config
         self._channel = channel
-        self._seat = seat
+        self._seat = assignment.seat
         self._loop = loop
-        self._lines = Lines()
         self._counters = Counters()
         self._hub: Hub | None = None
         self._acceptor: Acceptor | None = None
+        self._ready = False
         self._beat_due_at = 0.0
-        self._drain: Drain | None = None
-        self._quick = False  # asked for; the order may come before the drain has begun
-        self._told: asyncio.Future[Order] = loop.create_future()
+        self._leaving = Leaving(loop, self._config)
 
     async def run(self) -> int:
         """Boot, serve until told to drain, drain; return the exit code."""
-        self._channel.setblocking(False)
-        self._loop.add_reader(self._channel, self._orders)
+        self._channel.stop_blocking()
+        self._loop.add_reader(self._channel, self._listen)
         self._beat_due_at = self._loop.time()
         self._keep_beating()
         try:
-            hub = await self._boot()
+            hub, acceptor = await self._boot()
         except BootError as error:
-            self._report(error.report)
+            self._channel.send(error.report)
             return EX_CONFIG if error.report.kind == "app" else 1
-        self._loop.add_signal_handler(signal.SIGTERM, self._report, Report("leaving"))
-        self._report(Report("ready"))
+        self._loop.add_signal_handler(signal.SIGTERM, self._channel.send, Report("leaving"))
+        self._ready = True
+        self._channel.send(Report("ready"))
         logger.info("ready, pid %d, app imported in %.2f s", os.getpid(), hub.app.seconds)
-        order = await self._told
-        await self._leave(hub, order)
+        await self._leaving.told()
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        await self._leaving.leave(hub, acceptor)
         return 0
+
+    def obituary(self, error: BaseException) -> Report:
+        """Return what the master is told of a fault that ends the worker."""
+        text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
+        if str(error):
+            text += f": {error}"[:1000]
+        # with all frames: it may be a bug of ours, and the master shows those of the user only
+        logger.error("the event loop has failed", exc_info=error)
+        kind: FailureKind = "crash" if self._ready else "boot"
+        return Report("failed", kind, error=text, trace=app_module.trace(error))
+
+    def let_go(self) -> None:
+        """Close, in a process that user code has forked, what is the worker's alone.
+
+        A child that outlives its worker would else hold the port, and keep the channel open, whose end tells that the
+        master is dead. Only descriptors are closed: the loop's epoll is shared with the worker, which goes on.
+        """
+        faulthandler.disable()
+        faulthandler.unregister(signal.SIGUSR2)
+        if self._acceptor:
+            self._acceptor.let_go()
+        for sock in self._assignment.sockets:
+            with contextlib.suppress(OSError):
+                os.close(sock.detach())
+        self._channel.let_go()
+        with contextlib.suppress(OSError):
+            os.close(self._assignment.words)
 
     # Boot
 
-    async def _boot(self) -> Hub:
+    async def _boot(self) -> tuple[Hub, Acceptor]:
+        assignment = self._assignment
         try:
             app = app_module.load(self._config.app, Path(self._config.app_dir), time.monotonic)
         except AppError as error:
             raise BootError(Report("failed", kind="app", error=error.message, trace=error.trace)) from None
-        hub = Hub(
+        self._hub = hub = Hub(
             config=self._config,
             app=app,
-            worker_id=self._worker,
-            slot=self._slot,
-            node=self._node,
-            boot=str(self._worker),
+            worker_id=assignment.worker,
+            slot=assignment.slot,
+            node=assignment.node,
+            boot=str(assignment.worker),
             loop=self._loop,
             random=Random(),  # noqa: S311 - it spreads load in time and guards nothing
             counters=self._counters,
-            count=self._seat.count_connections,
+            changed=self._count,
         )
-        self._hub = hub
         self._acceptor = Acceptor(
-            self._loop, self._sockets, lambda peer: Connection(hub, peer), lambda: hub.full, logger
+            self._loop,
+            assignment.sockets,
+            lambda peer: Connection(hub, peer),
+            full=lambda: hub.full,
+            several=self._config.workers != 1,
+            changed=self._show,
+            counters=self._counters,
+            log=logger,
         )
         if app.on_worker_start:
             await self._start_app(app.on_worker_start, hub)
-        return hub
+        return hub, self._acceptor
 
     async def _start_app(self, callback: Callback, hub: Hub) -> None:
         exception = await hub.caller.wait(callback, hub.worker)
@@ -203,38 +210,34 @@ class Life:
 
     # The channel
 
-    def _orders(self) -> None:
-        try:
-            data = self._channel.recv(65536)
-            orders = [decode_order(line) for line in self._lines.feed(data)]
-        except BlockingIOError:
-            return
-        except (OSError, WireError):
-            data, orders = b"", []
-        if not data:
+    def _listen(self) -> None:
+        orders = self._channel.read()
+        if orders is None:
             # the master is dead: nobody would ever stop or replace this process
             os._exit(1)
-        for order in orders:
-            self._obey(order)
+        for order, descriptors in orders:
+            self._obey(order, descriptors)
 
-    def _obey(self, order: Order) -> None:
-        if order.name == "go":
-            assert self._acceptor is not None, "go comes after ready"
-            self._acceptor.start()
-            return
-        if order.why == "quick":
-            self._quick = True
-            if self._drain:
-                self._drain.hurry()
-        if not self._told.done():
-            self._told.set_result(order)
+    def _obey(self, order: Order, descriptors: list[int]) -> None:
+        acceptor = self._acceptor
+        assert acceptor is not None, "nothing is awaited before it is there, so the loop has not read any order yet"
+        match order.name:
+            case "go":
+                acceptor.start()
+            case "drain":
+                self._leaving.tell(order.why)
+            case "lend" if self._leaving.is_told:
+                # who leaves borrows nothing
+                close_all(descriptors)
+            case "lend":
+                acceptor.lend(order.slot, [_listener(descriptor) for descriptor in descriptors])
+            case "recall":
+                acceptor.recall(order.slot)
+            case "reopen":
+                for descriptor in descriptors:
+                    log.adopt(descriptor)
 
-    def _report(self, report: Report) -> None:
-        # the master may be dying; the end of the channel will tell
-        with contextlib.suppress(OSError):
-            self._channel.send(encode(report))
-
-    # The beat
+    # The seat
 
     def _keep_beating(self) -> None:
         self.beat()
@@ -242,53 +245,34 @@ class Life:
         self._loop.call_at(self._beat_due_at, self._keep_beating)
 
     def beat(self) -> None:
-        """Write this worker's seat, with how late the loop is."""
+        """Write this worker's seat, with how late the loop is; a stuck log is tried again."""
         lag = max(0.0, self._loop.time() - self._beat_due_at)
-        connections = len(self._hub.worker.connections) if self._hub else 0
-        full = self._hub.full if self._hub else False
-        self._seat.write(time.monotonic_ns(), int(lag * 1e6), connections, full, self._counters)
+        log.flush()
+        self._counters.log_dropped = log.dropped()
+        self._seat.write(time.monotonic_ns(), int(lag * 1e6), self._connections, self._full, self._counters)
 
-    # The end
+    @property
+    def _connections(self) -> int:
+        return len(self._hub.worker.connections) if self._hub else 0
 
-    async def _leave(self, hub: Hub, order: Order) -> None:
-        assert self._acceptor is not None
-        self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
-        reloading = order.why in ("reload", "replace")
-        code, reason = (RELOAD_CODE, "service restart") if reloading else (STOP_CODE, "going away")
-        self._drain = Drain(hub, code, reason)
-        if self._quick:
-            self._drain.hurry()
-        if reloading:
-            await self._acceptor.close()
-        else:
-            hub.drain()
-            await self._acceptor.empty_and_close()
-        deadline = self._loop.time() + self._config.graceful_timeout
-        if order.why == "reload" and hub.app.on_worker_reload:
-            await self._announce_reload(hub.app.on_worker_reload, hub, self._drain)
-        asked = len(hub.worker.connections)
-        cut = await self._drain.run(self._config.drain_window, deadline - self._loop.time())
-        hub.timers.cancel_all()
-        await self._call(hub.app.on_worker_stop, hub)
-        logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
+    @property
+    def _full(self) -> bool:
+        """Whether nobody is accepted for now."""
+        return (self._hub is not None and self._hub.full) or (self._acceptor is not None and self._acceptor.short)
 
-    async def _announce_reload(self, callback: Callback, hub: Hub, drain: Drain) -> None:
-        """Call on_worker_reload; clients must have their goodbye even if it never returns."""
-        seconds = self._config.graceful_timeout * RELOAD_SHARE
-        task = self._loop.create_task(self._call(callback, hub))
-        hurry = self._loop.create_task(drain.wait_for_hurry())
-        await asyncio.wait({task, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            why = "was in the way of a quick stop" if hurry.done() else f"took longer than {seconds:g} s"
-            logger.error("on_worker_reload (%s) %s and was cancelled", callback.place, why)
-            task.cancel(OURS)
-        hurry.cancel()
+    def _show(self) -> None:
+        self._seat.count_connections(self._connections, self._full)
 
-    async def _call(self, callback: Callback | None, hub: Hub) -> None:
-        if callback:
-            exception = await hub.caller.wait(callback, hub.worker)
-            if exception is not None:
-                hub.caller.report(callback, exception)
+    def _count(self) -> None:
+        self._show()
+        if self._acceptor:
+            self._acceptor.wake()
+
+
+def _listener(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock
 
 
 def preload(kind: str) -> None:

@@ -1,0 +1,99 @@
+"""Reloads and replacements, story by story; the shorter ones."""
+
+from __future__ import annotations
+
+from tests.master.test_supervisor import Story, kinds, only
+from wsworker.config import Config
+from wsworker.master import events
+from wsworker.master.events import Adopt, Answer, Log, Notify, Progress, Spawn
+
+
+def test_a_wrong_configuration_is_told_and_changes_nothing() -> None:
+    """The caller, the log, the service manager and `status` all learn of it; no worker is started."""
+    story = Story(workers=1).serve()
+    actions = story.tell(events.ReloadRefused("workers: must be a number", 7))
+    (answer,) = only(actions, Answer)
+    error = {"code": "config_invalid", "message": "workers: must be a number", "cause": "", "trace": ""}
+    assert (7, "refused", error, 1) == (
+        answer.reply,
+        answer.body["result"],
+        answer.body["error"],
+        answer.body["generation"],
+    )
+    assert [
+        Log("error", "reload refused: the configuration is wrong\nworkers: must be a number"),
+        Notify("status", "reload refused: the configuration is wrong"),
+    ] == kinds(actions, Log, Notify, Spawn)
+    status = story.supervisor.status(story.now)
+    assert (answer.body, "running", 0) == (status["last_reload"], status["state"], status["reloads"])
+
+
+def test_a_wrong_configuration_after_a_signal_is_only_shown() -> None:
+    """Nobody waits for an answer; when the service stops, not even that happens."""
+    story = Story(workers=1).serve()
+    assert not kinds(story.tell(events.ReloadRefused("wrong")), Answer)
+    assert "wrong" == story.supervisor.status(story.now)["last_reload"]["error"]["message"]
+    story.tell(events.StopRequested())
+    assert not story.tell(events.ReloadRefused("wrong"))
+    assert [8] == [answer.reply for answer in only(story.tell(events.ReloadRefused("wrong", 8)), Answer)]
+
+
+def test_a_configuration_is_adopted_when_its_canary_is_ready() -> None:
+    """What of it concerns the master is applied then, and the answer says which settings those are."""
+    story = Story(workers=1).serve()
+    new = Config(app="hello", workers=1, graceful_timeout=9)
+    assert not kinds(story.tell(events.ReloadRequested(new, 7, ("listen",), ("graceful_timeout",))), Adopt)
+    actions = story.tell(events.WorkerReady(2))
+    assert [Adopt(new)] == kinds(actions, Adopt)
+    (answer,) = only(actions, Answer)
+    assert (["listen"], ["graceful_timeout"]) == (answer.body["restart_needed"], answer.body["applied"])
+    assert (1, answer.body) == (story.supervisor.service.reloads, story.supervisor.service.last_reload)
+
+
+def test_a_refused_reload_applies_nothing() -> None:
+    """The settings that changed were those of a configuration that is not taken."""
+    story = Story(workers=1).serve()
+    new = Config(app="hello", workers=1, graceful_timeout=9)
+    story.tell(events.ReloadRequested(new, 7, (), ("graceful_timeout",)))
+    actions = story.tell(events.WorkerExited(2, code=78))
+    assert [[]] == [answer.body["applied"] for answer in only(actions, Answer)]
+    assert not only(story.said, Adopt)
+    assert story.config is story.supervisor.service.config
+
+
+def test_the_answer_counts_the_clients_that_were_asked_to_go() -> None:
+    """It is the sum of what the old workers held when their successors were ready."""
+    story = Story(workers=2).serve()
+    story.tell(events.SlotsRead({1: events.Reading(story.now, 4), 2: events.Reading(story.now, 3)}))
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerReady(3))
+    assert [7] == [answer.body["asked"] for answer in only(story.tell(events.WorkerReady(4)), Answer)]
+
+
+def test_a_reload_during_the_start_waits_for_its_end() -> None:
+    """It begins once every slot was judged."""
+    story = Story(workers=2)
+    story.tell(events.WorkerReady(1))
+    assert not story.tell(events.ReloadRequested(story.config))
+    assert [Spawn(3, 1, 2, story.config)] == kinds(story.tell(events.WorkerReady(2)), Spawn)
+
+
+def test_a_canary_in_an_empty_slot_replaces_nobody() -> None:
+    """The row then has no old pid, and nobody is asked to go."""
+    story = Story(workers=2).serve()
+    for worker in (1, 3):
+        story.tell(events.WorkerExited(worker, code=1))
+    story.tell(events.ReloadRequested(story.config, 7))
+    (progress,) = only(story.tell(events.WorkerReady(4)), Progress)
+    assert (None, 1004) == (progress.body["old_pid"], progress.body["new_pid"])
+
+
+def test_a_replacement_waits_for_a_reload_and_is_not_needed_after_it() -> None:
+    """The roll replaces whoever wants to go, too: at most one worker boots beside another."""
+    story = Story(workers=2).serve()
+    story.tell(events.ReloadRequested(story.config))
+    assert not kinds(story.tell(events.WorkerLeaving(2)), Spawn)
+    assert [(4, 2)] == [(spawn.worker, spawn.generation) for spawn in only(story.tell(events.WorkerReady(3)), Spawn)]
+    story.tell(events.WorkerReady(4))
+    for worker in (1, 2):
+        assert not kinds(story.tell(events.WorkerExited(worker, code=0)), Spawn)

@@ -1,0 +1,173 @@
+"""The channel: orders and their descriptors, however the bytes are cut."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.master.forks import in_child
+from wsworker.wire import Order, Report, decode_report, encode
+from wsworker.worker.channel import Channel, close_all
+
+
+class Master:
+    """The other end, with descriptors to send."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.channel = Channel(theirs)
+        self.channel.stop_blocking()
+
+    def tell(self, order: Order, first: int = 10**6) -> list[int]:
+        """Send an order and new files, as many as it says; cut after so many bytes. Return what tells the files."""
+        files = [os.memfd_create("file") for _ in range(order.fds)]
+        data = encode(order)
+        socket.send_fds(self.socket, [data[:first]], files)
+        if data[first:]:
+            self.socket.send(data[first:])
+        marks = [os.fstat(file).st_ino for file in files]
+        close_all(files)
+        return marks
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.socket.close()
+        self.channel.let_go()
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    """A master with its worker's channel."""
+    one = Master()
+    yield one
+    one.close()
+
+
+def marks_of(descriptors: list[int]) -> list[int]:
+    """Return what tells the files, and close them."""
+    marks = [os.fstat(descriptor).st_ino for descriptor in descriptors]
+    close_all(descriptors)
+    return marks
+
+
+def read_all(channel: Channel) -> list[tuple[Order, list[int]]]:
+    """Read until there is nothing more; return the orders with what tells their files."""
+    seen: list[tuple[Order, list[int]]] = []
+    while orders := channel.read():
+        seen += [(order, marks_of(descriptors)) for order, descriptors in orders]
+    return seen
+
+
+def test_nothing_has_come(master: Master) -> None:
+    """That is no order, and no end."""
+    assert [] == master.channel.read()
+
+
+def test_an_order_comes_with_its_descriptors(master: Master) -> None:
+    """Those are not inherited by programs that the user's code executes."""
+    order = Order("lend", slot=3, fds=2)
+    marks = master.tell(order)
+    read = master.channel.read()
+    assert read is not None
+    ((received, descriptors),) = read
+    assert order == received
+    assert [fcntl.FD_CLOEXEC] * 2 == [fcntl.fcntl(descriptor, fcntl.F_GETFD) for descriptor in descriptors]
+    assert marks == marks_of(descriptors)
+
+
+orders = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 200)), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(orders)
+def test_each_order_has_its_own_descriptors(sent: list[tuple[int, int]]) -> None:
+    """However many there are, and wherever the bytes of an order are cut."""
+    master = Master()
+    told = []
+    for slot, (count, first) in enumerate(sent):
+        order = Order("lend", slot=slot, fds=count)
+        told.append((order, master.tell(order, first)))
+    seen: list[tuple[Order, list[int]]] = []
+    while len(seen) < len(told):
+        read = master.channel.read()
+        assert read is not None
+        seen += [(order, marks_of(descriptors)) for order, descriptors in read]
+    assert told == seen
+    master.close()
+
+
+def test_an_order_whose_descriptors_are_lost_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel leaves out what a full process has no room for; the orders around it are not touched."""
+
+    def full() -> Any:
+        master = Master()
+        highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, highest + 8))
+        master.tell(Order("go"))
+        master.tell(Order("lend", slot=2, fds=3))
+        master.tell(Order("recall", slot=2))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            os.close(taken.pop())
+        seen = [order.name for order, _ in read_all(master.channel)]
+        # the one that did come is not kept either
+        os.close(os.dup(0))
+        marks = []
+        for fd in taken:
+            os.close(fd)
+        marks.append(master.tell(Order("reopen", fds=1)))
+        return seen, [marks == [found for _, found in read_all(master.channel)], caplog.messages]
+
+    said = "the order lend is lost: out of file descriptors, see LimitNOFILE= or ulimit -n"
+    assert [["go", "recall"], [True, [said]]] == in_child(full)
+
+
+@pytest.mark.parametrize("last", [b"", b"nonsense\n", encode(Order("go")) + b"{}\n", b"x" * 70_000])
+def test_the_end_is_told(master: Master, last: bytes) -> None:
+    """Whether the master has died or speaks nonsense."""
+    master.socket.sendall(last)
+    if last == b"":
+        master.socket.close()
+    seen: list[Any] = [master.channel.read(), master.channel.read()]
+    assert None in seen
+
+
+def test_a_reset_is_an_end(master: Master) -> None:
+    """It comes when the master dies with a report unread."""
+    master.channel.send(Report("ready"))
+    master.socket.close()
+    assert master.channel.read() is None
+
+
+def test_reports_are_sent(master: Master) -> None:
+    """And lost without an error when nobody is there any more."""
+    master.channel.send(Report("leaving"))
+    assert Report("leaving") == decode_report(master.socket.recv(1000).rstrip())
+    master.socket.close()
+    master.channel.send(Report("leaving"))
+
+
+def test_a_child_of_user_code_lets_go_of_all(master: Master) -> None:
+    """Of the socket, and of descriptors whose order is not complete; the worker still has both."""
+    master.tell(Order("lend", slot=2, fds=2), first=5)
+    assert [] == master.channel.read()
+
+    def child() -> list[int]:
+        before = len(os.listdir("/proc/self/fd"))
+        master.channel.let_go()
+        return [before - len(os.listdir("/proc/self/fd")), master.channel.fileno()]
+
+    assert [3, -1] == in_child(child)
+    master.tell(Order("go"))
+    assert master.channel.fileno() >= 0

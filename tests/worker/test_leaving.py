@@ -1,0 +1,225 @@
+"""Leaving: which steps each reason has, in which order, and which order overtakes which."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from tests.worker.conftest import Run
+from tests.worker.service import DEADLINE_SECONDS, Peer, closing, head, make_app, make_hub, until
+from wsworker.config import Config
+from wsworker.wire import DrainReason
+from wsworker.worker import accept
+from wsworker.worker.accept import Acceptor
+from wsworker.worker.connection import Connection
+from wsworker.worker.hub import Hub
+from wsworker.worker.leaving import Leaving
+
+
+class Scene:
+    """A worker that is about to leave; said: what its callbacks were called for."""
+
+    def __init__(self, listener: socket.socket, hub: Hub, said: list[str], **settings: Any) -> None:
+        self.listener = listener
+        self.hub = hub
+        self.said = said
+        self.acceptor = Acceptor(
+            hub.loop,
+            [listener.dup()],
+            lambda peer: Connection(hub, peer),
+            full=lambda: hub.full,
+            several=True,
+            changed=lambda: None,
+            counters=hub.counters,
+            log=hub.log,
+        )
+        self.acceptor.start()
+        self.leaving = Leaving(hub.loop, Config(app="app", **settings))
+        self.peers: list[Peer] = []
+        self.task = hub.loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        await self.leaving.told()
+        await self.leaving.leave(self.hub, self.acceptor)
+
+    async def open(self) -> Peer:
+        """Connect a client and complete its handshake."""
+        peer = await self.dial()
+        assert "101 Switching Protocols" in await peer.response()
+        return peer
+
+    async def dial(self) -> Peer:
+        """Connect a client that asks to come in."""
+        return await self.adopt(socket.create_connection(self.listener.getsockname()))
+
+    async def adopt(self, client: socket.socket) -> Peer:
+        """Let a client that is connected ask to come in."""
+        peer = Peer(*await asyncio.open_connection(sock=client))
+        peer.send(head())
+        self.peers.append(peer)
+        return peer
+
+    async def end(self) -> None:
+        """Wait until it has left."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await self.task
+            for peer in self.peers:
+                peer.leave()
+                with suppress(ConnectionError):
+                    await peer.writer.wait_closed()
+
+
+@asynccontextmanager
+async def scene(**settings: Any) -> AsyncIterator[Scene]:
+    """Serve on a listener of a slot."""
+    said: list[str] = []
+    app = make_app(
+        on_message=print,
+        on_worker_reload=lambda worker: said.append("reload"),
+        on_worker_stop=lambda worker: said.append("stop"),
+    )
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        one = Scene(listener, make_hub(app), said, **settings)
+        yield one
+        await one.end()
+
+
+async def goodbye(peer: Peer) -> int:
+    """Take the server's Close, answer it and leave; return its code."""
+    code = await peer.close_code()
+    peer.send(closing(code))
+    assert b"" == await peer.rest()
+    peer.leave()
+    return code
+
+
+@pytest.mark.parametrize(
+    ("why", "code", "said"),
+    [
+        ("reload", 1012, ["reload", "stop"]),
+        ("replace", 1012, ["stop"]),
+        ("scale", 1012, ["stop"]),
+        ("stop", 1001, ["stop"]),
+        ("quick", 1001, ["stop"]),
+    ],
+)
+def test_each_reason_has_its_steps(
+    run: Run, monkeypatch: pytest.MonkeyPatch, why: DrainReason, code: int, said: list[str]
+) -> None:
+    """The code of the goodbyes, and whether on_worker_reload is called; on_worker_stop is the last of it."""
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with scene() as one:
+            peer = await one.open()
+            seen = [one.leaving.is_told]
+            one.leaving.tell(why)
+            assert [False, True] == [*seen, one.leaving.is_told]
+            assert code == await goodbye(peer)
+            await one.end()
+            assert said == one.said
+
+    run(main())
+
+
+def test_a_slot_that_goes_serves_its_last_clients(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are let in, since the service goes on, and say goodbye with the others."""
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.2)
+
+    async def main() -> None:
+        async with scene() as one:
+            first = await one.open()
+            one.leaving.tell("scale")
+            second = await one.open()
+            assert [1012, 1012] == [*await asyncio.gather(goodbye(first), goodbye(second))]
+
+    run(main())
+
+
+def test_a_flood_is_not_served_for_ever(run: Run) -> None:
+    """Half of graceful_timeout at most; then the goodbyes come although nobody was quiet."""
+
+    async def main() -> None:
+        async with scene(graceful_timeout=0.4) as one:
+            peer = await one.open()
+            one.leaving.tell("scale")
+            assert 1012 == await goodbye(peer)
+
+    run(main())
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("why", ["stop", "quick"])
+def test_a_stop_overtakes_a_queue_that_runs_dry(run: Run, why: DrainReason, together: bool) -> None:
+    """Who waits gets 503 from then on, and the goodbyes are those of the stop."""
+
+    async def main() -> None:
+        async with scene() as one:
+            peer = await one.open()
+            one.leaving.tell("scale")
+            if not together:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            waiting = socket.create_connection(one.listener.getsockname())
+            one.leaving.tell(why)
+            late = await one.adopt(waiting)
+            assert 1001 == await goodbye(peer)
+            assert (await late.response()).startswith("HTTP/1.1 503 ")
+            late.leave()
+
+    run(main())
+
+
+def refused(listener: socket.socket) -> Callable[[], bool]:
+    """Return whether our own copy is closed: the queue is then another one's."""
+    return lambda: listener.fileno() < 0
+
+
+def test_later_orders_change_nothing_but_the_pace(run: Run) -> None:
+    """The goodbyes are under way with their code; a second stop is none, and an order to be quick hurries them."""
+
+    async def main() -> None:
+        async with scene(graceful_timeout=60.0, drain_window=60.0) as one:
+            peers = [await one.open() for _ in range(3)]
+            (copy,) = one.acceptor._own
+            one.leaving.tell("replace")
+            await until(refused(copy))
+            later: list[DrainReason] = ["reload", "scale", "stop", "stop", "quick", "quick"]
+            for why in later:
+                one.leaving.tell(why)
+            assert [1012] * 3 == await asyncio.gather(*(goodbye(peer) for peer in peers))
+            await one.end()
+            assert ["stop"] == one.said
+
+    run(main())
+
+
+def test_a_reload_callback_has_its_share_of_the_time(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of graceful_timeout, then it is cancelled; what the others raise is logged and keeps nobody."""
+
+    async def forever(worker: Any) -> None:
+        await asyncio.Event().wait()
+
+    def fail(worker: Any) -> None:
+        raise OSError("too late")
+
+    async def main() -> None:
+        async with scene(graceful_timeout=0.4) as one:
+            app = make_app(on_worker_reload=forever, on_worker_stop=fail)
+            one.hub.app = one.hub.caller.app = app
+            peer = await one.open()
+            one.leaving.tell("reload")
+            assert 1012 == await goodbye(peer)
+
+    run(main())
+    assert any("took longer than 0.2 s and was cancelled" in line for line in caplog.messages)
+    assert any("on_worker_stop raised OSError" in line for line in caplog.messages)

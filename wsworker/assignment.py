@@ -1,0 +1,33 @@
+"""What the master hands to a worker at its fork: one record, because the two share no other memory of each other.
+
+Everything here is inherited and not sent: descriptors and shared memory survive a fork as they are.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from wsworker.config import Config
+from wsworker.stats import Seat
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Who a worker is and what it works with.
+
+    worker: its id; slot: its place, from 1; generation: of code and configuration; node: first part of every
+    connection's id, unique to this run of the service. sockets: the slot's listeners, borrowed; channel: our end of the
+    socketpair to the master; seat: ours in the shared table; words: a descriptor that takes the stacks which
+    faulthandler writes, and that the master reads.
+    """
+
+    config: Config
+    worker: int
+    slot: int
+    generation: int
+    node: str
+    sockets: list[socket.socket]
+    channel: socket.socket
+    seat: Seat
+    words: int

@@ -1,0 +1,156 @@
+"""Deaths: what follows the end of a worker, and when its slot gets the next one.
+
+A worker that was told to go is only forgotten. One that nobody told goes into its slot's history, and restarts.py says
+when the next one comes. The first of all boots is special: if it fails, nothing has ever served, and the service ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wsworker.master import reload, rows, stopping
+from wsworker.master.events import Exit, Log, SpawnFailed, WorkerExited, WorkerFailed
+from wsworker.master.restarts import SPACING_SECONDS, Park, over_budget, recent, verdict
+from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
+from wsworker.master.service import Service
+
+EX_CONFIG: Final = 78
+
+
+def boot_failed(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
+    """A worker has ended before it was READY."""
+    if worker.failure is None:
+        error = f"worker {worker.slot} died before it was ready: {event}"
+        worker.failure = WorkerFailed(worker.id, "boot", error, event.words)
+    failure = worker.failure
+    slot = _remove(service, worker, event, now)
+    if not any(other.open for other in service.roster.slots.values()):
+        text = f"{failure.error}\n{failure.trace}".rstrip()
+        stopping.end_with(service, Exit(EX_CONFIG if failure.kind == "app" else 1, text), now)
+        return
+    if service.roll and worker.id == service.roll.current:
+        reload.roll_failed(service, service.roll, failure, now)
+    else:
+        service.log("error", f"worker {slot.number} does not start: {failure.error}", failure.trace)
+    if slot.ready:
+        _retry_replacement(service, slot, now)
+    elif slot.retry_at is None:
+        retry(service, slot, now)
+    judge(service, slot)
+
+
+def spawn_failed(service: Service, event: SpawnFailed, now: float) -> None:
+    """A worker could not even be forked."""
+    worker = service.roster.workers.get(event.worker)
+    if worker is None:
+        return
+    error = f"cannot fork worker {worker.slot}: {event.reason}"
+    worker.failure = WorkerFailed(worker.id, "boot", error)
+    if worker.state is WorkerState.STARTING:
+        boot_failed(service, worker, WorkerExited(worker.id), now)
+    else:
+        # a stop or a smaller number of workers came first
+        service.roster.remove(worker)
+
+
+def died(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
+    """A READY worker is gone, and nobody asked it to."""
+    forgive(service, worker, now)
+    slot = _remove(service, worker, event, now)
+    said = worker.failure
+    why = f"{event}: {said.error}" if said else str(event)
+    trace = (said.trace if said else "") or event.words
+    service.log("error", f"worker {slot.number} (pid {worker.pid}) died: {why}", trace)
+    retry(service, slot, now)
+
+
+def left(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
+    """A worker that was told to go has gone."""
+    service.roster.remove(worker)
+    # it said so itself, unless it ended in another way than it was asked to
+    as_asked = event.code == 0 or event.signal == "SIGTERM"
+    text = f"worker {worker.slot} (pid {worker.pid}) has left: {event}"
+    service.want(Log("debug" if as_asked else "warning", text, event.words))
+
+
+def killed(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
+    """KILLED counts as the state it was killed in."""
+    if not worker.unasked:
+        left(service, worker, event, now)
+    elif worker.heard_at == 0.0:
+        boot_failed(service, worker, event, now)
+    else:
+        died(service, worker, event, now)
+
+
+def retry(service: Service, slot: Slot, now: float) -> None:
+    """Ask restarts.py when the slot gets its next worker."""
+    _count(service, now)
+    decision = verdict(slot.history, now, service.policy, service.draw())
+    slot.history, slot.parked = decision.history, isinstance(decision, Park)
+    slot.retry_at = decision.at
+    if service.over_budget:
+        slot.retry_at = max(decision.at, service.spawn_after)
+        service.spawn_after = slot.retry_at + SPACING_SECONDS
+    if slot.parked:
+        service.log("error", f"worker {slot.number} is parked after {len(slot.history)} exits in a row")
+    elif slot.retry_at > now:
+        service.log("warning", f"worker {slot.number} starts again in {slot.retry_at - now:.1f} s")
+
+
+def _retry_replacement(service: Service, slot: Slot, now: float) -> None:
+    """Say when a replacement is tried again, while the worker it was for serves on."""
+    decision = verdict(slot.replacements, now, service.policy, service.draw())
+    slot.replacements, slot.replace_at = decision.history, decision.at
+
+
+def _count(service: Service, now: float) -> None:
+    """Note an unasked exit; the first one over the budget is told loudly."""
+    service.deaths = recent((*service.deaths, now), now)
+    if over_budget(service.deaths, len(service.roster.slots)) and not service.over_budget:
+        service.over_budget = True
+        service.spawn_after = now
+        text = f"crash budget exceeded: {len(service.deaths)} workers died within a minute"
+        service.log("error", f"{text}; at most one starts each second from now on")
+
+
+def recover(service: Service, now: float) -> None:
+    """Forget what is older than a minute, and note the end of a bad time."""
+    service.deaths = recent(service.deaths, now)
+    if service.over_budget and not over_budget(service.deaths, len(service.roster.slots)):
+        service.over_budget = False
+        service.log("info", "crash budget: workers die no more than they may")
+
+
+def forgive(service: Service, worker: Worker, now: float) -> None:
+    """Forget the exits of a slot whose worker has been READY for long enough."""
+    if worker.state is WorkerState.READY and now - worker.since >= service.policy.healthy_seconds:
+        service.roster.slots[worker.slot].history = ()
+
+
+def judge(service: Service, slot: Slot) -> None:
+    """Note a slot's first verdict; the service is settled once every slot has one and a worker is READY."""
+    slot.judged = True
+    if service.state is ServiceState.BOOTING and all(slot.judged for slot in service.roster.slots.values()):
+        service.state = ServiceState.SERVING
+        service.notify_ready()
+
+
+def spawn_due(service: Service, now: float) -> None:
+    """Start the workers whose delay is over."""
+    for slot in service.roster.staying():
+        if slot.retry_at is not None and slot.retry_at <= now and slot.has_room:
+            slot.restarts += 1
+            service.spawn(slot, now)
+
+
+def deadline(service: Service) -> float | None:
+    """Return when spawn_due has something to do."""
+    times = (slot.retry_at for slot in service.roster.staying() if slot.has_room)
+    return min((at for at in times if at is not None), default=None)
+
+
+def _remove(service: Service, worker: Worker, event: WorkerExited, now: float) -> Slot:
+    slot = service.roster.remove(worker)
+    slot.last_exit = rows.exit_row(worker, event, now)
+    return slot

@@ -1,0 +1,133 @@
+"""Reload: from the wish to the last answer; and the one other use of the lease, replacing a worker that is to go.
+
+At most one reload waits; later ones join it, and the newest configuration wins. It begins when nobody boots or leaves,
+so no slot ever has two draining workers. Until its canary is READY nothing old is touched.
+
+The lease: at most one worker boots beside a READY one it is to replace, whatever the reason, so that STARTING and READY
+workers never exceed the slots by more than one. A worker that follows a dead one needs no lease: its place is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wsworker.master import roll
+from wsworker.master.events import (
+    Adopt,
+    Answer,
+    Notify,
+    Progress,
+    ReloadRefused,
+    ReloadRequested,
+    WorkerFailed,
+)
+from wsworker.master.roll import Replace, Roll, Wait
+from wsworker.master.roster import ServiceState, Slot, Worker
+from wsworker.master.service import Service
+
+
+def ask(service: Service, event: ReloadRequested, now: float) -> None:
+    """Keep the wish until it can begin, together with those who wished before."""
+    replies = service.waiting.replies if service.waiting else []
+    if event.reply is not None:
+        replies.append(event.reply)
+    service.waiting = Roll(event.config, replies, event.restart_needed, event.applied)
+
+
+def refuse(service: Service, event: ReloadRefused, now: float) -> None:
+    """Answer a reload whose configuration is wrong; nothing has changed."""
+    service.last_reload = roll.refused(event.message, service.generation)
+    service.log("error", f"reload refused: the configuration is wrong\n{event.message}")
+    service.want(Notify("status", "reload refused: the configuration is wrong"))
+    if event.reply is not None:
+        service.want(Answer(event.reply, service.last_reload))
+
+
+def refuse_at_the_end(service: Service, event: ReloadRequested | ReloadRefused, now: float) -> None:
+    """Answer a reload of a service that stops."""
+    if event.reply is not None:
+        service.want(Answer(event.reply, roll.stopping(service.generation)))
+
+
+def move_on(service: Service, now: float) -> None:
+    """Go on with what waits for the lease: the roll, a reload that was asked for, a worker that is to go."""
+    if service.roll and service.roll.current is None:
+        _roll_on(service, service.roll, now)
+    if service.state is ServiceState.SERVING and service.roster.quiet():
+        if service.waiting:
+            _begin(service, service.waiting, now)
+            return
+        due = next((slot for slot in _slots_to_renew(service) if slot.replace_at <= now), None)
+        if due:
+            service.spawn(due, now)
+
+
+def deadline(service: Service) -> float | None:
+    """Return when move_on has something to do that no event announces: a replacement that failed is tried again."""
+    if service.state is not ServiceState.SERVING or not service.roster.quiet():
+        return None
+    return min((slot.replace_at for slot in _slots_to_renew(service)), default=None)
+
+
+def _slots_to_renew(service: Service) -> list[Slot]:
+    return [slot for slot in service.roster.staying() if slot.ready and slot.ready.leaving]
+
+
+def _begin(service: Service, reload: Roll, now: float) -> None:
+    service.roll, service.waiting, service.state = reload, None, ServiceState.RELOADING
+    reload.began_at = now
+    next_generation = service.generation + 1
+    service.want(Notify("reloading", f"generation {next_generation}: trying the new code in worker 1"))
+    canary = service.spawn(service.roster.slots[1], now, next_generation, reload.config)
+    reload.canary = reload.current = canary.id
+
+
+def rolled(service: Service, worker: Worker, older: Worker | None, seconds: float) -> None:
+    """A worker is READY; if the roll waited for it, note that, and with the canary the whole reload is accepted."""
+    reload = service.roll
+    if reload is None or worker.id != reload.current:
+        return
+    if worker.id == reload.canary:
+        _accept(service, reload, worker)
+    row = roll.replaced(reload, worker, older, seconds)
+    reload.rows.append(row)
+    reload.asked += older.connections if older else 0
+    reload.current = None
+    service.want(*(Progress(reply, {"event": "replaced"} | row) for reply in reload.replies))
+
+
+def _accept(service: Service, reload: Roll, canary: Worker) -> None:
+    if reload.config.workers != service.config.workers:
+        # else the number stays what signals have made of it
+        assert isinstance(reload.config.workers, int), "main resolves auto"
+        service.target = reload.config.workers
+    service.generation, service.accepted, reload.accepted = canary.generation, reload.config, True
+    service.reloads += 1
+    service.want(Adopt(reload.config))
+
+
+def _roll_on(service: Service, reload: Roll, now: float) -> None:
+    match roll.next_step(service.roster, service.generation):
+        case Replace(slot):
+            reload.current = service.spawn(service.roster.slots[slot], now).id
+        case Wait(worker):
+            reload.current = worker
+        case _:
+            service.log("info", f"reloaded: generation {service.generation} runs in every slot")
+            _end(service, reload, {"result": "ok", "error": None}, now)
+
+
+def roll_failed(service: Service, reload: Roll, failure: WorkerFailed, now: float) -> None:
+    """The worker that the roll waited for cannot start: refused if it is the canary, else partial."""
+    outcome = roll.failed(reload, failure, service.roster)
+    service.log("error", f"reload {outcome['result']}: {outcome['error']['message']}: {failure.error}", failure.trace)
+    _end(service, reload, outcome, now)
+
+
+def _end(service: Service, reload: Roll, outcome: Mapping[str, Any], now: float) -> None:
+    service.last_reload = roll.summary(reload, outcome, service.generation, now)
+    service.want(*(Answer(reply, service.last_reload) for reply in reload.replies))
+    service.roll, service.state = None, ServiceState.SERVING
+    error = outcome["error"]
+    service.notify_ready(f"reload {outcome['result']}: {error['cause']}; " if error else "")

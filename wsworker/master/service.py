@@ -1,0 +1,176 @@
+"""The service as the supervisor's rules see it: what is known, what is wanted, and the few acts all rules share.
+
+One record with plain fields. The rules stand beside it, one subject a file (health, deaths, reload, stopping, scaling,
+lending): functions that take the service, change its facts and say through want() what is to be done. supervisor.py
+calls them and hands out what was wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from wsworker.config import Config
+from wsworker.master import balance
+from wsworker.master.events import Action, Exit, Log, LogLevel, Notify, Signal, Spawn, Tell, Token, Weigh
+from wsworker.master.recycling import draw_limits
+from wsworker.master.restarts import RestartPolicy
+from wsworker.master.roll import Roll
+from wsworker.master.roster import Roster, ServiceState, Slot, Worker, WorkerState
+from wsworker.wire import DrainReason, Order
+
+HUNG_SECONDS: Final = 3.0
+"""A beat comes each second and is read each second, so a healthy one is up to two seconds old."""
+KILL_MARGIN_SECONDS: Final = 5.0
+QUICK_SECONDS: Final = 3.0
+LATE_LOOP_SECONDS: Final = 1.0
+"""A loop that lags so much gets hardly any new clients."""
+
+
+@dataclass(slots=True)
+class Service:
+    """Everything the supervisor knows.
+
+    draw: gives a random number from 0 to 1 at each call. target: how many workers are wanted. roll: the reload under
+    way; waiting: the one behind it. deaths: unasked exits of the last minute, of all slots. spawn_after: the earliest
+    next replacement while those are over budget. opening: listeners whose outcome is not known yet.
+    """
+
+    draw: Callable[[], float]
+    policy: RestartPolicy
+    state: ServiceState = ServiceState.BOOTING
+    generation: int = 1
+    roster: Roster = field(default_factory=Roster)
+    accepted: Config | None = None
+    target: int = 0
+    slots_ever: int = 0
+    roll: Roll | None = None
+    waiting: Roll | None = None
+    reloads: int = 0
+    last_reload: dict[str, Any] | None = None
+    stop_replies: list[Token] = field(default_factory=list)
+    exit: Exit = field(default_factory=lambda: Exit(0))
+    deaths: tuple[float, ...] = ()
+    over_budget: bool = False
+    spawn_after: float = 0.0
+    read_at: float | None = None
+    weights: tuple[int, ...] = ()
+    opening: int = 0
+    told: str = ""
+    actions: list[Action] = field(default_factory=list)
+    last_worker: int = 0
+
+    @property
+    def config(self) -> Config:
+        """The accepted configuration."""
+        assert self.accepted is not None, "Started comes first"
+        return self.accepted
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it serves, and not as it should."""
+        return self.over_budget or self.roster.degraded()
+
+    def want(self, *actions: Action) -> None:
+        """Have something done, after all that was wanted before."""
+        self.actions += actions
+
+    def log(self, level: LogLevel, text: str, trace: str = "") -> None:
+        """Have a line logged."""
+        self.want(Log(level, text, trace))
+
+    def add_slot(self, number: int, bound: bool) -> Slot:
+        """Know one slot more; bound: its listeners are made already."""
+        slot = self.roster.slots[number] = Slot(number, bound)
+        self.slots_ever = max(self.slots_ever, number)
+        return slot
+
+    def spawn(self, slot: Slot, now: float, generation: int | None = None, config: Config | None = None) -> Worker:
+        """Have a worker started in a slot that has room; by default of the accepted generation."""
+        config = config or self.config
+        self.last_worker += 1
+        worker = Worker(
+            id=self.last_worker,
+            slot=slot.number,
+            generation=generation or self.generation,
+            state=WorkerState.STARTING,
+            since=now,
+            deadline_at=now + config.boot_timeout,
+            limits=draw_limits(config, self.draw),
+        )
+        self.roster.add(worker)
+        slot.retry_at = None
+        self.want(Spawn(worker.id, slot.number, worker.generation, config))
+        return worker
+
+    def go(self, worker: Worker) -> None:
+        """Let a READY worker accept."""
+        worker.accepting = True
+        self.want(Tell(worker.id, Order("go")))
+
+    def drain(self, worker: Worker, why: DrainReason, now: float) -> None:
+        """Tell a worker to leave, and give it its time for that."""
+        grace = QUICK_SECONDS if why == "quick" else self.config.graceful_timeout + KILL_MARGIN_SECONDS
+        if worker.state is WorkerState.STARTING:
+            # it may not read its channel yet; until READY this signal just ends it
+            self.want(Signal(worker.id, "SIGTERM"))
+        worker.state, worker.unasked, worker.accepting = WorkerState.DRAINING, False, False
+        worker.drain_until = now + grace
+        self.expect_beat(worker)
+        self.want(Tell(worker.id, Order("drain", why)))
+
+    def expect_beat(self, worker: Worker) -> None:
+        """Set the deadline of a worker that beats: a few missed beats while READY, its own end while it drains."""
+        if worker.state is WorkerState.READY:
+            worker.deadline_at = worker.heard_at + HUNG_SECONDS
+        elif worker.heard_at:
+            worker.deadline_at = min(worker.drain_until, worker.heard_at + self.config.worker_timeout)
+        else:
+            worker.deadline_at = worker.drain_until
+
+    def kill(self, worker: Worker, now: float) -> None:
+        """End a worker by force. SIGKILL is repeated until it is reaped, as s6-supervise does."""
+        worker.state, worker.accepting = WorkerState.KILLED, False
+        worker.deadline_at = now + KILL_MARGIN_SECONDS
+        self.want(Signal(worker.id, "SIGKILL"))
+
+    def recall(self, slot: Slot) -> None:
+        """Take the listeners of a slot back; a borrower that is dead has given them back already."""
+        if slot.lent_to is not None and slot.lent_to in self.roster.workers:
+            self.want(Tell(slot.lent_to, Order("recall", slot=slot.number)))
+        slot.lent_to = None
+
+    def weigh(self) -> None:
+        """Steer new clients by how many each worker has; away from those that take none."""
+        slots = [slot for slot in self.roster.slots.values() if slot.open]
+        weights = balance.weights([self._share(slot) for slot in slots])
+        if weights != self.weights and not self.opening:
+            self.weights = weights
+            self.want(Weigh(weights))
+
+    def _share(self, slot: Slot) -> balance.Share:
+        worker = slot.ready
+        if worker is None or slot.closing:
+            return balance.Share(takes=False, connections=0, reluctant=False)
+        rolling = self.roll is not None and self.roll.accepted
+        return balance.Share(
+            takes=worker.takes_connections,
+            connections=worker.connections,
+            reluctant=worker.lag_seconds > LATE_LOOP_SECONDS or (rolling and worker.generation != self.generation),
+        )
+
+    def summary(self) -> str:
+        """Return one line for a person."""
+        return ("degraded: " if self.degraded else "") + self.roster.summary()
+
+    def notify_ready(self, news: str = "") -> None:
+        """Tell the service manager that the service runs, at the start and after each reload."""
+        self.told = self.summary()
+        self.want(Notify("ready", news + self.told))
+
+    def notify_status(self) -> None:
+        """Tell the service manager what has changed, if anything has."""
+        if self.state is ServiceState.SERVING and self.told != self.summary():
+            self.told = self.summary()
+            self.want(Notify("status", self.told))

@@ -1,0 +1,102 @@
+"""The channel: a worker's end of the socketpair to its master. Orders come in, reports go out, both as lines of JSON.
+
+Descriptors come along with some orders, by SCM_RIGHTS (unix(7)). Bytes on a stream have no borders, descriptors do:
+Linux delivers them with the read that takes the first byte of their message, and such a read never goes on into a later
+message that has some too. So they arrive in the order of the orders that they belong to, and never after them: a queue
+of descriptors, of which each order takes as many as it says, is right.
+
+A process that has no descriptor left gets the message without them (MSG_CTRUNC). Such an order is dropped with a line
+in the log: the worker goes on with what it has.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+import socket
+from typing import Final
+
+from wsworker.errors import WireError
+from wsworker.wire import Lines, Order, Report, decode_order, encode
+
+READ_BYTES: Final = 64 * 1024
+MOST_DESCRIPTORS: Final = 253
+"""As many as one message carries: SCM_MAX_FD, unix(7)."""
+
+_INT_BYTES: Final = array.array("i").itemsize
+
+logger = logging.getLogger("wsworker.worker")
+
+
+class Channel:
+    """Reads orders and sends reports, without blocking once the loop runs."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lines = Lines()
+        self._descriptors: list[int] = []  # received, and not taken by an order yet
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, for add_reader."""
+        return self._socket.fileno()
+
+    def stop_blocking(self) -> None:
+        """From now on read returns at once; it is called where a loop tells when there is something to read."""
+        self._socket.setblocking(False)
+
+    def read(self) -> list[tuple[Order, list[int]]] | None:
+        """Return the orders that have come, each with its descriptors, which you must use or close.
+
+        They are close-on-exec. None: the channel has ended or speaks nonsense, so the master is dead.
+        """
+        try:
+            data = self._receive()
+            orders = [decode_order(line) for line in self._lines.feed(data)]
+        except BlockingIOError:
+            return []
+        except (OSError, WireError):
+            return None
+        if not data:
+            return None
+        taken = ((order, self._take(order)) for order in orders)
+        return [(order, descriptors) for order, descriptors in taken if len(descriptors) == order.fds]
+
+    def send(self, report: Report) -> None:
+        """Send a report. If the master is dying it is lost; the end of the channel will tell."""
+        with contextlib.suppress(OSError):
+            self._socket.send(encode(report))
+
+    def let_go(self) -> None:
+        """Close all that is open here, in a process that user code has forked."""
+        close_all(self._descriptors)
+        with contextlib.suppress(OSError):
+            # detached, so that the object does not close the number a second time when somebody else has it
+            os.close(self._socket.detach())
+
+    def _receive(self) -> bytes:
+        # not socket.recv_fds: it ignores its flags, and a thread of the user could fork and exec before a later fcntl
+        space = socket.CMSG_SPACE(MOST_DESCRIPTORS * _INT_BYTES)
+        data, messages, _, _ = self._socket.recvmsg(READ_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in messages:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % _INT_BYTES])
+                self._descriptors += numbers
+        return data
+
+    def _take(self, order: Order) -> list[int]:
+        """Return the descriptors of an order: as many as it says, or none when some of them were lost on the way."""
+        taken, self._descriptors = self._descriptors[: order.fds], self._descriptors[order.fds :]
+        if len(taken) < order.fds:
+            logger.error("the order %s is lost: out of file descriptors, see LimitNOFILE= or ulimit -n", order.name)
+            close_all(taken)
+            return []
+        return taken
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for descriptor in descriptors:
+        os.close(descriptor)

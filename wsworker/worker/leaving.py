@@ -1,0 +1,118 @@
+"""Leaving: the order of things when a worker goes, from the master's word to on_worker_stop.
+
+    reload    no clients from now on, on_worker_reload, goodbyes with 1012
+    replace   the same without on_worker_reload: the code is not new
+    scale     nobody follows in this slot: first whoever still comes is served until the queue is dry, then as replace
+    stop      who waits in the queue gets 503, as nobody follows anywhere; goodbyes with 1001
+    quick     as stop, and everything at once
+
+An order to be quick hurries whatever goes on. A stop that comes while a queue runs dry takes its place; one that comes
+later changes nothing, as the goodbyes are under way. All of it has one deadline, graceful_timeout after the first word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any, Final
+
+from wsworker.config import Config
+from wsworker.wire import DrainReason
+from wsworker.worker.accept import Acceptor
+from wsworker.worker.app import Callback
+from wsworker.worker.delivery import OURS
+from wsworker.worker.drain import RELOAD_CODE, STOP_CODE, Drain
+from wsworker.worker.hub import Hub
+
+PRELUDE_SHARE: Final = 0.5
+"""Part of graceful_timeout that may pass before the goodbyes, with an async on_worker_reload or a last queue."""
+
+LAST_QUEUE_SECONDS: Final = 10.0
+"""How long a flood of clients may keep a worker whose slot goes away from its goodbyes."""
+
+logger = logging.getLogger("wsworker.worker")
+
+
+class Leaving:
+    """How one worker leaves. tell() takes the master's orders at any time; leave() is run once, after told()."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config) -> None:
+        self._loop = loop
+        self._config = config
+        self._why: asyncio.Future[DrainReason] = loop.create_future()
+        self._overtaken: asyncio.Future[DrainReason] = loop.create_future()
+        self._drain: Drain | None = None
+        self._quick = False  # asked for; the order may come before the drain has begun
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the worker has to go."""
+        return self._why.done()
+
+    def tell(self, why: DrainReason) -> None:
+        """Go, or go sooner; an order that adds nothing to an earlier one is dropped."""
+        if why == "quick":
+            self._quick = True
+            if self._drain:
+                self._drain.hurry()
+        if not self._why.done():
+            self._why.set_result(why)
+        elif why in ("stop", "quick") and not self._overtaken.done():
+            self._overtaken.set_result(why)
+
+    async def told(self) -> None:
+        """Return once the worker has to go."""
+        await self._why
+
+    async def leave(self, hub: Hub, acceptor: Acceptor) -> None:
+        """Say goodbye to everybody and call on_worker_stop."""
+        why = self._why.result()
+        deadline = self._loop.time() + self._config.graceful_timeout
+        if why == "scale":
+            why = await self._run_dry(acceptor)
+        stopping = why in ("stop", "quick")
+        code, reason = (STOP_CODE, "going away") if stopping else (RELOAD_CODE, "service restart")
+        self._drain = Drain(hub, code, reason)
+        if self._quick:
+            self._drain.hurry()
+        if stopping:
+            hub.drain()
+            await acceptor.empty_and_close()
+        else:
+            await acceptor.close()
+        if why == "reload" and hub.app.on_worker_reload:
+            await self._announce_reload(hub.app.on_worker_reload, hub, self._drain)
+        asked = len(hub.worker.connections)
+        cut = await self._drain.run(self._config.drain_window, deadline - self._loop.time())
+        hub.timers.cancel_all()
+        await _call(hub.app.on_worker_stop, hub)
+        logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
+
+    async def _run_dry(self, acceptor: Acceptor) -> DrainReason:
+        """Serve whoever still comes to a slot that goes away; return why we leave in the end."""
+        seconds = min(LAST_QUEUE_SECONDS, self._config.graceful_timeout * PRELUDE_SHARE)
+        dry = self._loop.create_task(acceptor.run_dry(seconds))
+        either: set[asyncio.Future[Any]] = {dry, self._overtaken}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        dry.cancel()
+        return self._overtaken.result() if self._overtaken.done() else "scale"
+
+    async def _announce_reload(self, callback: Callback, hub: Hub, drain: Drain) -> None:
+        """Call on_worker_reload; clients must have their goodbye even if it never returns."""
+        seconds = self._config.graceful_timeout * PRELUDE_SHARE
+        task = self._loop.create_task(_call(callback, hub))
+        hurry = self._loop.create_task(drain.wait_for_hurry())
+        await asyncio.wait({task, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            why = "was in the way of a quick stop" if hurry.done() else f"took longer than {seconds:g} s"
+            logger.error("on_worker_reload (%s) %s and was cancelled", callback.place, why)
+            task.cancel(OURS)
+        hurry.cancel()
+
+
+async def _call(callback: Callback | None, hub: Hub) -> None:
+    if callback:
+        exception = await hub.caller.wait(callback, hub.worker)
+        if exception is not None:
+            hub.caller.report(callback, exception)
