@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check cover bench clean
+.PHONY: help run test check cover bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   ruff (format and lint) and mypy --strict"
 	@echo "make cover   every branch of the pure files is covered by their own tests"
+	@echo "make soak    twenty minutes of random faults under load"
 	@echo "make bench   echo benchmark against other servers, about two minutes"
 
 # the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
@@ -43,6 +44,9 @@ $(BIN)/.bench: $(BIN)/.ready
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks.echo $(ARGS)
+
+soak: $(BIN)/.ready
+	WSWORKER_CHAOS_SECONDS=1200 $(BIN)/python -m pytest -o timeout=1800 tests/system/test_chaos.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
 from wsworker.master.events import Action, Reading, Tell
-from wsworker.wire import Order
 
 
 def loans(actions: list[Action]) -> list[tuple[int, str, int]]:

@@ -262,7 +262,7 @@ def test_a_new_master_goes_on_with_the_kept_listeners(
         assert 1 == sum(ports.queue(slot) or 0 for slot in (1, 2))
     assert {"ws-1-1", "ws-1-2"} == systemd.store().keys()
     assert [
-        f"{gone} is not in `listen` any more; its listener is closed",
+        f"the listener that systemd kept for {gone} is of no use any more and is closed",
         "listeners of 2 slots taken over from systemd",
     ] == caplog.messages
 

@@ -1,9 +1,10 @@
 """The back-off: at once, then doubling, then parked."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.master.restarts import Park, Respawn, RestartPolicy, delay, verdict
+from wsworker.master.restarts import Park, Respawn, RestartPolicy, delay, over_budget, recent, verdict
 
 POLICY = RestartPolicy()
 TIMES = st.lists(st.floats(0, 1e6), max_size=12).map(lambda times: tuple(sorted(times)))
@@ -57,3 +58,14 @@ def test_back_off_is_monotone(exits: int, draws: tuple[float, float]) -> None:
     if delay(exits + 1, POLICY) < POLICY.longest_delay:
         shorter, longer = (delay(exits + n, POLICY) * (0.8 + 0.4 * draw) for n, draw in enumerate(draws))
         assert shorter <= longer
+
+
+def test_exits_count_for_a_minute() -> None:
+    """What is older does not show that anything is wrong now."""
+    assert (41.0, 100.0) == recent((39.0, 40.0, 41.0, 100.0), 100.0)
+
+
+@pytest.mark.parametrize(("exits", "slots", "over"), [(10, 4, False), (11, 4, True), (64, 64, False), (65, 64, True)])
+def test_the_budget_of_the_whole_service(exits: int, slots: int, over: bool) -> None:
+    """More than ten exits, or more than there are slots if that is more."""
+    assert over == over_budget((1.0,) * exits, slots)

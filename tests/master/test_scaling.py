@@ -121,12 +121,13 @@ def test_a_slot_that_cannot_be_made_leaves_the_number_as_it_is() -> None:
 
 
 def test_a_slot_that_cannot_listen_goes_again() -> None:
-    """Its worker is sent away, and as nobody could come there it need not wait for three seconds."""
+    """Its worker is sent away, and what was made of the slot closes after three seconds like any other."""
     story = Story(workers=1).serve()
     scale(story, 1)
     story.supervisor.handle(events.WorkerReady(2), story.now)
     assert [Tell(2, SCALE)] == kinds(story.tell(events.SlotFailed(2, "address in use")), Tell)
-    assert [CloseSlot(2)] == kinds(story.tell(events.WorkerExited(2, code=0)), CloseSlot, Spawn)
+    assert not kinds(story.tell(events.WorkerExited(2, code=0)), CloseSlot, Spawn)
+    assert [CloseSlot(2)] == kinds(story.later(3), CloseSlot, Spawn)
 
 
 def test_a_reload_with_another_number_scales() -> None:
@@ -178,7 +179,7 @@ def test_a_worker_that_was_killed_in_a_slot_that_goes_is_not_followed() -> None:
     story = Story(workers=3, worker_timeout=4).serve()
     story.tell(events.WorkerLeaving(3))
     story.tell(events.WorkerReady(4))
-    story.live(4, beating=[1, 3, 4])
+    story.live(5, beating=[1, 3, 4])
     assert {1: "ready", 2: "killed", 3: "draining", 4: "ready"} == story.states()
     assert [Tell(4, SCALE)] == kinds(scale(story, -2), Tell, Signal)
     assert not kinds(story.tell(events.WorkerExited(2, signal="SIGKILL")), Spawn)

@@ -58,3 +58,11 @@ def test_the_end_comes_after_the_answers_and_once() -> None:
     assert [Answer(3, {"result": "stopped"}), Exit(0)] == kinds(actions, Answer, Exit)
     assert not story.tell(events.StopRequested())
     assert not story.tell(events.DeadlinePassed())
+
+
+def test_a_service_that_stops_is_not_scaled() -> None:
+    """Nobody would work in the new slot."""
+    story = Story(workers=1).serve()
+    story.tell(events.StopRequested())
+    assert not story.tell(events.ScaleRequested(1))
+    assert 1 == story.supervisor.service.target

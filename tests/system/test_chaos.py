@@ -200,7 +200,8 @@ class Chaos:
         try:
             self.reload()
         finally:
-            # also those that were forked meanwhile, and have the limit from the master
+            # first the master, of which those that are forked meanwhile have the limit
+            lift(self.daemon.master, resource.RLIMIT_FSIZE)
             for pid in self.daemon.processes():
                 lift(pid, resource.RLIMIT_FSIZE)
         assert self.daemon.status()["totals"]["log_dropped"] > 0

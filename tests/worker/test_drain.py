@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, Peer, Service, closing, head, make_app, serving, text, until
+from wsworker.worker import connection as connection_module
 from wsworker.worker import drain
 from wsworker.worker.connection import Connection
 from wsworker.worker.drain import RELOAD_CODE, SECONDS_PER_CLIENT, STOP_CODE, Drain, schedule
@@ -429,6 +430,27 @@ def test_who_comes_during_a_drain_gets_503(run: Run) -> None:
             late.leave()
             last.send(closing(STOP_CODE))
             last.leave()
+            assert 0 == await within_the_deadline(task)
+
+    run(main())
+
+
+def test_a_hurry_half_closes_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FIN comes right behind the Close, without an answer; who had its goodbye before is not cut short."""
+    monkeypatch.setattr(connection_module, "ECHO_SECONDS", LONG)
+
+    async def main() -> None:
+        async with serving(make_app(on_message=print)) as service:
+            told, peer = await service.open(), await service.open()
+            next(iter(service.hub.worker.connections.values())).close(3000)
+            leaving = Drain(service.hub, STOP_CODE, "")
+            leaving.hurry()
+            task = asyncio.create_task(leaving.run(0, LONG))
+            assert STOP_CODE == await peer.close_code()
+            assert b"" == await peer.rest()
+            peer.send(closing(STOP_CODE))
+            peer.leave()
+            assert 3000 == await answer(told)
             assert 0 == await within_the_deadline(task)
 
     run(main())

@@ -50,17 +50,14 @@ class Scene:
     async def open(self) -> Peer:
         """Connect a client and complete its handshake."""
         peer = await self.dial()
+        peer.send(head())
         assert "101 Switching Protocols" in await peer.response()
         return peer
 
     async def dial(self) -> Peer:
-        """Connect a client that asks to come in."""
-        return await self.adopt(socket.create_connection(self.listener.getsockname()))
-
-    async def adopt(self, client: socket.socket) -> Peer:
-        """Let a client that is connected ask to come in."""
+        """Connect a client that says nothing; it stands in the queue before the loop turns again."""
+        client = socket.create_connection(self.listener.getsockname())
         peer = Peer(*await asyncio.open_connection(sock=client))
-        peer.send(head())
         self.peers.append(peer)
         return peer
 
@@ -169,12 +166,13 @@ def test_a_stop_overtakes_a_queue_that_runs_dry(run: Run, why: DrainReason, toge
             if not together:
                 for _ in range(5):
                     await asyncio.sleep(0)
-            waiting = socket.create_connection(one.listener.getsockname())
+            late = one.hub.loop.create_task(one.dial())
+            await asyncio.sleep(0)
             one.leaving.tell(why)
-            late = await one.adopt(waiting)
             assert 1001 == await goodbye(peer)
-            assert (await late.response()).startswith("HTTP/1.1 503 ")
-            late.leave()
+            waiting = await late
+            assert (await waiting.response()).startswith("HTTP/1.1 503 ")
+            waiting.leave()
 
     run(main())
 

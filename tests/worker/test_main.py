@@ -488,7 +488,7 @@ def test_a_fault_of_the_loop_is_reported(start: Start, fault: str) -> None:
     assert 1 == ward.reading().counters.messages_in
     # it could be a bug of ours, so all frames are in the log
     assert "the event loop has failed" in ward.stderr()
-    assert " in run_until_complete" in ward.stderr()
+    assert "wsworker/worker/main.py" in ward.stderr()
 
 
 def test_a_fault_that_the_user_causes_is_told_with_their_frames(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -639,8 +639,9 @@ def test_it_serves_a_slot_that_is_lent(start: Start) -> None:
         left.close()
 
 
-def test_who_leaves_borrows_nothing(start: Start) -> None:
+def test_who_leaves_borrows_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is lent then is closed at once, and what was lent before is closed with its own."""
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
     ward = start(EVERYTHING)
     ward.go()
     client = ward.open()
@@ -727,8 +728,9 @@ def test_nobody_hangs_when_all_are_full(start: Start, monkeypatch: pytest.Monkey
     assert (Opcode.TEXT, b"hello") == client.receive()
 
 
-def test_a_worker_without_descriptors_is_seen_at_once(start: Start) -> None:
+def test_a_worker_without_descriptors_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lets go of no client, tells those who come, and takes them again as soon as it can."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.2)
     ward = start(
         "import resource\n"
         "taken = []\n"

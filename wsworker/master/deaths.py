@@ -89,9 +89,6 @@ def retry(service: Service, slot: Slot, now: float) -> None:
     decision = verdict(slot.history, now, service.policy, service.draw())
     slot.history, slot.parked = decision.history, isinstance(decision, Park)
     slot.retry_at = decision.at
-    if service.over_budget:
-        slot.retry_at = max(decision.at, service.spawn_after)
-        service.spawn_after = slot.retry_at + SPACING_SECONDS
     if slot.parked:
         service.log("error", f"worker {slot.number} is parked after {len(slot.history)} exits in a row")
     elif slot.retry_at > now:
@@ -137,17 +134,25 @@ def judge(service: Service, slot: Slot) -> None:
 
 
 def spawn_due(service: Service, now: float) -> None:
-    """Start the workers whose delay is over."""
-    for slot in service.roster.staying():
-        if slot.retry_at is not None and slot.retry_at <= now and slot.has_room:
-            slot.restarts += 1
-            service.spawn(slot, now)
+    """Start the workers whose delay is over; over budget only one of them each second, who waits longest first."""
+    waiting = [(slot.retry_at, slot.number) for slot in service.roster.staying() if slot.retry_at is not None]
+    for retry_at, number in sorted(waiting):
+        slot = service.roster.slots[number]
+        if retry_at > now or not slot.has_room:
+            continue
+        if service.over_budget:
+            if now < service.spawn_after:
+                return
+            service.spawn_after = now + SPACING_SECONDS
+        slot.restarts += 1
+        service.spawn(slot, now)
 
 
 def deadline(service: Service) -> float | None:
     """Return when spawn_due has something to do."""
     times = (slot.retry_at for slot in service.roster.staying() if slot.has_room)
-    return min((at for at in times if at is not None), default=None)
+    first = min((at for at in times if at is not None), default=None)
+    return max(first, service.spawn_after) if first is not None and service.over_budget else first
 
 
 def _remove(service: Service, worker: Worker, event: WorkerExited, now: float) -> Slot:

@@ -74,7 +74,7 @@ def _retire(service: Service, slot: Slot, now: float) -> None:
 
 def _close_at(slot: Slot) -> float:
     assert slot.closing_since is not None
-    return slot.closing_since + CLOSE_SECONDS if slot.open else slot.closing_since
+    return slot.closing_since + CLOSE_SECONDS
 
 
 def _close(service: Service, slot: Slot) -> None:

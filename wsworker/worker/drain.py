@@ -61,8 +61,9 @@ class Drain:
         hub = self._hub
         hub.drain()
         deadline = hub.loop.time() + graceful_seconds
-        # a window beyond the deadline would leave clients that are cut without a word
-        await self._be_graceful(min(window_seconds, graceful_seconds), deadline)
+        if not self._hurried.is_set():
+            # a window beyond the deadline would leave clients that are cut without a word
+            await self._be_graceful(min(window_seconds, graceful_seconds), deadline)
         if self._hurried.is_set():
             hub.close_all(self._code, self._reason)
             await self._wait_until_empty(min(deadline, hub.loop.time() + QUICK_SECONDS))

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -22,15 +23,20 @@ File: TypeAlias = int | IO[bytes]
 
 
 def limit(pid: int, kind: int, soft: int) -> None:
-    """Set the soft limit of a process; kind: such as resource.RLIMIT_NOFILE. The hard one stays, for lift."""
-    hard = resource.prlimit(pid, kind)[1]
-    resource.prlimit(pid, kind, (soft, hard))
+    """Set the soft limit of a process; kind: such as resource.RLIMIT_NOFILE. The hard one stays, for lift.
+
+    A process that has just ended needs none.
+    """
+    with suppress(ProcessLookupError):
+        hard = resource.prlimit(pid, kind)[1]
+        resource.prlimit(pid, kind, (soft, hard))
 
 
 def lift(pid: int, kind: int) -> None:
-    """Set the soft limit of a process to its hard one."""
-    hard = resource.prlimit(pid, kind)[1]
-    resource.prlimit(pid, kind, (hard, hard))
+    """Set the soft limit of a process to its hard one; nothing if it has ended."""
+    with suppress(ProcessLookupError):
+        hard = resource.prlimit(pid, kind)[1]
+        resource.prlimit(pid, kind, (hard, hard))
 
 
 def descriptors(pid: int) -> list[int]:
