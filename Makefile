@@ -46,7 +46,7 @@ bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks.echo $(ARGS)
 
 soak: $(BIN)/.ready
-	WSWORKER_CHAOS_SECONDS=1200 $(BIN)/python -m pytest -o timeout=1800 tests/system/test_chaos.py $(ARGS)
+	WSWORKER_CHAOS_SECONDS=1200 $(BIN)/python -m pytest -s tests/system/test_chaos.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

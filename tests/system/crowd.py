@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.protocol import State
 
 COME_AGAIN: Final = (1001, 1012)
 ANSWER_SECONDS: Final = 30.0
@@ -29,13 +30,12 @@ PAUSES_SECONDS: Final = (0.2, 0.5)
 class Crowd:
     """So many clients, from `with` to its end.
 
-    connected: how many are connected and were answered; echoes: right answers; told_to_go: how often one was asked to
-    come again, by 1001, 1012 or 503. lost: the pid of the worker whose connection ended without a goodbye, and how; pid
-    0 is one that had not said a word yet. wrong: answers that were not right, refusals, and all other surprises.
+    echoes: right answers; told_to_go: how often one was asked to come again, by 1001, 1012 or 503. lost: the pid of the
+    worker whose connection ended without a goodbye, and how; pid 0 is one that had not said a word yet. wrong: answers
+    that were not right, refusals, and all other surprises.
     """
 
     def __init__(self, port: int, clients: int) -> None:
-        self.connected = 0
         self.echoes = 0
         self.told_to_go = 0
         self.lost: list[tuple[int, str]] = []
@@ -43,7 +43,8 @@ class Crowd:
         self._url = f"ws://127.0.0.1:{port}/"
         self._clients = clients
         self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
+        self._talking: set[ClientConnection] = set()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -53,12 +54,16 @@ class Crowd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
+        self._over.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the crowd does not go home"
 
     def __repr__(self) -> str:
         return f"{self.echoes} echoes, {self.told_to_go} times told to come again, {len(self.lost)} lost"
+
+    def is_whole(self) -> bool:
+        """Whether every client is connected and was answered, after all that has come in by now was looked at."""
+        return asyncio.run_coroutine_threadsafe(self._count(), self._loop).result(ANSWER_SECONDS) == self._clients
 
     def check(self, killed: Set[int]) -> None:
         """Fail unless all answers were right and only clients of killed workers, by pid, have lost their connection."""
@@ -74,6 +79,12 @@ class Crowd:
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._clients):
                 tasks.create_task(self._live(number))
+
+    async def _count(self) -> int:
+        for _ in range(3):
+            # each turn of the loop reads what is there: a goodbye of long ago must not be overlooked
+            await asyncio.sleep(0)
+        return sum(client.state is State.OPEN for client in self._talking)
 
     async def _live(self, number: int) -> None:
         """Be one client: connect, talk, and connect again when it is over, until the crowd goes home."""
@@ -104,7 +115,7 @@ class Crowd:
     async def _talk(self, client: ClientConnection, worker: _Worker, number: int, draw: random.Random) -> None:
         """Send and check answers until the connection or the crowd ends."""
         worker.pid = int((await self._ask(client, "who")).split()[0])
-        self.connected += 1
+        self._talking.add(client)
         try:
             count = 0
             while not self._over.is_set():
@@ -114,11 +125,12 @@ class Crowd:
                 if answer != f"{worker.pid} {text}":
                     self.wrong.append(f"client {number} sent {text!r} to {worker.pid} and was answered {answer!r}")
                 self.echoes += 1
+                # a goodbye ends the pause
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(draw.uniform(*PAUSES_SECONDS)):
-                        await self._over.wait()
+                        await client.wait_closed()
         finally:
-            self.connected -= 1
+            self._talking.remove(client)
 
     async def _ask(self, client: ClientConnection, text: str) -> str:
         await client.send(text)

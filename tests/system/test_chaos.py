@@ -250,13 +250,13 @@ def test_chaos(make_daemon: MakeDaemon) -> None:
     threads = threading.active_count()
     before: Size | None = None
     with Crowd(daemon.port, CLIENTS) as crowd:
-        eventually(lambda: crowd.connected == CLIENTS, "the whole crowd is connected", 30)
+        eventually(crowd.is_whole, "the whole crowd is connected", 30)
         end_at = time.monotonic() + SECONDS
         for number, (name, fault) in enumerate(chaos.faults()):
             if time.monotonic() > end_at:
                 break
             journal.note(f"{name}: {chaos.suffer(fault)}")
-            eventually(lambda: crowd.connected == CLIENTS, "the whole crowd is connected again", 30)
+            eventually(crowd.is_whole, "the whole crowd is connected again", 30)
             crowd.check(chaos.victims)
             assert master == daemon.master
             if number == 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from tests.system.daemon import WHO, Daemon, eventually
 from tests.system.faults.mischief import serving
 from tests.system.faults.test_signals import goodbye, talk
 
-MOST_WORKERS: Final = int(os.environ.get("WSWORKER_SCALE_TO", "8"))
+MOST_WORKERS: Final = 64
 
 
 def scaled_to(slots: int) -> Any:
@@ -38,8 +37,7 @@ def scale(daemon: Daemon, number: signal.Signals, slots: int) -> dict[int, int]:
 def test_row_49_up_and_down_under_clients(make_daemon: MakeDaemon) -> None:
     """TTIN adds a worker, TTOU takes the last one away, never the last of all; nobody is refused or reset by it.
 
-    Up to 8 here, as each worker is a process to import; WSWORKER_SCALE_TO=64 goes as far as the promise. Who sits on a
-    slot that goes is told 1012; who sits on another one does not notice.
+    Who sits on a slot that goes is told 1012; who sits on another one does not notice.
     """
     daemon = make_daemon(WHO, workers=1).start()
     (first,) = daemon.workers
