@@ -97,3 +97,21 @@ def test_a_replacement_waits_for_a_reload_and_is_not_needed_after_it() -> None:
     story.tell(events.WorkerReady(4))
     for worker in (1, 2):
         assert not kinds(story.tell(events.WorkerExited(worker, code=0)), Spawn)
+
+
+def test_new_code_is_not_blamed_for_the_deaths_of_the_old() -> None:
+    """Nine deaths, a reload, one more: the first of the new code, followed at once. A refused reload forgives none."""
+    story = Story(workers=1).serve()
+    for worker in range(1, 10):
+        story.tell(events.WorkerExited(worker, code=3))
+        story.later(60.0)
+        story.tell(events.WorkerReady(worker + 1))
+    history = story.supervisor.roster.slots[1].history
+    assert 9 == len(history)
+    story.tell(events.ReloadRequested(story.config))
+    story.tell(events.WorkerExited(11, code=78))
+    assert history == story.supervisor.roster.slots[1].history
+    story.tell(events.ReloadRequested(story.config))
+    story.tell(events.WorkerReady(12))
+    story.tell(events.WorkerExited(10, code=0))
+    assert [13] == [spawn.worker for spawn in only(story.tell(events.WorkerExited(12, code=3)), Spawn)]

@@ -105,8 +105,11 @@ def test_a_reading_is_noted() -> None:
 
 
 def test_degraded() -> None:
-    """A slot without a READY worker, or two generations side by side; a slot that goes does not count."""
+    """A slot without a READY worker that beats, or two generations side by side; a slot that goes does not count."""
     assert not roster(worker(1, 1), worker(2, 2)).degraded()
+    hung = roster(worker(1, 1, silence="hung"), worker(2, 2))
+    assert hung.degraded()
+    assert hung.summary() == "1/2 workers, 0 connections"
     known = roster(worker(1, 1))
     assert known.degraded()
     assert known.summary() == "1/2 workers, 0 connections"

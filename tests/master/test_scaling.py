@@ -50,7 +50,20 @@ def test_one_worker_less_is_the_last_and_its_slot_closes_after_three_seconds() -
     assert not only(story.said, CloseSlot)
     assert [CloseSlot(3)] == kinds(story.later(end + 3 - story.now), CloseSlot)
     assert [1, 2] == [*story.supervisor.roster.slots]
+    story.live(0, beating=[1, 2])
     assert "2/2 workers, 0 connections" == story.supervisor.service.summary()
+
+
+def test_restarts_are_counted_beyond_the_slot() -> None:
+    """The total of the service never falls, as little as its counters do."""
+    story = Story(workers=2).serve()
+    story.tell(events.WorkerExited(2, signal="SIGKILL"))
+    story.tell(events.WorkerReady(3))
+    scale(story, -1)
+    story.tell(events.WorkerExited(3, code=0))
+    story.later(4)
+    assert [1] == [*story.supervisor.roster.slots]
+    assert 1 == story.supervisor.status(story.now)["restarts"]
 
 
 def test_the_slot_that_closes_is_what_the_supervisor_waits_for() -> None:

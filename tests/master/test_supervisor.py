@@ -180,6 +180,7 @@ def test_a_dead_worker_is_followed_at_once_and_weighs_nothing_meanwhile() -> Non
     assert [Tell(3, GO), events.Weigh((256, 256))] == kinds(story.tell(events.WorkerReady(3)), Tell, events.Weigh)
     row = story.supervisor.status(story.now)["workers"][1]
     assert (1, "killed by SIGKILL") == (row["restarts"], row["last_exit"]["reason"])
+    assert 1 == story.supervisor.status(story.now)["restarts"]
 
 
 def test_a_second_death_waits_and_a_minute_of_health_forgives() -> None:

@@ -108,7 +108,12 @@ def test_clients_in_the_queue_survive_the_worker(make_daemon: MakeDaemon) -> Non
 @pytest.mark.parametrize(
     ("order", "exit_row", "logged"),
     [
-        pytest.param("exit", {"reason": "exit 3", "code": 3, "signal": None}, "died: exit 3", id="sys.exit"),
+        pytest.param(
+            "exit",
+            {"reason": "the app called sys.exit()", "code": 3, "signal": None, "error": "SystemExit: 3"},
+            "died: exit 3: the app called sys.exit()",
+            id="sys.exit",
+        ),
         pytest.param(
             "segv",
             {"reason": "killed by SIGSEGV", "code": None, "signal": "SIGSEGV"},

@@ -444,12 +444,16 @@ def test_signals_of_the_terminal_are_the_masters(start: Start, number: signal.Si
     ids=["sync", "async", "timer", "on_close"],
 )
 def test_an_exit_of_user_code_is_an_exit(start: Start, app: str) -> None:
-    """Wherever sys.exit is called, it ends the process with its code, and the seat has the last counters."""
+    """Wherever sys.exit is called, it ends the process with its code; the master is told, and where that was."""
     ward = start(app)
     ward.go()
     client = ward.open(text("bye"), closing(1000))
     assert (7, None) == ward.exit()
     assert 1 == ward.reading().counters.accepted
+    told = ward.report()
+    assert ("failed", "crash", "the app called sys.exit()") == (told.name, told.kind, told.error)
+    assert "chat.py" in told.trace
+    assert told.trace.endswith("\nSystemExit: 7")
     client.close()
 
 
@@ -586,8 +590,11 @@ def test_a_child_of_user_code_holds_nothing_that_is_lent(start: Start) -> None:
 
 
 def test_an_exit_during_the_start_is_an_exit(start: Start) -> None:
-    """It is no failed boot."""
-    assert (7, None) == start("def on_worker_start(worker):\n    sys.exit(7)\n").exit()
+    """It keeps its code; the master is told why there is no worker."""
+    ward = start("def on_worker_start(worker):\n    sys.exit(7)\n")
+    assert (7, None) == ward.exit()
+    told = ward.report()
+    assert ("failed", "boot", "the app called sys.exit()") == (told.name, told.kind, told.error)
 
 
 def test_the_end_of_the_channel_ends_it(start: Start) -> None:

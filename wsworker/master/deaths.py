@@ -145,6 +145,7 @@ def spawn_due(service: Service, now: float) -> None:
                 return
             service.spawn_after = now + SPACING_SECONDS
         slot.restarts += 1
+        service.restarts += 1
         service.spawn(slot, now)
 
 

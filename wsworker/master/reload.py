@@ -103,6 +103,9 @@ def _accept(service: Service, reload: Roll, canary: Worker) -> None:
         assert isinstance(reload.config.workers, int), "main resolves auto"
         service.target = reload.config.workers
     service.generation, service.accepted, reload.accepted = canary.generation, reload.config, True
+    for slot in service.roster.slots.values():
+        # what the old code has done is not held against the new
+        slot.history = slot.replacements = ()
     service.reloads += 1
     service.want(Adopt(reload.config))
 

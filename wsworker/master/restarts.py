@@ -4,7 +4,7 @@ Only exits that nobody asked for count. The first replacement comes at once, sin
 second on the delay starts at policy.first_delay and doubles up to policy.longest_delay, each drawn from +-20 % so that
 slots that died together do not come back together. After policy.intensity exits in a row the slot is parked: tried
 again only every policy.parked_seconds, and at a reload. Whoever keeps the history clears it once a worker of the slot
-has been READY for policy.healthy_seconds.
+has been READY for policy.healthy_seconds, and when a reload brings new code.
 
 All slots together have a budget too: after more than max(10, slots) such exits within a minute replacements start at
 most one a second until that is over. It never ends the service.

@@ -166,8 +166,8 @@ class Roster:
         return (slot for slot in self.slots.values() if not slot.closing)
 
     def ready_count(self) -> int:
-        """Return how many slots have a READY worker."""
-        return sum(slot.ready is not None for slot in self.staying())
+        """Return how many slots have a READY worker that beats."""
+        return sum(slot.ready is not None and slot.ready.silence == "none" for slot in self.staying())
 
     def quiet(self) -> bool:
         """Whether nobody boots, leaves or is being killed: the moment at which a roll may begin."""
@@ -178,9 +178,10 @@ class Roster:
         return not self.workers and all(slot.parked for slot in self.slots.values())
 
     def degraded(self) -> bool:
-        """Whether a slot lacks a READY worker, or READY workers run different generations."""
-        ready = [slot.ready for slot in self.staying()]
-        return len({worker.generation if worker else 0 for worker in ready}) > 1 or None in ready
+        """Whether a slot lacks a READY worker that beats, or READY workers run different generations."""
+        staying = [*self.staying()]
+        generations = {slot.ready.generation for slot in staying if slot.ready}
+        return self.ready_count() < len(staying) or len(generations) > 1
 
     def summary(self) -> str:
         """Return one line for a person: how many workers are READY and how many connections they hold."""

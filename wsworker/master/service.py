@@ -33,8 +33,9 @@ class Service:
     """Everything the supervisor knows.
 
     draw: gives a random number from 0 to 1 at each call. target: how many workers are wanted. roll: the reload under
-    way; waiting: the one behind it. deaths: unasked exits of the last minute, of all slots. spawn_after: the earliest
-    next replacement while those are over budget. opening: listeners whose outcome is not known yet.
+    way; waiting: the one behind it. restarts: how many workers have followed a dead one. deaths: unasked exits of the
+    last minute, of all slots. spawn_after: the earliest next replacement while those are over budget. opening:
+    listeners whose outcome is not known yet.
     """
 
     draw: Callable[[], float]
@@ -51,6 +52,7 @@ class Service:
     last_reload: dict[str, Any] | None = None
     stop_replies: list[Token] = field(default_factory=list)
     exit: Exit = field(default_factory=lambda: Exit(0))
+    restarts: int = 0
     deaths: tuple[float, ...] = ()
     over_budget: bool = False
     spawn_after: float = 0.0

@@ -174,6 +174,7 @@ class Supervisor:
             "workers_configured": service.target,
             "workers_ready": service.roster.ready_count(),
             "slots_ever": service.slots_ever,
+            "restarts": service.restarts,
             "over_budget": service.over_budget,
             "workers": list(rows.rows(service.roster, service.weights, now)),
         }

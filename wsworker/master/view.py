@@ -93,7 +93,7 @@ def document(
             "connections": sum(row["connections"] for row in workers),
             **asdict(totals),
             "log_dropped": totals.log_dropped + log_dropped,
-            "restarts": sum({row["slot"]: row["restarts"] for row in workers}.values()),
+            "restarts": status["restarts"],
         },
         "workers": workers,
     }

@@ -57,7 +57,7 @@ class BootError(Exception):
 def run(assignment: Assignment) -> int:
     """Be a worker until told to go; return the exit code.
 
-    A SystemExit of user code passes: the process ends with its code. Any other fault of the loop is reported.
+    A fault of the loop is reported. A SystemExit of user code is too, and passes: the process ends with its code.
     """
     channel = Channel(assignment.channel)
     try:
@@ -71,7 +71,10 @@ def run(assignment: Assignment) -> int:
     os.register_at_fork(after_in_child=life.let_go)
     try:
         return _live(life, loop)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit as error:
+        channel.send(life.obituary(error))
+        raise
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         channel.send(life.obituary(error))
@@ -142,11 +145,14 @@ class Life:
 
     def obituary(self, error: BaseException) -> Report:
         """Return what the master is told of a fault that ends the worker."""
-        text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
-        if str(error):
-            text += f": {error}"[:1000]
-        # with all frames: it may be a bug of ours, and the master shows those of the user only
-        logger.error("the event loop has failed", exc_info=error)
+        if isinstance(error, SystemExit):
+            text = "the app called sys.exit()"
+        else:
+            text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
+            if str(error):
+                text += f": {error}"[:1000]
+            # with all frames: it may be a bug of ours, and the master shows those of the user only
+            logger.error("the event loop has failed", exc_info=error)
         kind: FailureKind = "crash" if self._ready else "boot"
         return Report("failed", kind, error=text, trace=app_module.trace(error))
 

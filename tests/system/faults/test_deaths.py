@@ -138,7 +138,7 @@ def test_row_02_a_crash_in_c(make_daemon: MakeDaemon, order: str, name: str) -> 
 @pytest.mark.parametrize(
     ("order", "code", "shown"),
     [
-        pytest.param("leave", 3, "exit 3", id="sys.exit"),
+        pytest.param("leave", 3, "SystemExit: 3", id="sys.exit"),
         pytest.param("stop_the_loop", 1, "RuntimeError: Event loop stopped before Future completed", id="loop"),
     ],
 )
