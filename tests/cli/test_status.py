@@ -76,6 +76,16 @@ def test_a_slot_without_a_worker() -> None:
     assert ["3", "-", "waiting", "-", "-", "0", "7", "9", "8", "-", "-", "-", "4", remark] == cells(row, True, NOW)
 
 
+def test_a_queue_that_is_lent_says_who_has_it() -> None:
+    """Beside what else there is to say of the slot, and once if two workers of it live."""
+    assert (
+        "2m5s ago crash: killed by SIGKILL; worker 2 accepts for it"
+        == cells(slot(3, state="hung", last_exit=DEATH, lent_to=2), True, NOW)[-1]
+    )
+    assert "worker 2 accepts for it" == cells(empty(3, lent_to=2), True, NOW)[-1]
+    assert "" == cells(slot(3, state="draining", lent_to=2), True, NOW)[-1]
+
+
 def test_a_slot_whose_first_worker_is_not_there_yet() -> None:
     """Nothing has ended and nothing is awaited, so nothing is said."""
     assert "" == cells(empty(3), True, NOW)[-1]

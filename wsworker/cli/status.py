@@ -8,7 +8,8 @@ The master's document is all it needs; with --json it is printed as it came. Exi
 
 Messages and bytes are totals since the start of the service: a rate would need two looks. WGT is a slot's share of new
 connections beside the others', QUEUE how many clients wait to be accepted there. Behind the row of a slot stands why it
-has no worker, or what its last one died of if that was lately. Nothing is cut to the width of the terminal.
+has no worker, or what its last one died of if that was lately, and who accepts in its place. Nothing is cut to the
+width of the terminal.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def cells(worker: Mapping[str, Any], weighted: bool, now: float) -> Sequence[str
     counters = [str(worker["messages_in"]), str(worker["messages_out"])]
     if worker["pid"] is None:
         restarts = str(worker["restarts"])
-        return [slot, "-", state, "-", "-", weight, queue, *counters, "-", "-", "-", restarts, _why(worker)]
+        return [slot, "-", state, "-", "-", weight, queue, *counters, "-", "-", "-", restarts, _remarks(worker, now)]
     return [
         slot,
         str(worker["pid"]),
@@ -160,27 +161,26 @@ def cells(worker: Mapping[str, Any], weighted: bool, now: float) -> Sequence[str
         f"{worker['cpu'] * 100:.1f}",
         f"{worker['loop_lag'] * 1000:.0f} ms",
         str(worker["restarts"]),
-        _died_lately(worker, now),
+        _remarks(worker, now),
     ]
 
 
-def _why(worker: Mapping[str, Any]) -> str:
-    """Say why a slot has no worker, and when it gets its next one."""
+def _remarks(worker: Mapping[str, Any], now: float) -> str:
+    """Say why a slot has no worker, and when it gets its next one; or what its last one died of lately; who helps."""
+    last = worker["last_exit"]
     parts = []
-    if worker["last_exit"]:
-        parts.append(_death(worker["last_exit"]))
+    if worker["state"] == "draining":
+        # its successor, or the empty slot, shows the same
+        return ""
+    if worker["pid"] is None and last:
+        parts.append(_death(last))
+    elif last and last["class"] != "asked" and now - last["time"] < LATELY_SECONDS:
+        parts.append(f"{age(now - last['time'])} ago {_death(last)}")
     if worker.get("retry_in") is not None:
         parts.append(f"next start in {age(worker['retry_in'])}")
+    if worker["lent_to"] is not None:
+        parts.append(f"worker {worker['lent_to']} accepts for it")
     return "; ".join(parts)
-
-
-def _died_lately(worker: Mapping[str, Any], now: float) -> str:
-    """Say what the last worker of a slot that lives again died of, or "" if nothing is remarkable about that."""
-    last = worker["last_exit"]
-    # a worker that leaves is no news beside its successor, which shows the same last exit
-    if not last or last["class"] == "asked" or worker["state"] == "draining" or now - last["time"] >= LATELY_SECONDS:
-        return ""
-    return f"{age(now - last['time'])} ago {_death(last)}"
 
 
 def _death(last_exit: Mapping[str, Any]) -> str:

@@ -18,10 +18,14 @@ def rows(roster: Roster, weights: Sequence[int], now: float) -> Iterator[dict[st
     """Yield an object per living worker, and one for each slot that has none, in the order of the slots.
 
     weights: one per slot that listens. A worker that leaves shows the weight 0, as new clients go to its successor.
+    lent_to in a row is the number of the slot whose worker accepts in place of this one's.
     """
     for slot in roster.slots.values():
         weight = weights[slot.number - 1] if slot.number <= len(weights) else 0
-        yield from [_worker_row(worker, slot, weight, now) for worker in slot.workers] or [_empty_row(slot, now)]
+        borrower = roster.workers.get(slot.lent_to) if slot.lent_to is not None else None
+        lent = {"lent_to": borrower.slot if borrower else None}
+        for row in [_worker_row(worker, slot, weight, now) for worker in slot.workers] or [_empty_row(slot, now)]:
+            yield row | lent
 
 
 def exit_row(worker: Worker, event: WorkerExited, now: float) -> dict[str, Any]:
@@ -77,7 +81,6 @@ def _worker_row(worker: Worker, slot: Slot, weight: int, now: float) -> dict[str
         "state": _shown_state(worker),
         "uptime": now - worker.since,
         "weight": weight if worker.takes_connections else 0,
-        "lent_to": slot.lent_to,
         "restarts": slot.restarts,
         "last_exit": slot.last_exit,
     }
@@ -92,7 +95,6 @@ def _empty_row(slot: Slot, now: float) -> dict[str, Any]:
         "state": "closing" if slot.closing else "parked" if slot.parked else "waiting",
         "uptime": 0.0,
         "weight": 0,
-        "lent_to": slot.lent_to,
         "retry_in": None if slot.retry_at is None else max(0.0, slot.retry_at - now),
         "restarts": slot.restarts,
         "last_exit": slot.last_exit,

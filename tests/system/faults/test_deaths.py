@@ -88,7 +88,7 @@ def test_row_01_a_worker_is_killed(make_daemon: MakeDaemon) -> None:
         assert {pid_of(daemon.echo("new")) for _ in range(20)} <= {*others}
         assert {end_handshake(sock) for sock in begun} <= {*others}
         lent = daemon.wait_status(lambda status: slot(status, 1)["lent_to"])
-        assert slot(lent, 1)["lent_to"] in [row["id"] for row in lent["workers"] if row["pid"] in others]
+        assert slot(lent, 1)["lent_to"] in [row["slot"] for row in lent["workers"] if row["pid"] in others]
 
         gate.open()
         status = daemon.wait_status(lambda status: replaced(1, victim)(status) and all(weights(status)))
