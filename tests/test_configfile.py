@@ -134,12 +134,15 @@ def test_unreadable_files(folder: Path) -> None:
     Path("marked.yaml").write_bytes(b"\xef\xbb\xbfapp: hello\xff\n")
     Path("folder.yaml").mkdir()
     Path("loop.yaml").symlink_to("loop.yaml")
+    os.mkfifo("pipe.yaml")
     expected = {
         "none.yaml": "none.yaml: error: no such file; create it, or name another with -c FILE",
         "folder.yaml": "folder.yaml: error: this is a directory; name the file in it with -c FILE",
         "large.yaml": "large.yaml: error: larger than 1 MiB, so it is no config file; name another with -c FILE",
         "latin1.yaml": "latin1.yaml:2:10: error: the byte 0xe9 is not UTF-8; save the file as UTF-8",
         "marked.yaml": "marked.yaml:1:11: error: the byte 0xff is not UTF-8; save the file as UTF-8",
+        "pipe.yaml": "pipe.yaml: error: this is no regular file, so a reload could not read it again; "
+        "name another with -c FILE",
         "loop.yaml": "loop.yaml: error: cannot be read (Too many levels of symbolic links); "
         "name another file with -c FILE",
     }

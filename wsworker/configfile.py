@@ -15,6 +15,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,7 +341,10 @@ def _read_file(path: Path) -> _Source:
     """Return the text of the file; raises ConfigError with the one reason why there is none."""
     place = str(path)
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                message = "this is no regular file, so a reload could not read it again; name another with -c FILE"
+                raise ConfigError(place, (Problem(place, 0, 0, message),))
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(place, (Problem(place, 0, 0, _reason(error)),)) from None
@@ -356,6 +360,11 @@ def _read_file(path: Path) -> _Source:
         spot = Spot(len(before), len(before[-1]) + 1)
         message = f"the byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise ConfigError(place, (Problem(place, spot.line, spot.column, message),)) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe must not keep the master waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _reason(error: OSError) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
-from wsworker.master.events import Exit, Log, Reading, Spawn
+from wsworker.master.events import Exit, Log, Notify, Reading, Spawn
 from wsworker.master.restarts import RestartPolicy
+from wsworker.master.roster import ServiceState
 from wsworker.master.supervisor import Supervisor
 
 
@@ -171,3 +172,71 @@ def test_the_numbers_of_the_back_off_are_the_policys() -> None:
     story.tell(events.Started(story.config, 1))
     story.serve()
     assert 70 == only(story.tell(events.WorkerExited(1, code=1)), Exit)[0].code
+
+
+def test_forks_that_fail_are_tried_ever_later_and_are_no_deaths() -> None:
+    """The delays are those of a crash loop, up to 30 s; nothing is parked, no budget is spent, nothing restarted."""
+    story = Story(workers=2).serve()
+    story.supervisor.handle(events.WorkerExited(2, code=1), story.now)
+    waits = []
+    for worker in range(3, 20):
+        story.tell(events.SpawnFailed(worker, "no memory"))
+        at = story.supervisor.service.roster.slots[2].retry_at
+        assert at is not None
+        waits.append(at - story.now)
+        story.now = at
+        story.supervisor.handle(events.DeadlinePassed(), story.now)
+    assert [0.1, 0.2, 0.4] == [round(wait, 3) for wait in waits[:3]]
+    assert [30.0, 30.0] == waits[-2:]
+    status = story.supervisor.status(story.now)
+    assert (False, 0) == (status["over_budget"], status["restarts"])
+    assert "cannot fork worker 2: no memory" == status["workers"][1]["last_exit"]["reason"]
+    story.tell(events.Spawned(20, 1020))
+    assert (0, 1) == (story.supervisor.roster.slots[2].failed_forks, story.supervisor.status(story.now)["restarts"])
+
+
+def test_exit_78_before_ready_is_the_app_s() -> None:
+    """Also without a word: it may be what a supervisor must not start again."""
+    story = Story(workers=1)
+    assert 78 == only(story.tell(events.WorkerExited(1, code=78)), Exit)[0].code
+
+
+def test_a_replacement_that_does_not_start_is_not_the_death_of_who_serves() -> None:
+    """The log says who serves on and when it is tried again; the slot has had no exit."""
+    story = Story(workers=1, max_messages=100).serve()
+    story.tell(events.SlotsRead({1: Reading(story.now, messages=500)}))
+    story.tell(events.WorkerFailed(2, "boot", "no database"))
+    story.tell(events.WorkerExited(2, code=1))
+    text = "worker 1 serves on, as its replacement does not start: no database; the next one starts in 0.0 s"
+    assert [Log("error", text)] == [log for log in only(story.said, Log) if log.level == "error"]
+    assert last_exit(story) is None
+    story.tell(events.ReloadRequested(story.config))
+    assert last_exit(story) is None
+
+
+def test_a_canary_that_does_not_start_is_not_the_death_of_who_serves() -> None:
+    """The reload's result tells of it."""
+    story = Story(workers=1).serve()
+    story.tell(events.ReloadRequested(story.config))
+    story.tell(events.WorkerExited(2, code=78))
+    assert last_exit(story) is None
+
+
+def test_it_is_not_ready_before_anybody_is() -> None:
+    """All slots have had a verdict, and nobody serves yet: the service manager must wait."""
+    story = Story(workers=2)
+    story.tell(events.WorkerReady(1))
+    story.tell(events.WorkerExited(1, signal="SIGKILL"))
+    assert not only(story.tell(events.WorkerExited(2, code=1)), Notify)
+    assert [Notify("ready", "degraded: 1/2 workers, 0 connections")] == only(story.tell(events.WorkerReady(3)), Notify)
+
+
+def test_a_start_in_which_every_slot_is_parked_is_the_end() -> None:
+    """Nobody would ever be ready."""
+    story = Story(workers=1)
+    story.tell(events.WorkerReady(1))
+    story.supervisor.service.state = ServiceState.BOOTING
+    for worker in range(1, 11):
+        story.tell(events.WorkerExited(worker, code=1))
+        story.later(30)
+    assert 70 == only(story.said, Exit)[0].code

@@ -22,7 +22,7 @@ def test_a_wrong_configuration_is_told_and_changes_nothing() -> None:
     )
     assert [
         Log("error", "reload refused: the configuration is wrong\nworkers: must be a number"),
-        Notify("status", "reload refused: the configuration is wrong"),
+        Notify("status", "reload refused: workers: must be a number; 1/1 workers, 0 connections"),
     ] == kinds(actions, Log, Notify, Spawn)
     status = story.supervisor.status(story.now)
     assert (answer.body, "running", 0) == (status["last_reload"], status["state"], status["reloads"])
@@ -115,3 +115,107 @@ def test_new_code_is_not_blamed_for_the_deaths_of_the_old() -> None:
     story.tell(events.WorkerReady(12))
     story.tell(events.WorkerExited(10, code=0))
     assert [13] == [spawn.worker for spawn in only(story.tell(events.WorkerExited(12, code=3)), Spawn)]
+
+
+def test_a_death_of_the_new_code_ends_the_roll() -> None:
+    """Code that dies soon after READY must not take the place of all that works; who boots for it is sent away."""
+    story = Story(workers=3).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerReady(4))
+    assert {1: "draining", 2: "ready", 3: "ready", 4: "ready", 5: "starting"} == story.states()
+    actions = story.tell(events.WorkerExited(4, code=3))
+    (answer,) = only(actions, Answer)
+    assert (7, "partial", "worker 1 died: exit 3") == (
+        answer.reply,
+        answer.body["result"],
+        answer.body["error"]["cause"],
+    )
+    assert "after 1 of 3 workers; the others keep the old code" in answer.body["error"]["message"]
+    assert {1: "draining", 2: "ready", 3: "ready", 5: "draining", 6: "starting"} == story.states()
+    story.tell(events.WorkerExited(5, signal="SIGTERM"))
+    assert not only(story.tell(events.WorkerReady(6)), Answer)
+    assert "degraded" == story.supervisor.status(story.now)["state"]
+
+
+def test_a_death_that_leaves_its_slot_empty_keeps_who_boots_in_another_empty_one() -> None:
+    """Sending it away would leave one worker less."""
+    story = Story(workers=3).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerExited(2, code=1))
+    story.tell(events.WorkerReady(4))
+    story.tell(events.WorkerExited(4, code=3))
+    assert "starting" in [story.states()[worker.id] for worker in story.supervisor.roster.slots[2].workers]
+
+
+def test_a_death_of_the_old_code_during_a_roll_is_only_followed() -> None:
+    """By the new code, and the roll goes on."""
+    story = Story(workers=3).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerReady(4))
+    assert not only(story.tell(events.WorkerExited(3, code=3)), Answer)
+    story.tell(events.WorkerReady(5))
+    assert ["ok"] == [answer.body["result"] for answer in only(story.tell(events.WorkerReady(6)), Answer)]
+
+
+def test_a_worker_that_cannot_be_killed_is_not_waited_for_without_end() -> None:
+    """The caller learns which one is in the way; one that waits begins when it is gone."""
+    story = Story(workers=2).serve()
+    story.supervisor.service.kill(story.supervisor.roster.workers[2], story.now)
+    story.tell(events.ReloadRequested(story.config, 7))
+    actions = story.live(40, beating=[1])
+    (answer,) = only(actions, Answer)
+    assert ("refused", "worker 2 (pid 1002) was killed and does not die") == (
+        answer.body["result"],
+        answer.body["error"]["cause"],
+    )
+    assert not only(actions, Spawn)
+    story.tell(events.ReloadRequested(story.config))
+    assert [3] == [spawn.worker for spawn in only(story.tell(events.WorkerExited(2, signal="SIGKILL")), Spawn)]
+
+
+def test_a_roll_does_not_wait_for_a_worker_that_cannot_be_killed() -> None:
+    """It is partial: what is done stays."""
+    story = Story(workers=3).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.supervisor.service.kill(story.supervisor.roster.workers[2], story.now)
+    story.tell(events.WorkerReady(4))
+    story.tell(events.WorkerExited(1, code=0))
+    (answer,) = only(story.live(40, beating=[3, 4]), Answer)
+    assert ("partial", "worker 2 (pid 1002) was killed and does not die") == (
+        answer.body["result"],
+        answer.body["error"]["cause"],
+    )
+    assert "running" != story.supervisor.status(story.now)["state"]
+
+
+def test_the_service_manager_is_told_of_a_failed_reload_until_the_next_one() -> None:
+    """Not only until the number of connections changes."""
+    story = Story(workers=1).serve()
+    story.tell(events.ReloadRefused("config.yaml:1:1: error: no\n1 error in config.yaml"))
+    story.live(3, beating=[1])
+    beat = events.Reading(story.now, connections=5)
+    news = "reload refused: config.yaml:1:1: error: no; 1/1 workers, 5 connections"
+    assert [Notify("status", news)] == kinds(story.tell(events.SlotsRead({1: beat})), Notify)
+    story.tell(events.ReloadRequested(story.config))
+    story.tell(events.WorkerReady(2))
+    assert Notify("ready", "1/1 workers, 5 connections") == kinds(story.said, Notify)[-1]
+
+
+def test_a_worker_is_replaced_when_the_drain_of_its_slot_is_over() -> None:
+    """A slot has at most one worker on its way out; other slots do not wait for that."""
+    story = Story(workers=1, max_messages=100).serve()
+    used = events.Reading(story.now, messages=500)
+    story.tell(events.SlotsRead({1: used}))
+    story.tell(events.WorkerReady(2))
+    assert not only(story.tell(events.SlotsRead({1: used, 2: used})), Spawn)
+    assert [3] == [spawn.worker for spawn in only(story.tell(events.WorkerExited(1, code=0)), Spawn)]
+
+
+def test_nobody_is_replaced_while_a_reload_waits() -> None:
+    """The reload does that, and would else wait for one drain after the other."""
+    story = Story(workers=3, max_messages=100).serve()
+    story.tell(events.WorkerExited(3, code=1))
+    used = events.Reading(story.now, messages=500)
+    story.tell(events.ReloadRequested(story.config))
+    assert not only(story.tell(events.SlotsRead({1: used, 2: used})), Spawn)
+    assert [5] == [spawn.worker for spawn in only(story.tell(events.WorkerReady(4)), Spawn)]

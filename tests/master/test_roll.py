@@ -30,13 +30,17 @@ def test_the_next_step(known: Roster, step: Wait | Replace | None) -> None:
     assert step == roll.next_step(known, 2)
 
 
+def made(*slots: int) -> Roll:
+    """Make a roll that has replaced the workers of some slots."""
+    return Roll(Config(app="hello"), [], canary=3, rows=[{"slot": slot} for slot in slots])
+
+
 def test_a_row_for_a_replaced_worker() -> None:
     """An empty slot has no old pid; the first worker of a reload is its canary."""
-    made = Roll(Config(app="hello"), [], (), canary=3)
     row = {"slot": 1, "old_pid": None, "new_pid": 1003, "seconds": 0.5, "canary": True}
-    assert row == roll.replaced(made, worker(3, 1), None, 0.5)
+    assert row == roll.replaced(made(), worker(3, 1), None, 0.5)
     assert row | {"old_pid": 1001, "new_pid": 1004, "canary": False} == roll.replaced(
-        made, worker(4, 1), worker(1, 1), 0.5
+        made(), worker(4, 1), worker(1, 1), 0.5
     )
 
 
@@ -56,8 +60,7 @@ def test_a_failed_canary_refuses(serving: int, words: str) -> None:
 
 def test_a_later_failure_is_partial() -> None:
     """What is done stays done."""
-    made = Roll(Config(app="hello"), [], (), canary=3, rows=[{}])
-    outcome = roll.failed(made, WorkerFailed(4, "boot", "raised"), roster(worker(3, 1)))
+    outcome = roll.failed(made(1, 7), WorkerFailed(4, "boot", "raised"), roster(worker(3, 1)))
     assert "partial" == outcome["result"]
     assert "stopped starting after 1 of 2 workers" in outcome["error"]["message"]
 
@@ -68,15 +71,15 @@ def test_the_summary_and_the_answer_of_a_stop_have_the_same_keys() -> None:
         Roll(Config(app="hello"), [], ("listen",), began_at=5.0), {"result": "ok", "error": None}, 2, 7.5
     )
     assert (2.5, ["listen"], 2) == (summary["seconds"], summary["restart_needed"], summary["generation"])
-    assert roll.stopping(2).keys() == roll.refused("wrong", 2).keys() == summary.keys()
+    assert roll.stopping(2).keys() == roll.refused("wrong", 2).keys() == roll.held_up("", 2).keys() == summary.keys()
 
 
 def test_settings_are_applied_once_the_canary_is_ready() -> None:
     """Before that they are only wanted."""
-    made = Roll(Config(app="hello"), [], applied=("workers",))
-    assert [] == roll.summary(made, {"result": "refused", "error": None}, 2, 7.5)["applied"]
-    made.accepted = True
-    assert ["workers"] == roll.summary(made, {"result": "ok", "error": None}, 2, 7.5)["applied"]
+    reload = Roll(Config(app="hello"), [], applied=("workers",))
+    assert [] == roll.summary(reload, {"result": "refused", "error": None}, 2, 7.5)["applied"]
+    reload.accepted = True
+    assert ["workers"] == roll.summary(reload, {"result": "ok", "error": None}, 2, 7.5)["applied"]
 
 
 def test_a_slot_that_goes_is_passed_over() -> None:

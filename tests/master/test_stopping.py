@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.master.test_supervisor import Story, kinds, only
+from wsworker.config import Config
 from wsworker.master import events
-from wsworker.master.events import Answer, Exit, Signal, Spawn, Tell
+from wsworker.master.events import Answer, Exit, Log, Signal, Spawn, Tell
 from wsworker.wire import Order
 
 
@@ -66,3 +67,46 @@ def test_a_service_that_stops_is_not_scaled() -> None:
     story.tell(events.StopRequested())
     assert not story.tell(events.ScaleRequested(1))
     assert 1 == story.supervisor.service.target
+
+
+def test_hurry_gives_no_more_time_to_a_worker_that_beats() -> None:
+    """Ctrl-C every second, and a worker whose end hangs: it has three seconds and not three more each time."""
+    story = Story(workers=1).serve()
+    killed = []
+    for _ in range(4):
+        killed += kinds(story.tell(events.StopRequested(quick=True)), Signal)
+        killed += kinds(story.live(1, beating=[1]), Signal)
+    assert [Signal(1, "SIGCONT"), Signal(1, "SIGKILL")] == killed
+
+
+def test_hurry_keeps_a_graceful_end_that_is_nearer() -> None:
+    """Also when a beat comes after it."""
+    story = Story(workers=1, graceful_timeout=30).serve()
+    story.tell(events.StopRequested())
+    story.live(33, beating=[1])
+    story.tell(events.StopRequested())
+    assert [Signal(1, "SIGKILL")] == kinds(story.live(2, beating=[1]), Signal)
+
+
+def test_the_death_of_a_hung_worker_during_a_stop_is_no_crash() -> None:
+    """Nothing follows it, so nothing is said of its next start."""
+    story = Story(workers=2).serve()
+    story.tell(events.WorkerExited(2, code=1))
+    story.tell(events.WorkerReady(3))
+    story.supervisor.service.kill(story.supervisor.roster.workers[3], story.now)
+    story.tell(events.StopRequested())
+    (log,) = only(story.tell(events.WorkerExited(3, signal="SIGKILL")), Log)
+    assert "worker 2 (pid 1003) has left: killed by SIGKILL" == log.text
+    assert 1 == len(story.supervisor.service.deaths)
+
+
+def test_a_worker_leaves_by_the_configuration_it_runs_with() -> None:
+    """It knows no other graceful_timeout than the one it was started with."""
+    story = Story(workers=1, graceful_timeout=60).serve()
+    story.tell(events.ReloadRequested(Config(app="hello", workers=1, graceful_timeout=2)))
+    story.tell(events.WorkerReady(2))
+    assert not kinds(story.live(64, beating=[1, 2]), Signal)
+    assert [Signal(1, "SIGKILL")] == kinds(story.live(1, beating=[1, 2]), Signal)
+    story.tell(events.WorkerExited(1, signal="SIGKILL"))
+    story.tell(events.StopRequested())
+    assert [Signal(2, "SIGKILL")] == kinds(story.live(7, beating=[2]), Signal)

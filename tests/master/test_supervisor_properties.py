@@ -1,7 +1,8 @@
 """The supervisor's promises, as a state machine over a fake kernel.
 
 The kernel holds fake processes. Rules boot them, fail them, hang them, kill them, let time go by, and send what people
-send; every action is checked as it comes, and the whole roster after each rule. At the end the kernel is run to rest.
+send; every action is checked as it comes, and the whole roster after each rule. At the end the world gets well and the
+service has to as well, in time; then it is stopped, and processes die of nothing but SIGKILL.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ CONFIG = Config(
     max_worker_rss=100 * MIB,
 )
 POLICY = RestartPolicy()
+WELL_SECONDS = 400
+"""A parked slot gets its next worker within five minutes."""
+END_SECONDS = CONFIG.graceful_timeout + KILL_MARGIN_SECONDS + 2
 
 
 @dataclass
@@ -109,9 +113,13 @@ class Kernel:
     def note_reload(self) -> None:
         reloading = self.supervisor.state is ServiceState.RELOADING
         if reloading and self.reload_ready is None:
-            self.reload_ready, self.reload_deaths = self.supervisor.roster.ready_count(), 0
+            self.reload_ready, self.reload_deaths = self.ready_slots(), 0
         elif not reloading:
             self.reload_ready = None
+
+    def ready_slots(self) -> int:
+        """Count the slots that have a READY worker, whether it beats or not."""
+        return sum(slot.ready is not None for slot in self.supervisor.roster.slots.values() if not slot.closing)
 
     def perform(self, action: Action) -> Event | None:
         match action:
@@ -164,8 +172,10 @@ class Kernel:
         assert action.worker not in self.gone | self.processes.keys()
         living = [process for process in self.processes.values() if process.slot == action.slot]
         assert len(living) <= 1
-        exits = self.supervisor.roster.slots[action.slot].history
-        if exits and not living and self.supervisor.state is not ServiceState.RELOADING:
+        slot = self.supervisor.roster.slots[action.slot]
+        exits = slot.history
+        # a parked slot that a reload could not fork for is tried again by the delays of forks
+        if exits and not living and not slot.failed_forks and self.supervisor.state is not ServiceState.RELOADING:
             parked = len(exits) >= POLICY.intensity
             least = POLICY.parked_seconds if parked else delay(len(exits), POLICY) * 0.8
             assert self.now - exits[-1] >= least - 1e-6, "a respawn came before its delay was over"
@@ -230,7 +240,8 @@ class Kernel:
                 assert self.now - process.beat_at >= self.config.worker_timeout / 2 - 1e-6
             case "SIGTERM":
                 assert process.ready_at is None
-                assert stopping or process.slot > self.supervisor.service.target
+                beside = [other for other in self.processes.values() if other.slot == process.slot and other.serving]
+                assert stopping or process.slot > self.supervisor.service.target or beside
             case "SIGCONT":
                 assert stopping
 
@@ -467,7 +478,7 @@ class Supervision(RuleBasedStateMachine):
     def a_reload_loses_no_ready_worker(self) -> None:
         kernel = self.kernel
         if kernel.supervisor.state is ServiceState.RELOADING and kernel.reload_ready is not None:
-            assert kernel.supervisor.roster.ready_count() >= kernel.reload_ready - kernel.reload_deaths
+            assert kernel.ready_slots() >= kernel.reload_ready - kernel.reload_deaths
 
     @invariant()
     def histories_stay_short(self) -> None:
@@ -477,16 +488,55 @@ class Supervision(RuleBasedStateMachine):
         kernel = self.kernel
         if not kernel.journal:
             return
+        if kernel.supervisor.state not in (ServiceState.STOPPING, ServiceState.ENDED):
+            self.get_well()
         if not kernel.stop_asked:
             self.stop(False, False)
-        while kernel.processes:
-            kernel.exit(min(kernel.processes), code=0)
+        self.end()
         kernel.advance(400.0)
         assert len(kernel.exits) == 1
         assert not kernel.unanswered, "a caller never got an answer"
         again = Supervisor(random.Random(kernel.seed).random, POLICY)
         for event, now, actions in kernel.journal:
             assert again.handle(event, now) == actions, "the same events and times gave other actions"
+
+    def get_well(self) -> None:
+        """Let everything go well from now on: then the service does so too, and nobody waits for an answer."""
+        kernel = self.kernel
+        kernel.fork_fails = kernel.no_more_slots = False
+        for _ in range(WELL_SECONDS):
+            for process in kernel.processes.values():
+                process.hung = process.stopped = process.full = False
+                process.messages, process.rss = 0, 50 * MIB
+            kernel.read_table()
+            for worker, process in [*kernel.processes.items()]:
+                if process.drained or process.killed or process.aborted_at or process.failed_at:
+                    kernel.exit(worker, code=0)
+                elif process.ready_at is None:
+                    self.ready(worker)
+            kernel.advance(1.0)
+            if self.is_well() or kernel.exits:
+                return
+        raise AssertionError("the service does not get well")
+
+    def is_well(self) -> bool:
+        """Whether as many workers as are wanted are READY, no reload is under way, and no queue is lent."""
+        service = self.kernel.supervisor.service
+        ready = self.kernel.supervisor.roster.ready_count()
+        return (
+            service.state is ServiceState.SERVING
+            and ready == len(service.roster.slots) == len(service.roster.workers) == service.target
+            and not (service.waiting or self.kernel.unanswered or self.kernel.loans)
+        )
+
+    def end(self) -> None:
+        """Let nobody leave by itself: each has its time, and then it is killed."""
+        began_at = self.kernel.now
+        while self.kernel.processes:
+            self.kernel.advance(1.0)
+            for worker in [worker for worker, process in self.kernel.processes.items() if process.killed]:
+                self.kernel.exit(worker, signal="SIGKILL")
+            assert self.kernel.now < began_at + END_SECONDS, "a worker that does not leave is not killed"
 
 
 TestSupervision = Supervision.TestCase

@@ -112,7 +112,9 @@ def _warnings(document: Mapping[str, Any]) -> list[str]:
     lines = []
     last = document["last_reload"]
     if last and last["error"]:
-        lines.append(f"last reload {last['result']}: {visible(last['error']['cause'] or last['error']['message'])}")
+        # a wrong configuration has a line for each mistake
+        why, _, _ = (last["error"]["cause"] or last["error"]["message"]).partition("\n")
+        lines.append(f"last reload {last['result']}: {visible(why)}")
     if document["over_budget"]:
         lines.append(
             "crash budget exceeded: too many workers died within a minute, so at most one a second is started; "

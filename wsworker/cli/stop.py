@@ -3,10 +3,10 @@
 It has gone when its lock is free: from then on `start` works. The connection to it stays open for the whole stop, and
 its answer comes when the last worker has left.
 
-A master that does not answer may be stopped itself (Ctrl-Z), or hang. It gets TERM and CONT then, by its pid file. That
-a pid file names a living process proves little, so three things have to fit: the process started when the file says,
-the lock of this service is held, and the process belongs to the owner of the run directory. The last one keeps a pid
-file that somebody else wrote from aiming root's signal.
+A master that does not answer may be stopped itself (Ctrl-Z), or hang, or speak another version's language. It gets TERM
+and CONT then, by its pid file. That a pid file names a living process proves little, so three things have to fit: the
+process started when the file says, the lock of this service is held, and the process belongs to the owner of the run
+directory. The last one keeps a pid file that somebody else wrote from aiming root's signal.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
     try:
         document: dict[str, Any] | None = ask.status(service)
     except ControlError as error:
-        if error.code != "timeout":
+        if error.code == "permission":
             raise
+        # it is silent, or busy with other callers, or of a version that speaks another language
         document = None
     if document is None:
         pid, connections = _signal_master(service, quick), None

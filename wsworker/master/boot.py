@@ -22,10 +22,15 @@ def start(service: Service, event: Started, now: float) -> None:
 
 
 def spawned(service: Service, event: Spawned, now: float) -> None:
-    """Note the pid of a worker."""
+    """Note the pid of a worker, and that its slot has a worker again."""
     worker = service.roster.workers.get(event.worker)
-    if worker:
-        worker.pid = event.pid
+    if worker is None:
+        return
+    slot = service.roster.slots[worker.slot]
+    worker.pid, slot.failed_forks = event.pid, 0
+    if worker.restart:
+        slot.restarts += 1
+        service.restarts += 1
 
 
 def slot_added(service: Service, event: SlotAdded, now: float) -> None:

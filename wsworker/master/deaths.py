@@ -6,9 +6,10 @@ when the next one comes. The first of all boots is special: if it fails, nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from wsworker.master import reload, rows, stopping
+from wsworker.master import reload, restarts, rows, stopping
 from wsworker.master.events import Exit, Log, SpawnFailed, WorkerExited, WorkerFailed
 from wsworker.master.restarts import SPACING_SECONDS, Park, over_budget, recent, verdict
 from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
@@ -21,36 +22,45 @@ def boot_failed(service: Service, worker: Worker, event: WorkerExited, now: floa
     """A worker has ended before it was READY."""
     if worker.failure is None:
         error = f"worker {worker.slot} died before it was ready: {event}"
-        worker.failure = WorkerFailed(worker.id, "boot", error, event.words)
-    failure = worker.failure
+        worker.failure = WorkerFailed(worker.id, "app" if event.code == EX_CONFIG else "boot", error, event.words)
     slot = _remove(service, worker, event, now)
+    _not_started(service, worker, worker.failure, slot, now, retry)
+
+
+def spawn_failed(service: Service, event: SpawnFailed, now: float) -> None:
+    """A worker could not even be forked: nothing has died, so its slot waits longer each time and is never parked."""
+    worker = service.roster.workers.get(event.worker)
+    if worker is None:
+        return
+    worker.failure = WorkerFailed(worker.id, "boot", f"cannot fork worker {worker.slot}: {event.reason}")
+    slot = _remove(service, worker, WorkerExited(worker.id), now)
+    # else a stop or a smaller number of workers came first
+    if worker.state is WorkerState.STARTING:
+        _not_started(service, worker, worker.failure, slot, now, _fork_again)
+
+
+def _not_started(
+    service: Service,
+    worker: Worker,
+    failure: WorkerFailed,
+    slot: Slot,
+    now: float,
+    again: Callable[[Service, Slot, float], None],
+) -> None:
+    """A worker that was to serve in a slot never will. again: says when the slot gets another one."""
     if not any(other.open for other in service.roster.slots.values()):
         text = f"{failure.error}\n{failure.trace}".rstrip()
         stopping.end_with(service, Exit(EX_CONFIG if failure.kind == "app" else 1, text), now)
         return
     if service.roll and worker.id == service.roll.current:
         reload.roll_failed(service, service.roll, failure, now)
+    elif slot.ready:
+        _retry_replacement(service, slot, failure, now)
     else:
         service.log("error", f"worker {slot.number} does not start: {failure.error}", failure.trace)
-    if slot.ready:
-        _retry_replacement(service, slot, now)
-    elif slot.retry_at is None:
-        retry(service, slot, now)
+    if slot.ready is None and slot.retry_at is None:
+        again(service, slot, now)
     judge(service, slot)
-
-
-def spawn_failed(service: Service, event: SpawnFailed, now: float) -> None:
-    """A worker could not even be forked."""
-    worker = service.roster.workers.get(event.worker)
-    if worker is None:
-        return
-    error = f"cannot fork worker {worker.slot}: {event.reason}"
-    worker.failure = WorkerFailed(worker.id, "boot", error)
-    if worker.state is WorkerState.STARTING:
-        boot_failed(service, worker, WorkerExited(worker.id), now)
-    else:
-        # a stop or a smaller number of workers came first
-        service.roster.remove(worker)
 
 
 def died(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
@@ -61,6 +71,7 @@ def died(service: Service, worker: Worker, event: WorkerExited, now: float) -> N
     why = f"{event}: {said.error}" if said else str(event)
     trace = (said.trace if said else "") or event.words
     service.log("error", f"worker {slot.number} (pid {worker.pid}) died: {why}", trace)
+    reload.not_alive(service, worker, f"worker {slot.number} died: {why}", trace, now)
     retry(service, slot, now)
 
 
@@ -95,10 +106,20 @@ def retry(service: Service, slot: Slot, now: float) -> None:
         service.log("warning", f"worker {slot.number} starts again in {slot.retry_at - now:.1f} s")
 
 
-def _retry_replacement(service: Service, slot: Slot, now: float) -> None:
+def _fork_again(service: Service, slot: Slot, now: float) -> None:
+    """Say when the next fork is tried: by the delays of a crash loop, and no sooner than after the slot's last death."""
+    slot.failed_forks += 1
+    tries = max(slot.failed_forks + 1, len(slot.history))
+    slot.retry_at = now + restarts.wait(tries, service.policy, service.draw())
+    service.log("warning", f"worker {slot.number} is tried again in {slot.retry_at - now:.1f} s")
+
+
+def _retry_replacement(service: Service, slot: Slot, failure: WorkerFailed, now: float) -> None:
     """Say when a replacement is tried again, while the worker it was for serves on."""
     decision = verdict(slot.replacements, now, service.policy, service.draw())
     slot.replacements, slot.replace_at = decision.history, decision.at
+    text = f"worker {slot.number} serves on, as its replacement does not start: {failure.error}"
+    service.log("error", f"{text}; the next one starts in {decision.at - now:.1f} s", failure.trace)
 
 
 def _count(service: Service, now: float) -> None:
@@ -128,7 +149,8 @@ def forgive(service: Service, worker: Worker, now: float) -> None:
 def judge(service: Service, slot: Slot) -> None:
     """Note a slot's first verdict; the service is settled once every slot has one and a worker is READY."""
     slot.judged = True
-    if service.state is ServiceState.BOOTING and all(slot.judged for slot in service.roster.slots.values()):
+    everybody = all(slot.judged for slot in service.roster.slots.values())
+    if service.state is ServiceState.BOOTING and everybody and service.roster.ready_count():
         service.state = ServiceState.SERVING
         service.notify_ready()
 
@@ -144,9 +166,7 @@ def spawn_due(service: Service, now: float) -> None:
             if now < service.spawn_after:
                 return
             service.spawn_after = now + SPACING_SECONDS
-        slot.restarts += 1
-        service.restarts += 1
-        service.spawn(slot, now)
+        service.spawn(slot, now).restart = True
 
 
 def deadline(service: Service) -> float | None:
@@ -158,5 +178,7 @@ def deadline(service: Service) -> float | None:
 
 def _remove(service: Service, worker: Worker, event: WorkerExited, now: float) -> Slot:
     slot = service.roster.remove(worker)
-    slot.last_exit = rows.exit_row(worker, event, now)
+    if slot.ready is None:
+        # else it was to replace somebody, who has not died of anything
+        slot.last_exit = rows.exit_row(worker, event, now)
     return slot

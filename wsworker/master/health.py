@@ -27,9 +27,9 @@ def read(service: Service, event: SlotsRead, now: float) -> None:
     """Take the beats and all else that was read, as happens once a second."""
     late = 0.0 if service.read_at is None else now - service.read_at - READ_SECONDS
     service.read_at = now
+    if late > LATE_SECONDS:
+        service.postpone(late)
     for worker in service.roster.workers.values():
-        if late > LATE_SECONDS:
-            worker.postpone(late)
         deaths.forgive(service, worker, now)
         reading = event.readings.get(worker.id)
         if reading:
@@ -38,7 +38,7 @@ def read(service: Service, event: SlotsRead, now: float) -> None:
                 hear(service, worker, reading.beat_at)
             _judge(service, worker, reading, now)
     deaths.recover(service, now)
-    if service.state in (ServiceState.BOOTING, ServiceState.STOPPING):
+    if service.state in (ServiceState.BOOTING, ServiceState.STOPPING) and not service.roster.only_killed():
         # both have deadlines of their own; the service manager's would cut them short
         service.want(Notify("extend", ""))
     service.notify_status()
@@ -56,7 +56,7 @@ def silent(service: Service, worker: Worker, event: Event, now: float) -> None:
     One stage a deadline, by what was done and not by how long it is silent: times that were added up before would
     compare unequal by a rounding error, and the loop would spin.
     """
-    timeout = service.config.worker_timeout
+    timeout = worker.worker_timeout
     state = "stopped by SIGSTOP or a debugger" if worker.stopped else "silent"
     text = f"worker {worker.slot} (pid {worker.pid}) is {state} for {now - worker.heard_at:.0f} s"
     if worker.silence == "none":
@@ -74,7 +74,7 @@ def silent(service: Service, worker: Worker, event: Event, now: float) -> None:
         service.kill(worker, now)
     else:
         worker.doom = "hung"
-        worker.state, worker.accepting = WorkerState.KILLED, False
+        service.doom(worker, now)
         worker.deadline_at = now + ABORT_SECONDS
         service.log("error", f"{text} and is replaced")
         service.want(Signal(worker.id, "SIGABRT"))

@@ -10,7 +10,7 @@ workers never exceed the slots by more than one. A worker that follows a dead on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from wsworker.master import roll
 from wsworker.master.events import (
@@ -23,8 +23,11 @@ from wsworker.master.events import (
     WorkerFailed,
 )
 from wsworker.master.roll import Replace, Roll, Wait
-from wsworker.master.roster import ServiceState, Slot, Worker
+from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
 from wsworker.master.service import Service
+
+UNDYING_SECONDS: Final = 30.0
+"""How long a reload waits for the end of a worker that was sent SIGKILL."""
 
 
 def ask(service: Service, event: ReloadRequested, now: float) -> None:
@@ -39,7 +42,7 @@ def refuse(service: Service, event: ReloadRefused, now: float) -> None:
     """Answer a reload whose configuration is wrong; nothing has changed."""
     service.last_reload = roll.refused(event.message, service.generation)
     service.log("error", f"reload refused: the configuration is wrong\n{event.message}")
-    service.want(Notify("status", "reload refused: the configuration is wrong"))
+    service.notify_status()
     if event.reply is not None:
         service.want(Answer(event.reply, service.last_reload))
 
@@ -54,24 +57,41 @@ def move_on(service: Service, now: float) -> None:
     """Go on with what waits for the lease: the roll, a reload that was asked for, a worker that is to go."""
     if service.roll and service.roll.current is None:
         _roll_on(service, service.roll, now)
-    if service.state is ServiceState.SERVING and service.roster.quiet():
-        if service.waiting:
+    if service.state is ServiceState.SERVING and service.waiting:
+        if service.roster.quiet():
             _begin(service, service.waiting, now)
-            return
-        due = next((slot for slot in _slots_to_renew(service) if slot.replace_at <= now), None)
-        if due:
-            service.spawn(due, now)
+        elif in_the_way := _undying(service, now):
+            _give_up(service, service.waiting, in_the_way)
+    due = next((slot for slot in _slots_to_renew(service) if slot.replace_at <= now), None)
+    if due:
+        service.spawn(due, now)
 
 
 def deadline(service: Service) -> float | None:
     """Return when move_on has something to do that no event announces: a replacement that failed is tried again."""
-    if service.state is not ServiceState.SERVING or not service.roster.quiet():
-        return None
     return min((slot.replace_at for slot in _slots_to_renew(service)), default=None)
 
 
 def _slots_to_renew(service: Service) -> list[Slot]:
-    return [slot for slot in service.roster.staying() if slot.ready and slot.ready.leaving]
+    """Return the slots whose worker is to be replaced, if the lease is free; a reload that waits replaces them all."""
+    if service.state is not ServiceState.SERVING or service.waiting or service.roster.lease_taken():
+        return []
+    return [slot for slot in service.roster.staying() if slot.ready and slot.ready.leaving and len(slot.workers) == 1]
+
+
+def _undying(service: Service, now: float) -> str:
+    """Name a worker that SIGKILL does not end, as its system call never returns; "" if there is none."""
+    for worker in service.roster.workers.values():
+        if worker.state is WorkerState.KILLED and now - worker.killed_at > UNDYING_SECONDS:
+            return f"worker {worker.slot} (pid {worker.pid}) was killed and does not die"
+    return ""
+
+
+def _give_up(service: Service, reload: Roll, cause: str) -> None:
+    service.waiting = None
+    service.last_reload = roll.held_up(cause, service.generation)
+    service.log("error", f"reload refused: {cause}")
+    service.want(*(Answer(reply, service.last_reload) for reply in reload.replies))
 
 
 def _begin(service: Service, reload: Roll, now: float) -> None:
@@ -114,6 +134,9 @@ def _roll_on(service: Service, reload: Roll, now: float) -> None:
     match roll.next_step(service.roster, service.generation):
         case Replace(slot):
             reload.current = service.spawn(service.roster.slots[slot], now).id
+        case Wait(None) if in_the_way := _undying(service, now):
+            service.log("error", f"reload partial: {in_the_way}")
+            _end(service, reload, roll.stuck(reload, service.roster, in_the_way), now)
         case Wait(worker):
             reload.current = worker
         case _:
@@ -128,9 +151,21 @@ def roll_failed(service: Service, reload: Roll, failure: WorkerFailed, now: floa
     _end(service, reload, outcome, now)
 
 
+def not_alive(service: Service, worker: Worker, cause: str, trace: str, now: float) -> None:
+    """A READY worker has died. If it is of the new code and the roll goes on, the other old workers are spared."""
+    reload = service.roll
+    if reload is None or not reload.accepted or worker.generation != service.generation:
+        return
+    current = service.roster.workers.get(reload.current) if reload.current is not None else None
+    outcome = roll.cut_short(reload, service.roster, cause, trace)
+    service.log("error", f"reload partial: {outcome['error']['message']}")
+    _end(service, reload, outcome, now)
+    if current and service.roster.slots[current.slot].ready:
+        service.drain(current, "replace", now)
+
+
 def _end(service: Service, reload: Roll, outcome: Mapping[str, Any], now: float) -> None:
     service.last_reload = roll.summary(reload, outcome, service.generation, now)
     service.want(*(Answer(reply, service.last_reload) for reply in reload.replies))
     service.roll, service.state = None, ServiceState.SERVING
-    error = outcome["error"]
-    service.notify_ready(f"reload {outcome['result']}: {error['cause']}; " if error else "")
+    service.notify_ready()

@@ -63,8 +63,15 @@ def verdict(history: tuple[float, ...], now: float, policy: RestartPolicy, draw:
     exits = (*history, now)[-policy.intensity :]
     if len(exits) >= policy.intensity:
         return Park(now + policy.parked_seconds, exits)
-    spread = 1 - JITTER + 2 * JITTER * draw
-    return Respawn(now + delay(len(exits), policy) * spread, exits)
+    return Respawn(now + wait(len(exits), policy, draw), exits)
+
+
+def wait(exits: int, policy: RestartPolicy, draw: float) -> float:
+    """Return the delay in seconds with jitter. exits: as in delay; draw: as in verdict.
+
+    A fork that failed waits by it too, without a history: nothing has died, so nothing is parked for it.
+    """
+    return delay(exits, policy) * (1 - JITTER + 2 * JITTER * draw)
 
 
 def delay(exits: int, policy: RestartPolicy) -> float:

@@ -83,15 +83,36 @@ def failed(roll: Roll, failure: WorkerFailed, roster: Roster) -> dict[str, Any]:
         message = f"the new code does not start; the {old_workers} serving"
     else:
         result = "partial"
-        slots = sum(1 for _ in roster.staying())
-        message = f"the new code stopped starting after {len(roll.rows)} of {slots} workers"
-        message += "; the others keep the old code"
+        message = f"the new code stopped starting after {_progress(roll, roster)}; the others keep the old code"
     return {"result": result, "error": _error(f"reload_{result}", message, failure.error, failure.trace)}
+
+
+def cut_short(roll: Roll, roster: Roster, cause: str, trace: str) -> dict[str, Any]:
+    """Return the result and error of a roll whose new workers do not stay alive. cause: which one died of what."""
+    message = f"a worker of the new code died after {_progress(roll, roster)}; the others keep the old code"
+    return {"result": "partial", "error": _error("reload_partial", message, cause, trace)}
+
+
+def stuck(roll: Roll, roster: Roster, cause: str) -> dict[str, Any]:
+    """Return the result and error of a roll that cannot go on. cause: who is in its way."""
+    message = f"the reload stopped after {_progress(roll, roster)}; the others keep the old code"
+    return {"result": "partial", "error": _error("reload_partial", message, cause)}
+
+
+def _progress(roll: Roll, roster: Roster) -> str:
+    """Count the slots that were replaced, but for those that were given up since."""
+    slots = [slot.number for slot in roster.staying()]
+    return f"{sum(row['slot'] in slots for row in roll.rows)} of {len(slots)} workers"
 
 
 def refused(message: str, generation: int) -> dict[str, Any]:
     """Return the result of a reload whose configuration is wrong; message: all that is wrong with it."""
     return _nothing_done("refused", _error("config_invalid", message), generation)
+
+
+def held_up(cause: str, generation: int) -> dict[str, Any]:
+    """Return the result of a reload that could not begin; cause: who is in its way."""
+    return _nothing_done("refused", _error("reload_refused", "the reload could not begin", cause), generation)
 
 
 def stopping(generation: int) -> dict[str, Any]:

@@ -47,8 +47,10 @@ Doom: TypeAlias = Literal["", "hung", "memory"]
 class Worker:
     """One process. Times are seconds on CLOCK_MONOTONIC; deadline_at is None when nothing is awaited of it.
 
-    unasked: whether its exit would come unasked; False once it was told to go. accepting: it was told go. leaving: it
-    is to be replaced. drain_until: the end of its time to drain. heard_at: its last sign of life, 0.0 before READY.
+    restart: it follows a dead one. graceful_timeout, worker_timeout: those of the configuration it was started with, by
+    which it goes as well. unasked: whether its exit would come unasked; False once it was told to go. accepting: it was
+    told go. leaving: it is to be replaced. drain_until: the end of its time to drain. killed_at: when its end by force
+    began. heard_at: its last sign of life, 0.0 before READY.
     """
 
     id: WorkerId
@@ -58,11 +60,14 @@ class Worker:
     since: float
     deadline_at: float | None
     limits: Limits = NO_LIMITS
+    graceful_timeout: float = 0.0
+    worker_timeout: float = 0.0
     pid: int | None = None
     unasked: bool = True
     accepting: bool = False
     leaving: bool = False
     drain_until: float = 0.0
+    killed_at: float = 0.0
     silence: Silence = "none"
     heard_at: float = 0.0
     connections: int = 0
@@ -71,6 +76,7 @@ class Worker:
     stopped: bool = False
     failure: WorkerFailed | None = None
     doom: Doom = ""
+    restart: bool = False
 
     @property
     def takes_connections(self) -> bool:
@@ -95,8 +101,8 @@ class Slot:
 
     bound, open: its listeners are made, and listen. judged: its first worker has become ready or failed. retry_at: when
     its next worker starts, None while none is to. replace_at, replacements: the same for the replacement of a worker
-    that serves on meanwhile. closing_since: it is given up for good. unserved_since: nobody accepts at its listeners.
-    lent_to: who accepts there instead.
+    that serves on meanwhile. failed_forks: how often its next worker could not even be forked. closing_since: it is
+    given up for good. unserved_since: nobody accepts at its listeners. lent_to: who accepts there instead.
     """
 
     number: int
@@ -108,12 +114,20 @@ class Slot:
     history: tuple[float, ...] = ()
     replace_at: float = 0.0
     replacements: tuple[float, ...] = ()
+    failed_forks: int = 0
     restarts: int = 0
     last_exit: dict[str, Any] | None = None
     closing_since: float | None = None
     unserved_since: float | None = None
     lent_to: WorkerId | None = None
     workers: list[Worker] = field(default_factory=list)
+
+    def postpone(self, seconds: float) -> None:
+        """Move all that is awaited here, as Worker.postpone does."""
+        self.replace_at += seconds
+        self.retry_at = None if self.retry_at is None else self.retry_at + seconds
+        self.closing_since = None if self.closing_since is None else self.closing_since + seconds
+        self.unserved_since = None if self.unserved_since is None else self.unserved_since + seconds
 
     @property
     def closing(self) -> bool:
@@ -172,6 +186,14 @@ class Roster:
     def quiet(self) -> bool:
         """Whether nobody boots, leaves or is being killed: the moment at which a roll may begin."""
         return all(worker.state is WorkerState.READY for worker in self.workers.values())
+
+    def only_killed(self) -> bool:
+        """Whether all that live are to die at once, and do not."""
+        return bool(self.workers) and all(worker.state is WorkerState.KILLED for worker in self.workers.values())
+
+    def lease_taken(self) -> bool:
+        """Whether a worker boots beside the one that it is to replace."""
+        return any(slot.booting and slot.ready for slot in self.slots.values())
 
     def given_up(self) -> bool:
         """Whether nobody lives and every slot is parked."""

@@ -100,6 +100,8 @@ class Service:
             since=now,
             deadline_at=now + config.boot_timeout,
             limits=draw_limits(config, self.draw),
+            graceful_timeout=config.graceful_timeout,
+            worker_timeout=config.worker_timeout,
         )
         self.roster.add(worker)
         slot.retry_at = None
@@ -112,8 +114,10 @@ class Service:
         self.want(Tell(worker.id, Order("go")))
 
     def drain(self, worker: Worker, why: DrainReason, now: float) -> None:
-        """Tell a worker to leave, and give it its time for that."""
-        grace = QUICK_SECONDS if why == "quick" else self.config.graceful_timeout + KILL_MARGIN_SECONDS
+        """Tell a worker to leave, and give it its time for that; what is left of it never grows."""
+        grace = QUICK_SECONDS if why == "quick" else worker.graceful_timeout + KILL_MARGIN_SECONDS
+        if worker.state is WorkerState.DRAINING:
+            grace = min(grace, worker.drain_until - now)
         if worker.state is WorkerState.STARTING:
             # it may not read its channel yet; until READY this signal just ends it
             self.want(Signal(worker.id, "SIGTERM"))
@@ -127,15 +131,29 @@ class Service:
         if worker.state is WorkerState.READY:
             worker.deadline_at = worker.heard_at + HUNG_SECONDS
         elif worker.heard_at:
-            worker.deadline_at = min(worker.drain_until, worker.heard_at + self.config.worker_timeout)
+            worker.deadline_at = min(worker.drain_until, worker.heard_at + worker.worker_timeout)
         else:
             worker.deadline_at = worker.drain_until
 
     def kill(self, worker: Worker, now: float) -> None:
         """End a worker by force. SIGKILL is repeated until it is reaped, as s6-supervise does."""
-        worker.state, worker.accepting = WorkerState.KILLED, False
+        self.doom(worker, now)
         worker.deadline_at = now + KILL_MARGIN_SECONDS
         self.want(Signal(worker.id, "SIGKILL"))
+
+    def doom(self, worker: Worker, now: float) -> None:
+        """Know that a worker's end by force has begun."""
+        if worker.state is not WorkerState.KILLED:
+            worker.killed_at = now
+        worker.state, worker.accepting = WorkerState.KILLED, False
+
+    def postpone(self, seconds: float) -> None:
+        """Move every deadline: the machine or the master stood still meanwhile, and nobody is to blame."""
+        self.spawn_after += seconds
+        for worker in self.roster.workers.values():
+            worker.postpone(seconds)
+        for slot in self.roster.slots.values():
+            slot.postpone(seconds)
 
     def recall(self, slot: Slot) -> None:
         """Take the listeners of a slot back; a borrower that is dead has given them back already."""
@@ -163,13 +181,18 @@ class Service:
         )
 
     def summary(self) -> str:
-        """Return one line for a person."""
-        return ("degraded: " if self.degraded else "") + self.roster.summary()
+        """Return one line for a person; a reload that went wrong is told until the next one."""
+        news, last = "", self.last_reload
+        if last and last["error"]:
+            # a wrong configuration has a line for each mistake
+            why, _, _ = (last["error"]["cause"] or last["error"]["message"]).partition("\n")
+            news = f"reload {last['result']}: {why}; "
+        return news + ("degraded: " if self.degraded else "") + self.roster.summary()
 
-    def notify_ready(self, news: str = "") -> None:
+    def notify_ready(self) -> None:
         """Tell the service manager that the service runs, at the start and after each reload."""
         self.told = self.summary()
-        self.want(Notify("ready", news + self.told))
+        self.want(Notify("ready", self.told))
 
     def notify_status(self) -> None:
         """Tell the service manager what has changed, if anything has."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from wsworker.master import roll
 from wsworker.master.events import Answer, CloseSlots, Exit, Notify, Signal, StopRequested
 from wsworker.master.roster import ServiceState, WorkerState
-from wsworker.master.service import QUICK_SECONDS, Service
+from wsworker.master.service import Service
 from wsworker.wire import DrainReason
 
 
@@ -26,9 +26,7 @@ def hurry(service: Service, event: StopRequested, now: float) -> None:
         return
     for worker in service.roster.workers.values():
         if worker.state is not WorkerState.KILLED:
-            deadline_at = worker.deadline_at
             service.drain(worker, "quick", now)
-            worker.deadline_at = min(now + QUICK_SECONDS, deadline_at or now + QUICK_SECONDS)
 
 
 def keep_caller(service: Service, event: StopRequested, now: float) -> None:
@@ -55,7 +53,9 @@ def _shut_down(service: Service, why: DrainReason, now: float) -> None:
         # a stopped process would neither read its order nor die of it politely
         service.want(Signal(worker.id, "SIGCONT"))
         on_its_way = worker.state is WorkerState.DRAINING and why != "quick"
-        if worker.state is not WorkerState.KILLED and not on_its_way:
+        if worker.state is WorkerState.KILLED:
+            worker.unasked = False
+        elif not on_its_way:
             service.drain(worker, why, now)
 
 

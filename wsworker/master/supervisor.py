@@ -192,7 +192,7 @@ class Supervisor:
             reload.move_on(service, now)
             lending.follow(service, now)
             service.weigh()
-        if service.state is SERVING and service.roster.given_up():
+        if service.state in (BOOTING, SERVING) and service.roster.given_up():
             error = "every worker is parked, none of them stays alive; see the log"
             stopping.end_with(service, Exit(EX_SOFTWARE, error), now)
         stopping.end(service)
