@@ -176,6 +176,9 @@ def test_a_reload_that_failed_is_shown() -> None:
     }
     document = STATUS | {"last_reload": {"result": "refused", "error": error}}
     assert "last reload refused: app.py:7 is bad" == plain(document)[2]
+    error |= {"message": "config.yaml:1:1: error: no\nwsworker: 1 error in config.yaml", "cause": ""}
+    document = STATUS | {"last_reload": {"result": "refused", "error": error}}
+    assert "last reload refused: config.yaml:1:1: error: no" == plain(document)[2]
     document = STATUS | {"last_reload": {"result": "ok", "error": None}}
     assert "" == plain(document)[2]
 

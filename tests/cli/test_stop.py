@@ -98,6 +98,15 @@ def test_a_deaf_master_without_a_pid_file(
     assert "no pid file says which process it is" in result.err
 
 
+def test_a_master_that_does_not_understand(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """One of another version is ended by a signal as well, so that a service can be stopped after an upgrade."""
+    running({"status": [{"error": {"code": "usage", "message": "unknown command"}}]})
+    result = wsworker("stop")
+    assert (1, True) == (result.code, "no pid file says which process it is" in result.err)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a process somebody else's")
 def test_a_pid_file_that_aims_at_somebody_else(
     place: Place, wsworker: Callable[..., Result], deaf: Callable[[str], subprocess.Popen[str]]
