@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from wsworker import listeners
 from wsworker.config import ListenAddress
 from wsworker.errors import BindError
 from wsworker.listeners import Group
@@ -342,6 +343,19 @@ def test_a_privileged_port_says_what_it_needs(make: Callable[..., Group]) -> Non
 
     with Child(probe) as child:
         assert child.told == f"permission denied: ports below {first} need root or CAP_NET_BIND_SERVICE"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"], ids=["missing", "no text"])
+def test_a_limit_that_cannot_be_read_is_the_usual_one(
+    make: Callable[..., Group], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    """Without /proc, or without a descriptor for it, a refused port is still a BindError in words."""
+    file = tmp_path / "first"
+    if content:
+        file.write_bytes(content)
+    monkeypatch.setattr(listeners, "UNPRIVILEGED_PORTS", file)
+    reason = make("127.0.0.1", 1)._reason(OSError(errno.EACCES, ""))
+    assert reason == "permission denied: ports below 1024 need root or CAP_NET_BIND_SERVICE"
 
 
 def test_a_family_that_is_switched_off_or_any_other_error_has_words(make: Callable[..., Group]) -> None:

@@ -9,6 +9,7 @@ import os
 import pty
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -278,13 +279,92 @@ def test_a_socket_nobody_reads_any_more() -> None:
         assert 1 == sink.dropped
 
 
-def test_a_descriptor_that_was_closed() -> None:
-    """User code may close anything; what is written then is lost."""
-    fd = os.open(os.devnull, os.O_WRONLY)
+def test_a_number_that_means_something_else_by_now(tmp_path: Path) -> None:
+    """User code has closed descriptor 2, and the next client's socket has that number: it must not get the log."""
+    ours = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    client, server = socket.socketpair()
+    with over(ours) as sink, client:
+        os.dup2(server.detach(), ours)
+        sink.write(LINE)
+        assert LINE == (tmp_path / "log").read_bytes()
+        assert [] == select.select([client], [], [], 0)[0]
+        os.close(ours)
+
+
+def test_an_output_that_takes_nothing() -> None:
+    """What is written then is lost, and counted."""
+    fd = os.open(os.devnull, os.O_RDONLY)
     with over(fd) as sink:
-        os.close(fd)
         sink.write(LINE)
         assert 1 == sink.dropped
+        os.close(fd)
+
+
+# ---- the terminal that controls us
+
+
+def take_terminal(theirs: int) -> None:
+    """Be the leader of a session whose controlling terminal this is, as a shell is; for a forked child."""
+    os.setsid()
+    # the kernel sends it to the leader when the test closes the other end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+
+def test_a_background_process_on_a_terminal_with_tostop() -> None:
+    """After Ctrl-Z and `bg` lines come all the same; no TTOU is sent to the group, and it does not stay blocked."""
+
+    def job(sink: Sink, writer: int) -> list[object]:
+        os.setpgid(0, 0)
+        # a write that is tried for ever must not outlive the test
+        signal.alarm(10)
+        sent: list[int] = []
+        signal.signal(signal.SIGTTOU, lambda number, frame: sent.append(number))
+        in_front = os.tcgetpgrp(writer) == os.getpgrp()
+        sink.write(LINE)
+        blocked = signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return [in_front, sink.dropped, sent, blocked]
+
+    def shell() -> list[object]:
+        with contextlib.ExitStack() as stack:
+            reader, writer = a_terminal(stack)
+            take_terminal(writer)
+            mode = termios.tcgetattr(writer)
+            mode[3] |= termios.TOSTOP
+            termios.tcsetattr(writer, termios.TCSANOW, mode)
+            sink = stack.enter_context(over(writer))
+            told: list[object] = in_child(lambda: job(sink, writer))
+            return [*told, have(reader).decode()]
+
+    assert [False, 0, [], False, LINE.decode()] == in_child(shell)
+
+
+def test_a_terminal_of_another_user_with_little_room() -> None:
+    """Behind su it cannot be opened under its name, but as /dev/tty; then not even a last bit of room makes it wait."""
+
+    def behind_su() -> None:
+        with contextlib.ExitStack() as stack:
+            reader, writer = a_terminal(stack)
+            take_terminal(writer)
+            # as terminals are: a newline needs two bytes then, and long pieces never fit where there is little room
+            mode = termios.tcgetattr(writer)
+            mode[1] |= termios.OPOST
+            termios.tcsetattr(writer, termios.TCSANOW, mode)
+            # opened while that is allowed: what the test itself writes must not wait
+            filler = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            stack.callback(os.close, filler)
+            forbid(writer)
+            sink = stack.enter_context(over(writer))
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(filler, b".")
+            while not select.select([], [writer], [], 0)[1]:
+                os.read(reader, 256)
+            sink.write(LINE * 100)
+            came = drained(sink, reader)
+            assert (0, LINE * 100) == (sink.dropped, came.lstrip(b".").replace(b"\r\n", b"\n"))
+
+    in_child(behind_su)
 
 
 # ---- a full disk

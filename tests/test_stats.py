@@ -74,6 +74,24 @@ def test_a_third_worker_of_a_slot_is_impossible() -> None:
         table.claim(1, 3)
 
 
+def test_others_are_those_of_other_slots() -> None:
+    """Whichever seat they have; a worker's own slot does not count, with its replacement or without."""
+    table = Table(3)
+    assert not table.others(2)
+    table.claim(2, 4)
+    table.claim(2, 5)
+    assert not table.others(2)
+    assert table.others(1)
+    assert table.others(3)
+    table.fold(2, 4)
+    assert table.others(1)
+    table.fold(2, 5)
+    assert not table.others(1)
+    table.claim(3, 6).write(1, 1, 1, True, Counters(1, 1, 1, 1, 1, 1, 1, 1, 1))
+    assert table.others(2)
+    assert not table.others(3)
+
+
 def test_a_forked_child_writes_into_the_same_table() -> None:
     """The memory is shared, not copied: what a child wrote is there after it has died."""
     table = Table(1)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from wsworker.stats import MAX_SLOTS
+
 FOLDER = Path(__file__).parent.parent / "systemd"
 PLAIN = FOLDER / "wsworker.service"
 TEMPLATE = FOLDER / "wsworker@.service"
@@ -107,6 +109,7 @@ def test_the_template_differs_only_where_it_must() -> None:
         ("KillMode", "mixed", "TERM reaches the master only, which drains its workers"),
         ("OOMPolicy", "continue", "a worker killed for its memory does not stop the others"),
         ("Restart", "on-failure", "a dead master comes back"),
+        ("FileDescriptorStoreMax", "512", "the listeners outlive the master: the default drops them"),
         ("RestartPreventExitStatus", "2 78", "a wrong configuration is not started again and again"),
         ("WatchdogSec", "30", "a stuck master is noticed"),
         ("User", "wsworker", "not root"),
@@ -128,10 +131,16 @@ def test_keys_are_set_once() -> None:
     assert {key for key in keys if keys.count(key) > 1} == {"SystemCallFilter"}
 
 
-def test_nothing_is_promised_that_the_master_does_not_do() -> None:
-    """No fd store is asked for, and no key stands there that is known to break Python."""
+def test_nothing_breaks_python() -> None:
+    """No key stands there that is known to break Python."""
     keys = {key for _, key, _ in assignments(PLAIN)}
-    assert not keys & {"FileDescriptorStoreMax", "MemoryDenyWriteExecute", "ProcSubset"}
+    assert not keys & {"MemoryDenyWriteExecute", "ProcSubset"}
+
+
+def test_the_store_holds_every_listener() -> None:
+    """There is room for the listeners of as many workers as there can be, on two TCP addresses."""
+    values = {key: value for _, key, value in assignments(PLAIN)}
+    assert 2 * MAX_SLOTS == int(values["FileDescriptorStoreMax"])
 
 
 def test_timeouts_leave_room() -> None:

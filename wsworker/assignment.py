@@ -6,6 +6,7 @@ Everything here is inherited and not sent: descriptors and shared memory survive
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsworker.config import Config
@@ -17,8 +18,9 @@ class Assignment:
     """Who a worker is and what it works with.
 
     worker: its id; slot: its place, from 1; generation: of code and configuration; node: first part of every
-    connection's id, unique to this run of the service. sockets: the slot's listeners, borrowed; channel: our end of the
-    socketpair to the master; seat: ours in the shared table; words: a descriptor that takes the stacks which
+    connection's id, unique to this run of the service. sockets: the slot's listeners, borrowed; shared: those of
+    them that are one queue for all workers; channel: our end of the socketpair to the master; seat: ours in the shared
+    table; others: tells whether any other slot has a worker now; words: a descriptor that takes the stacks which
     faulthandler writes, and that the master reads.
     """
 
@@ -28,6 +30,8 @@ class Assignment:
     generation: int
     node: str
     sockets: list[socket.socket]
+    shared: list[socket.socket]
     channel: socket.socket
     seat: Seat
+    others: Callable[[], bool]
     words: int

@@ -22,6 +22,7 @@ maps a class to an exit code. A fault, that is any other exception, travels unto
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,13 @@ from typing import Final
 _TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _PRINTABLE: Final = re.compile(r"[ -~]*")
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
+
+
+SHORTAGES: Final[Mapping[int | None, tuple[str, str]]] = {
+    errno.EMFILE: ("the master is out of descriptors", "raise LimitNOFILE= of the unit or `ulimit -n`"),
+    errno.ENFILE: ("the system is out of descriptors", "raise fs.file-max"),
+}
+"""What a system call failed for that would have worked otherwise, and the next step; errno(3)."""
 
 
 class WsworkerError(Exception):
@@ -128,18 +136,19 @@ class BindError(WsworkerError):
     """An address of `listen` cannot be bound or listened on.
 
     reason: a clause such as "address in use"; owner: "pid 812 (nginx)" or "" when nothing is visible;
-    place: where the address was set, such as "config.yaml:3:9", or "".
+    place: where the address was set, such as "config.yaml:3:9", or ""; cure: the next step, if not to change that.
     """
 
     address: str
     reason: str
     owner: str = ""
     place: str = ""
+    cure: str = ""
 
     def __str__(self) -> str:
         by = f" by {self.owner}" if self.owner else ""
         place = f" ({self.place})" if self.place else ""
-        return f"cannot listen on {self.address}: {self.reason}{by}; change `listen`{place}"
+        return f"cannot listen on {self.address}: {self.reason}{by}; {self.cure or f'change `listen`{place}'}"
 
 
 @dataclass(eq=False)

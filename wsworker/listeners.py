@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 
 from wsworker import steering
 from wsworker.config import ListenAddress
-from wsworker.errors import BindError
+from wsworker.errors import SHORTAGES, BindError
 from wsworker.occupant import occupant
 
 Socket: TypeAlias = socket.socket  # inside Group, `socket` is its method
@@ -290,6 +290,9 @@ class Group:
         except socket.gaierror:
             raise self._error("no such address on this machine") from None
         except OSError as exc:
+            if exc.errno in SHORTAGES:
+                reason, cure = SHORTAGES[exc.errno]
+                raise BindError(str(self.address), reason, place=self.place, cure=cure) from None
             in_use = exc.errno == errno.EADDRINUSE
             raise self._error(self._reason(exc), occupant(self.address) if in_use else "") from None
 
@@ -302,8 +305,7 @@ class Group:
             case errno.EAFNOSUPPORT:
                 return "IPv6 is switched off on this machine"
             case errno.EACCES if self.address.port:
-                first = UNPRIVILEGED_PORTS.read_text().strip()
-                return f"permission denied: ports below {first} need root or CAP_NET_BIND_SERVICE"
+                return f"permission denied: ports below {_first_free_port()} need root or CAP_NET_BIND_SERVICE"
             case None:
                 return str(exc)  # Python's own refusal, of a path that is too long
             case code:
@@ -320,6 +322,14 @@ def _closed_on_error(sock: Socket) -> Iterator[None]:
     except BaseException:
         sock.close()
         raise
+
+
+def _first_free_port() -> str:
+    """Return the first port that everybody may bind; where the machine does not tell, it is the usual one. ip(7)."""
+    try:
+        return UNPRIVILEGED_PORTS.read_text().strip()
+    except (OSError, ValueError):
+        return "1024"
 
 
 def _identity(path: str) -> tuple[int, int] | None:

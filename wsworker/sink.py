@@ -9,9 +9,13 @@ O_NONBLOCK is not set on the descriptor itself: it belongs to the open file desc
 (a shell, tee, a program that user code starts), and they would get EAGAIN from a write that never failed before. So:
 
     pipe, terminal   opened anew through /proc/self/fd with O_NONBLOCK, which makes a description of our own, pipe(7)
-    ... not allowed  written with RWF_NOWAIT where the kernel has that, else only after poll(2) says that there is room
+    ... not allowed  a terminal that is our controlling one: opened as /dev/tty, which everybody may, tty(4)
+    ... nor that     written with RWF_NOWAIT where the kernel has that, else only after poll(2) says that there is room
     socket           MSG_DONTWAIT
     everything else  written plainly: a regular file gives an error when there is no room and does not wait for it
+
+One case is left in which a write can wait, see _write_if_room: a terminal that belongs to another user and is not our
+controlling one.
 
 Processes that share a pipe do not mix their lines: up to PIPE_BUF bytes are written as one, so longer records go out
 in pieces that end where a line ends. A record that went out in part is finished before the next one begins; if that
@@ -21,16 +25,18 @@ fails for good, the next one begins with a newline, so that it does not stick to
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import select
+import signal
 import socket
 import stat
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -250,9 +256,13 @@ def _way(fd: int) -> _Way:
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
         return _way_of_a_socket(fd)
-    if stat.S_ISFIFO(mode) or os.isatty(fd):
+    if stat.S_ISFIFO(mode):
         return _way_of_a_pipe(fd)
-    return _Way(partial(os.write, fd), _close_nothing, sys.maxsize)
+    if os.isatty(fd):
+        way = _way_of_a_pipe(fd)
+        return replace(way, write=partial(_write_from_the_background, way.write))
+    own = _duplicate(fd)
+    return _Way(partial(os.write, own), partial(os.close, own), sys.maxsize)
 
 
 def _way_of_a_socket(fd: int) -> _Way:
@@ -261,19 +271,50 @@ def _way_of_a_socket(fd: int) -> _Way:
 
 
 def _way_of_a_pipe(fd: int) -> _Way:
+    """For a terminal too."""
     try:
-        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        own = _opened_anew(fd)
     except OSError:
-        # another user's, as behind su; or a named pipe that nobody reads any more
-        return _Way(partial(_write_if_room, fd), _close_nothing, _MOST_IN_A_PIPE)
+        # a pipe of another user; or a named one that nobody reads any more
+        own = _duplicate(fd)
+        return _Way(partial(_write_if_room, own), partial(os.close, own), _MOST_IN_A_PIPE)
     return _Way(partial(os.write, own), partial(os.close, own), _MOST_IN_A_PIPE)
+
+
+def _opened_anew(fd: int) -> int:
+    """Return a descriptor that does not block, for the same pipe or terminal. Raises OSError."""
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        # behind su or sudo the terminal is another user's. tcgetpgrp(3) is an error unless it is our controlling one
+        os.tcgetpgrp(fd)
+        return os.open("/dev/tty", flags)
+
+
+def _write_from_the_background(write: Callable[[bytes], int], data: bytes) -> int:
+    """Write to a terminal, also after `bg` where `stty tostop` is set.
+
+    The kernel would send TTOU to the whole process group instead of writing. A default action stops the service, and
+    with a handler, as master and workers have one, write(2) is interrupted and tried again for ever. Who blocks TTOU
+    may write: termios(3). It is blocked for no longer than this, because programs that user code starts inherit it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        return write(data)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_if_room(fd: int, data: bytes) -> int:
     """Write to a pipe or terminal whose mode is not ours to change. Raises BlockingIOError.
 
-    pwritev2(2) at -1 is a plain write with flags. Pipes know RWF_NOWAIT since Linux 6.5, terminals do not. After
-    poll(2) a write can still wait if another process takes the room in between.
+    pwritev2(2) at -1 is a plain write with flags. Pipes know RWF_NOWAIT since Linux 6.5, terminals do not.
+
+    After poll(2) a write can still wait. On a pipe, poll promises room for PIPE_BUF, so only if another process takes
+    it in between. On a terminal it promises one byte, and a write waits until all is out: that happens with a terminal
+    that is read slowly or not at all, but not with Ctrl-S, as there is no room then. Nothing better is to be had there:
+    O_NONBLOCK is everybody's, and to drop every line would be worse than to wait for a terminal that somebody looks at.
     """
     try:
         return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
@@ -289,5 +330,6 @@ def _write_if_room(fd: int, data: bytes) -> int:
     return os.write(fd, data)
 
 
-def _close_nothing() -> None:
-    """Stand in where nothing was opened."""
+def _duplicate(fd: int) -> int:
+    """Return a descriptor of our own: user code may close 2, and then a client's socket may get that number."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -151,6 +151,15 @@ class Table:
                 total = total.plus(seat.read().counters)
         return total
 
+    def others(self, slot: int) -> bool:
+        """Return whether any other slot has a worker now. All ids are read at once: a full worker asks often."""
+        for seat in range(SEATS_PER_SLOT):
+            workers = self._words[len(COUNTER_NAMES) + seat * _SEAT_WORDS + _WORKER :: _RECORD_WORDS].tolist()
+            del workers[slot - 1]
+            if any(workers):
+                return True
+        return False
+
     def _record(self, slot: int) -> memoryview:
         start = (slot - 1) * _RECORD_WORDS
         return self._words[start : start + _RECORD_WORDS]

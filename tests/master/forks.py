@@ -32,6 +32,8 @@ NOBODY = pwd.getpwnam("nobody")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_KEEPCAPS = 8
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 
 def readable(fd: int, seconds: float = DEADLINE_SECONDS) -> bool:
@@ -60,6 +62,23 @@ def become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY.pw_gid, NOBODY.pw_gid, NOBODY.pw_gid)
     os.setresuid(NOBODY.pw_uid, NOBODY.pw_uid, NOBODY.pw_uid)
+
+
+def set_capabilities(mask: int) -> None:
+    """Have these capabilities, a bit each, and no other. capget(2)."""
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    assert 0 == libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), os.strerror(ctypes.get_errno())
+
+
+def become_able(uid: int, groups: list[int]) -> None:
+    """Become somebody who may do all that root may, as with AmbientCapabilities=. capabilities(7)."""
+    permitted = int(proc_status("self", "CapPrm"), 16)
+    libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    set_capabilities(permitted)
 
 
 class Pipe:

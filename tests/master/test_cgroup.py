@@ -75,19 +75,30 @@ def memory_events(kills: int) -> str:
     return f"low 0\nhigh 3\nmax 40\noom 5\noom_kill {kills}\noom_group_kill 9\n"
 
 
-def test_a_kill_is_told_once(tmp_path: Path) -> None:
-    """Kills from before the start are no news; each later growth is, until it is asked for."""
+def test_a_kill_is_told_while_it_is_fresh(tmp_path: Path) -> None:
+    """Kills from before the start are no news; each later growth is for 3 s, to whoever asks then."""
     root, membership = cgroup_tree(tmp_path, "/a/b")
     events = root / "a" / "b" / "memory.events"
     events.write_text(memory_events(2))
     counter = OomCounter(root, membership)
-    assert not counter.grown()
+    assert not counter.just_killed(10.0)
     events.write_text(memory_events(3))
-    assert counter.grown()
-    assert not counter.grown()
+    assert [True, True, True, False] == [counter.just_killed(now) for now in (11.0, 11.0, 14.0, 14.1)]
     events.write_text(memory_events(5))
-    assert counter.grown()
-    assert not counter.grown()
+    assert [True, False] == [counter.just_killed(now) for now in (20.0, 24.0)]
+
+
+def test_a_kill_that_was_looked_at_before_is_no_news_later(tmp_path: Path) -> None:
+    """A process that a worker had started was killed at noon: that says nothing of a death in the evening."""
+    root, membership = cgroup_tree(tmp_path, "/a")
+    events = root / "a" / "memory.events"
+    events.write_text(memory_events(0))
+    counter = OomCounter(root, membership)
+    events.write_text(memory_events(1))
+    counter.look(43_200.0)
+    counter.look(43_201.0)
+    assert counter.just_killed(43_203.0)
+    assert not counter.just_killed(61_200.0)
 
 
 def test_the_nearest_cgroup_with_the_memory_controller_counts(tmp_path: Path) -> None:
@@ -98,9 +109,9 @@ def test_the_nearest_cgroup_with_the_memory_controller_counts(tmp_path: Path) ->
         events.write_text(memory_events(0))
     counter = OomCounter(root, membership)
     above.write_text(memory_events(1))
-    assert not counter.grown()
+    assert not counter.just_killed(1.0)
     nearest.write_text(memory_events(1))
-    assert counter.grown()
+    assert counter.just_killed(1.0)
 
 
 def test_in_a_container_the_root_is_ours(tmp_path: Path) -> None:
@@ -109,7 +120,7 @@ def test_in_a_container_the_root_is_ours(tmp_path: Path) -> None:
     (root / "memory.events").write_text(memory_events(0))
     counter = OomCounter(root, membership)
     (root / "memory.events").write_text(memory_events(1))
-    assert counter.grown()
+    assert counter.just_killed(1.0)
 
 
 @pytest.mark.parametrize("text", ["", "oom_kill\n", "oom_kill many\n", "low 0\n", "a b c\n"])
@@ -120,17 +131,17 @@ def test_what_says_nothing_is_no_kill(tmp_path: Path, text: str) -> None:
     events.write_text(memory_events(1))
     counter = OomCounter(root, membership)
     events.write_text(text)
-    assert not counter.grown()
+    assert not counter.just_killed(1.0)
     events.unlink()
-    assert not counter.grown()
+    assert not counter.just_killed(1.0)
     events.write_text(memory_events(2))
-    assert counter.grown()
+    assert counter.just_killed(1.0)
 
 
 def test_without_cgroups_nobody_is_killed(tmp_path: Path) -> None:
     """No cgroup v2, or none with the memory controller."""
-    assert not OomCounter(tmp_path / "none", tmp_path / "none").grown()
-    assert not OomCounter(*cgroup_tree(tmp_path, "/a/b")).grown()
+    assert not OomCounter(tmp_path / "none", tmp_path / "none").just_killed(1.0)
+    assert not OomCounter(*cgroup_tree(tmp_path, "/a/b")).just_killed(1.0)
 
 
 def test_without_descriptors_the_kill_is_told_later(tmp_path: Path) -> None:
@@ -144,8 +155,8 @@ def test_without_descriptors_the_kill_is_told_later(tmp_path: Path) -> None:
         events.write_text(memory_events(1))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-        blind = counter.grown()
+        blind = counter.just_killed(1.0)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return [blind, counter.grown()]
+        return [blind, counter.just_killed(1.0)]
 
     assert [False, True] == in_child(master)

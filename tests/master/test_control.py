@@ -674,7 +674,28 @@ def test_finish_sends_what_is_left(desk: Desk) -> None:
     desk.control.finish()
     assert [(False, {"text": "x" * 300_000}), (True, {"result": "stopped"})] == replies(received + answered.rest())
     assert b"" == waiting.rest()
+
+
+def test_finish_removes_the_file(desk: Desk) -> None:
+    """Also the one that was made again; a forked child, which only closes, does not."""
+    desk.control.close()
     assert desk.path.exists()
+    desk.path.unlink()
+    desk.control.renew()
+    desk.control.finish()
+    assert not desk.path.exists()
+    desk.control.finish()
+
+
+def test_finish_leaves_the_file_of_another_service(desk: Desk) -> None:
+    """Ours was removed, and another service with the same `control_socket` has started since."""
+    desk.path.unlink()
+    other = Desk(desk.path)
+    other.control.open()
+    desk.control.finish()
+    _, token = other.command()
+    other.control.answer(token, {})
+    other.close()
 
 
 def test_close_before_open_is_harmless(folder: Path) -> None:

@@ -37,16 +37,20 @@ from wsworker.master import events
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.crew import ERROR_CHARACTERS, TRACE_CHARACTERS, Crew, EnterWorker
 from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
+from wsworker.master.process import Identity, identity
 from wsworker.stats import Counters, Table
 from wsworker.wire import Order, Report, decode_order, encode
 
 CONFIG = Config(app="app", name="chat", workers=2)
+AS_WE_ARE = identity(CONFIG)
 
 
 class Deck:
     """A crew in its loop, and the events that it fed."""
 
-    def __init__(self, enter_worker: EnterWorker, folder: Path = Path("/nonexistent")) -> None:
+    def __init__(
+        self, enter_worker: EnterWorker, folder: Path = Path("/nonexistent"), who: Identity = AS_WE_ARE
+    ) -> None:
         self.selector = selectors.DefaultSelector()
         self.rss: dict[int, int] = {}
         self.now = 2.0
@@ -64,6 +68,7 @@ class Deck:
             selector=self.selector,
             table=self.table,
             feed=self._feed,
+            identity=who,
             enter_worker=enter_worker,
             leave=self._leave,
             sockets=lambda slot: [self.listener] * slot,
@@ -138,12 +143,12 @@ class Deck:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[[EnterWorker], Deck]]:
-    """Give a function that makes a deck of its worker function."""
+def make(tmp_path: Path) -> Iterator[Callable[..., Deck]]:
+    """Give a function that makes a deck of its worker function, and of who its workers are."""
     decks: list[Deck] = []
 
-    def made(enter_worker: EnterWorker) -> Deck:
-        decks.append(Deck(enter_worker, tmp_path))
+    def made(enter_worker: EnterWorker, who: Identity = AS_WE_ARE) -> Deck:
+        decks.append(Deck(enter_worker, tmp_path, who))
         return decks[-1]
 
     yield made
@@ -209,7 +214,7 @@ def telling(pipe: Pipe, facts: Callable[[Assignment], Any]) -> EnterWorker:
     return enter_worker
 
 
-Make = Callable[[EnterWorker], Deck]
+Make = Callable[..., Deck]
 
 
 # --- what a worker gets -------------------------------------------------------------------------------------------
@@ -582,20 +587,22 @@ def exits(deck: Deck) -> list[WorkerExited]:
 
 
 def test_a_worker_that_the_kernel_killed_for_memory(make: Make, tmp_path: Path) -> None:
-    """SIGKILL that is not ours, while the count has grown: told once, and not of the next one."""
+    """SIGKILL that is not ours, while the count has just grown: told of all that die now, and not of a later one."""
     count_oom(tmp_path, 3)
     deck = make(deaf)
-    pids = {worker: deck.spawn(worker=worker) for worker in (1, 2)}
-    count_oom(tmp_path, 4)
-    os.kill(pids[1], signal.SIGKILL)
-    deck.until(lambda: exits(deck))
-    os.kill(pids[2], signal.SIGKILL)
+    pids = {worker: deck.spawn(worker=worker, slot=worker) for worker in (1, 2, 3)}
+    count_oom(tmp_path, 5)
+    for worker in (1, 2):
+        os.kill(pids[worker], signal.SIGKILL)
     deck.until(lambda: len(exits(deck)) == 2)
-    assert [WorkerExited(1, None, "SIGKILL", oom=True), WorkerExited(2, None, "SIGKILL")] == exits(deck)
+    deck.now += 4.0
+    os.kill(pids[3], signal.SIGKILL)
+    deck.until(lambda: len(exits(deck)) == 3)
+    assert [True, True, False] == [event.oom for event in exits(deck)]
 
 
 def test_a_kill_of_ours_is_never_one_for_memory(make: Make, tmp_path: Path) -> None:
-    """Nor is another signal or an exit; the growth stays to be told of the one that it was."""
+    """Nor is another signal or an exit; the one that it was is told all the same."""
     count_oom(tmp_path, 0)
     deck = make(deaf)
     pids = {worker: deck.spawn(worker=worker, slot=worker) for worker in (1, 2, 3)}
@@ -638,7 +645,7 @@ def test_lent_listeners_go_along(make: Make, pipe: Pipe, slot: int) -> None:
 
 
 def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: Path) -> None:
-    """The descriptor goes along and stays open here; a broken or full channel keeps nobody else from it."""
+    """The descriptor goes along and stays open here; a broken channel keeps nobody else from it."""
     deck = make(taking(pipe))
     deck.spawn(worker=1, slot=1)
     dead = deck.spawn(worker=2, slot=2)
@@ -646,13 +653,28 @@ def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: P
     os.kill(dead, signal.SIGKILL)
     os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
     with (tmp_path / "chat.log").open("ab") as log:
-        deck.crew.hand_log(log.fileno())
+        deck.crew.hand_log("-", log.fileno())
         os.fstat(log.fileno())
     told = [{"name": "reopen", "why": "", "slot": 0, "fds": 1}, [str(tmp_path / "chat.log")]]
     assert [told, told] == [pipe.hear(), pipe.hear()]
     deck.until(lambda: exits(deck))
-    deck.crew.hand_log(2)
+    deck.crew.hand_log("-", 2)
     assert [pipe.hear()[0], pipe.hear()[0]] == [told[0], told[0]]
+
+
+def test_a_log_is_handed_to_those_that_write_to_it(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """Another one has the log of a configuration that is just being tried, or of one that is on its way out."""
+    deck = make(taking(pipe))
+    deck.spawn(worker=1, slot=1)
+    new = str(tmp_path / "new.log")
+    deck.spawn(worker=2, slot=2, config=Config(app="app", name="chat", log=LogConfig(file=new)))
+    deck.crew.hand_log("-", 2)
+    deck.tell(Order("go"), worker=1)
+    deck.tell(Order("go"), worker=2)
+    assert ["go", "go", "reopen"] == sorted(pipe.hear()[0]["name"] for _ in range(3))
+    with (tmp_path / "new.log").open("ab") as log:
+        deck.crew.hand_log(new, log.fileno())
+    assert ["reopen", [new]] == [(told := pipe.hear())[0]["name"], told[1]]
 
 
 def test_a_full_channel_takes_no_descriptors(make: Make) -> None:
@@ -663,7 +685,7 @@ def test_a_full_channel_takes_no_descriptors(make: Make) -> None:
     before = descriptors()
     for _ in range(2_000):
         deck.tell(Order("lend", slot=2))
-    deck.crew.hand_log(2)
+    deck.crew.hand_log("-", 2)
     assert before == descriptors()
     assert {} != deck.crew.pids()
 
@@ -694,8 +716,9 @@ def test_a_worker_of_another_user_gets_a_log_that_only_root_may_open(make: Make,
 
     file = tmp_path / "new.log"
     file.touch(0o600)
-    deck = make(telling(pipe, log))
-    deck.spawn(config=Config(app="app", name="chat", user="nobody", log=LogConfig(file=str(file))))
+    config = Config(app="app", name="chat", user="nobody", log=LogConfig(file=str(file)))
+    deck = make(telling(pipe, log), identity(config))
+    deck.spawn(config=config)
     assert NOBODY.pw_uid == pipe.hear()
     assert file.read_text().endswith("here I am\n")
 
@@ -784,20 +807,14 @@ def test_a_signal_ends_a_worker(make: Make, name: events.SignalName) -> None:
 # --- a fork that fails --------------------------------------------------------------------------------------------
 
 
-def test_a_spawn_that_fails_leaves_nothing(make: Make) -> None:
-    """An account that is gone is an event like any failed fork: no process, no descriptor, no seat."""
-    deck = make(deaf)
-    before = descriptors()
-    gone = CONFIG.model_copy(update={"user": "no-such-user"})
-    event = deck.crew.spawn(events.Spawn(7, 1, 5, gone))
-    assert isinstance(event, events.SpawnFailed)
-    assert 7 == event.worker
-    assert "getpwnam(): name not found: 'no-such-user'" == event.reason
-    assert before == descriptors()
-    assert {} == deck.crew.pids()
-    assert deck.table.read(1, 7) is None
-    for worker in (1, 2):
-        deck.spawn(worker=worker)
+def test_a_fork_asks_for_no_account(make: Make, pipe: Pipe) -> None:
+    """Who the workers are was looked up once: a directory server that hangs, or an account that is gone, holds no fork.
+
+    It could hold the master's loop, and with it every other worker.
+    """
+    deck = make(telling(pipe, lambda given: given.config.user))
+    deck.spawn(config=CONFIG.model_copy(update={"user": "no-such-user"}))
+    assert "no-such-user" == pipe.hear()
 
 
 def failing_spawn(prepare: Callable[[], None]) -> list[Any]:

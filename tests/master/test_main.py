@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -25,6 +26,8 @@ from tests.master.forks import (
     NOBODY,
     Child,
     Pipe,
+    Watch,
+    become_able,
     needs_root,
     orders,
     polite,
@@ -36,6 +39,7 @@ from tests.master.forks import (
 from wsworker import configfile, log
 from wsworker.assignment import Assignment
 from wsworker.errors import WsworkerError
+from wsworker.master.cgroup import OomCounter
 from wsworker.master.main import Master
 from wsworker.master.roll import refused as refusal
 from wsworker.wire import Command, Report, encode
@@ -53,7 +57,7 @@ class Daemon:
     """A master in a forked child.
 
     folder: for its files; config: lines of its config file beside app, name and listen; terminal: "", "own" for
-    one that controls its session, or "foreign"; its other end is ours.
+    one that controls its session, or "foreign"; its other end is ours; before: called in the child first of all.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Daemon:
         environ: dict[str, str] | None = None,
         listen: str = "",
         terminal: str = "",
+        before: Callable[[], object] = lambda: None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -74,6 +79,7 @@ class Daemon:
         self.settled = Pipe()
         self._enter_worker = enter_worker
         self._environ = environ or {}
+        self._before = before
         self.configure(config)
         self._terminal = terminal
         self.ours, self._theirs = os.openpty() if terminal else (-1, -1)
@@ -94,6 +100,7 @@ class Daemon:
             os.environ.pop(name, None)
         os.environ.update({"XDG_RUNTIME_DIR": str(self.folder / "run")} | self._environ)
         self._take_terminal()
+        self._before()
         log.set_up("info", str(self.log), "master")
         try:
             master = Master(self._load(), self._load, self._enter_worker, self.settled.tell, lambda: None, "1.2.3")
@@ -318,6 +325,26 @@ def test_a_port_that_is_taken_while_the_first_worker_boots(start: Start, pipe: P
     assert daemon.settled.silent()
 
 
+def test_only_root_starts_workers_of_another_user(start: Start, folder: Path) -> None:
+    """Told at the start, with the place, and not by every worker; `user` may name who starts it.
+
+    Capabilities do not help, as a worker would keep them.
+    """
+    folder.chmod(0o777)
+
+    def give_up_root() -> None:
+        if os.geteuid() == 0:
+            become_able(NOBODY.pw_uid, [])
+
+    refused = "`user` and `group` name somebody else than who started this, which takes root; start as root, or remove"
+    for setting, place in (("user: root", "4:7"), ("group: root", "4:8")):
+        daemon = start(config=setting, before=give_up_root)
+        assert ["PlatformError", f"{refused} them ({daemon.config}:{place})"] == daemon.end()
+    me = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    daemon = running(start, config=f"user: {me}", before=give_up_root)
+    assert ["ready"] == [row["state"] for row in daemon.status()["workers"]]
+
+
 def test_a_second_start_hears_that_one_runs(start: Start) -> None:
     """Same name, same directory: AlreadyRunning with the pid of the first, which is not disturbed."""
     daemon = running(start)
@@ -360,6 +387,17 @@ def test_a_start_that_goes_well_for_some_is_degraded(start: Start) -> None:
     text = daemon.settled.hear()
     assert "chat runs degraded: 1 of 2 workers are ready; worker 2: no module named 'hello'" in text
     assert "degraded" == daemon.status()["state"]
+
+
+def test_the_weights_reach_the_kernel(start: Start) -> None:
+    """On every address all new clients wait where a worker is, none in the slot that has none."""
+    ports = [free_port(), free_port()]
+    daemon = start(half_bootable, config="workers: 2", listen=f"['127.0.0.1:{ports[0]}', '127.0.0.1:{ports[1]}']")
+    assert "1 of 2 workers are ready" in daemon.settled.hear()
+    with contextlib.ExitStack() as stack:
+        for port in ports * 20:
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
+        assert [40, 0] == [row["queue"] for row in daemon.status()["workers"]]
 
 
 # --- reload -------------------------------------------------------------------------------------------------------
@@ -504,6 +542,54 @@ def test_reopen_by_command_tells_the_file_or_the_failure(start: Start, folder: P
     assert "the log stays where it was" in (folder / "log.1").read_text()
 
 
+def test_usr1_leaves_a_new_log_alone_that_is_just_being_tried(start: Start, folder: Path, pipe: Pipe) -> None:
+    """The first worker of a reload logs to the new `log.file`, the others to the old one, which is what is reopened."""
+    gate, opener = os.pipe()
+
+    def enter_worker(assignment: Assignment) -> int:
+        if assignment.generation == 2:
+            pipe.tell("boots")
+            os.read(gate, 1)
+        say(assignment.channel, Report("ready"))
+        for order in orders(assignment.channel):
+            pipe.tell([assignment.generation, order.name])
+            if order.name == "drain":
+                return 0
+        return 9
+
+    daemon = running(start, enter_worker)
+    assert [1, "go"] == pipe.hear()
+    daemon.configure("", file=folder / "other")
+    daemon.child.signal(signal.SIGHUP)
+    assert "boots" == pipe.hear()
+    daemon.child.signal(signal.SIGUSR1)
+    assert [1, "reopen"] == pipe.hear()
+    os.write(opener, b"x")
+    heard = sorted([pipe.hear(), pipe.hear()])
+    assert [[1, "drain"], [2, "go"]] == heard
+    os.close(gate)
+    os.close(opener)
+
+
+def test_a_mask_of_whoever_starts_it_does_not_keep_it_from_stopping(start: Start) -> None:
+    """Blocked signals and ignored ones are inherited; the master hears of each, and of its dead workers too."""
+
+    def block() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2})
+
+    daemon = running(start, before=block)
+    (pid,) = daemon.pids()
+    os.kill(pid, signal.SIGKILL)
+    daemon.logged(f"worker 1 (pid {pid}) died: killed by SIGKILL")
+    daemon.child.signal(signal.SIGUSR2)
+    daemon.logged("SIGUSR2 means nothing here")
+    daemon.child.signal(signal.SIGHUP)
+    until(lambda: daemon.status()["reloads"] == 1)
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+
+
 def test_ttin_and_ttou_scale(start: Start) -> None:
     """One worker more in a new last slot, or one less; the slot goes once its queue is sure to be empty; 1 stays."""
     daemon = running(start)
@@ -516,6 +602,15 @@ def test_ttin_and_ttou_scale(start: Start) -> None:
     daemon.logged("it stays at 1 workers")
     assert [first] == daemon.pids()
     assert not refused(daemon.port)
+
+
+def test_no_storm_of_signals_drowns_a_stop(start: Start) -> None:
+    """However many come before it, and however busy each keeps the loop, TERM is heard."""
+    daemon = running(start)
+    for _ in range(5000):
+        daemon.child.signal(signal.SIGHUP)
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
 
 
 def test_a_signal_of_daily_life_is_not_even_logged(start: Start) -> None:
@@ -539,6 +634,21 @@ def test_a_killed_worker_is_replaced(start: Start) -> None:
     (row,) = daemon.status()["workers"]
     assert (1, "killed by SIGKILL") == (row["restarts"], row["last_exit"]["reason"])
     daemon.logged(f"worker 1 (pid {pid}) died: killed by SIGKILL")
+
+
+def test_the_kernel_s_kills_are_looked_at_while_nobody_dies(start: Start, folder: Path) -> None:
+    """A kill of another process of the cgroup is old news by the time that a worker dies of something else."""
+    kills = folder / "memory.events"
+    kills.write_text("oom_kill 0\n")
+
+    def live_in_a_cgroup() -> None:
+        (folder / "membership").write_text("0::/\n")
+        OomCounter.__init__.__defaults__ = (folder, folder / "membership")
+
+    running(start, before=live_in_a_cgroup)
+    watch = Watch(kills, Watch.IN_OPEN)
+    assert [Watch.IN_OPEN] == watch.masks()[:1]
+    watch.close()
 
 
 def test_a_closed_terminal_stops_the_service(start: Start) -> None:
@@ -607,7 +717,7 @@ def test_systemd_is_told(start: Start, folder: Path) -> None:
         assert "READY=1" in heard("READY")
         daemon.configure("workers: 0")
         daemon.child.signal(signal.SIGHUP)
-        assert "STATUS=reload refused: the configuration is wrong" == heard("STATUS=reload")
+        assert f"STATUS=reload refused: {daemon.config}:4:10: error: workers must be" in heard("STATUS=reload")
         daemon.child.signal(signal.SIGTERM)
         assert "STOPPING=1" in heard("STOPPING")
         assert [0, ""] == daemon.end()
@@ -628,6 +738,25 @@ def test_a_pid_file_of_one_s_own(start: Start, folder: Path) -> None:
     assert [0, ""] == daemon.end()
     daemon = running(start, config=f"pidfile: {folder}/missing/pid")
     assert f"cannot write the pid file {folder}/missing/pid: No such file or directory" in daemon.log.read_text()
+
+
+def test_a_pid_file_leaves_nothing_half_written(start: Start, folder: Path) -> None:
+    """One that cannot be put in its place leaves nothing beside it; what a master of the same pid left is replaced."""
+    (folder / "here").mkdir()
+    (folder / "here" / "pid").mkdir()
+    daemon = running(start, config=f"pidfile: {folder}/here/pid")
+    assert f"cannot write the pid file {folder}/here/pid: Is a directory" in daemon.log.read_text()
+    assert ["pid"] == os.listdir(folder / "here")
+    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [0, ""] == daemon.end()
+    (folder / "here" / "pid").rmdir()
+
+    def leave_stale() -> None:
+        (folder / "here" / f".pid.{os.getpid()}").touch()
+
+    daemon = running(start, config=f"pidfile: {folder}/here/pid", before=leave_stale)
+    assert f"{daemon.child.pid}\n" == (folder / "here" / "pid").read_text()
+    assert ["pid"] == os.listdir(folder / "here")
 
 
 @needs_root

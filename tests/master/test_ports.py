@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -30,6 +31,17 @@ class Systemd:
         # a datagram on a unix socket is there once sendmsg has returned
         self._socket.setblocking(False)
         self._held: dict[str, list[socket.socket]] = {}
+
+    def fill(self) -> None:
+        """Let nobody find room for a datagram until store() is called. One sender has a limit of its own."""
+        room = True
+        while room:
+            room = False
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(BlockingIOError):
+                sock.setblocking(False)
+                sock.connect(self._socket.getsockname())
+                while sock.send(b"FDSTOREREMOVE=1\nFDNAME=filler"):
+                    room = True
 
     def store(self) -> dict[str, list[int]]:
         """Do what was asked for until now; return the port of each socket that is kept under each name."""
@@ -81,9 +93,16 @@ Make = Callable[..., Ports]
 
 
 @pytest.fixture
-def make(systemd: Systemd, tmp_path: Path) -> Iterator[Make]:
+def notifier(systemd: Systemd, tmp_path: Path) -> Iterator[Notifier]:
+    """Tell this systemd."""
+    ours = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}, os.getpid())
+    yield ours
+    ours.close()
+
+
+@pytest.fixture
+def make(notifier: Notifier) -> Iterator[Make]:
     """Give a function that makes the ports of some addresses; they are closed after the test."""
-    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}, os.getpid())
     made: list[Ports] = []
 
     def ports(*addresses: ListenAddress) -> Ports:
@@ -93,7 +112,6 @@ def make(systemd: Systemd, tmp_path: Path) -> Iterator[Make]:
     yield ports
     for one in made:
         one.close()
-    notifier.close()
 
 
 def tcp() -> ListenAddress:
@@ -242,7 +260,24 @@ def test_a_unix_socket_alone_is_shared(make: Make, tmp_path: Path, caplog: pytes
     assert [] == caplog.messages
 
 
-# --- over a restart -----------------------------------------------------------------------------------------------
+# --- what systemd keeps, and over a restart -----------------------------------------------------------------------
+
+
+def test_a_full_notify_socket_costs_no_listener(make: Make, systemd: Systemd, notifier: Notifier) -> None:
+    """All listeners of many slots come to be kept when systemd reads, and a slot that was closed meanwhile is not."""
+    first, second = tcp(), tcp()
+    ports = make(first, second)
+    systemd.fill()
+    serve(ports, 16)
+    ports.close_slot(events.CloseSlot(16))
+    for _ in range(40):
+        # one datagram may be all that there is room for
+        systemd.store()
+        notifier.flush()
+    expected = {
+        f"ws-{number}-{slot}": [port] for number, port in ((1, first.port), (2, second.port)) for slot in range(1, 16)
+    }
+    assert expected == systemd.store()
 
 
 def test_a_new_master_goes_on_with_the_kept_listeners(

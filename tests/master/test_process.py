@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
+import json
 import os
 import pwd
 import resource
@@ -21,11 +23,13 @@ from tests.master.forks import (
     NOBODY,
     Child,
     Pipe,
+    become_able,
     become_nobody,
     in_child,
     libc,
     needs_root,
     readable,
+    set_capabilities,
     signals_in,
     stay,
     until,
@@ -50,8 +54,10 @@ from wsworker.master.process import (
     take_identity,
 )
 
+GROUPS_OF_NOBODY = tuple(os.getgrouplist("nobody", NOBODY.pw_gid))
 AS_WE_ARE = Identity(None, None, None, 0o027)
-AS_NOBODY = Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid, 0o027)
+AS_NOBODY = Identity(NOBODY.pw_uid, NOBODY.pw_gid, GROUPS_OF_NOBODY, 0o027)
+AS_ROOT = Identity(0, 0, (0,), 0o027)
 EVERY_SIGNAL = signal.valid_signals()
 
 
@@ -535,7 +541,7 @@ def test_user_group_and_umask_are_taken_for_good() -> None:
 
     def worker() -> dict[str, Any]:
         os.setgroups([0, 1, 2])
-        seen = taken(Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid, 0o137))
+        seen = taken(Identity(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid, 12345), 0o137))
         ways_back: list[Callable[[], None]] = [lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.setgroups([0])]
         for back in ways_back:
             with pytest.raises(PermissionError):
@@ -543,7 +549,7 @@ def test_user_group_and_umask_are_taken_for_good() -> None:
         return seen
 
     uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
-    groups = os.getgrouplist("nobody", gid)
+    groups = [12345, gid]
     assert {"uids": [uid] * 3, "gids": [gid] * 3, "groups": groups, "umask": 0o137} == in_child(worker)
 
 
@@ -552,8 +558,8 @@ def test_the_groups_of_the_user_are_taken_over() -> None:
     """A user who is in more groups than one gets all of them, and the configured one as the main group."""
     names = {name: os.getgrouplist(name, pwd.getpwnam(name).pw_gid) for name in (one.pw_name for one in pwd.getpwall())}
     name, groups = max(names.items(), key=lambda item: len(item[1]))
-    uid = pwd.getpwnam(name).pw_uid
-    seen = in_child(lambda: taken(Identity(name, uid, NOBODY.pw_gid, 0o027)))
+    group = grp.getgrgid(NOBODY.pw_gid).gr_name
+    seen = in_child(lambda: taken(identity(Config(app="app", user=name, group=group))))
     assert [NOBODY.pw_gid] * 3 == seen["gids"]
     assert set(os.getgrouplist(name, NOBODY.pw_gid)) == set(seen["groups"])
     assert len(seen["groups"]) >= len(groups)
@@ -565,7 +571,7 @@ def test_a_group_alone_leaves_the_user() -> None:
 
     def worker() -> dict[str, Any]:
         os.setgroups([0, 1, 2])
-        return taken(Identity(None, None, NOBODY.pw_gid, 0o027))
+        return taken(identity(Config(app="app", group=grp.getgrgid(NOBODY.pw_gid).gr_name)))
 
     assert {"uids": [0] * 3, "gids": [NOBODY.pw_gid] * 3, "groups": [], "umask": 0o027} == in_child(worker)
 
@@ -587,26 +593,55 @@ def test_who_is_there_already_needs_no_permission() -> None:
     def worker() -> dict[str, Any]:
         if os.geteuid() == 0:
             become_nobody()
-        account = pwd.getpwuid(os.getuid())
-        seen = taken(Identity(account.pw_name, os.getuid(), os.getgid(), 0o077))
-        return {"same": seen["uids"] == (os.getuid(),) * 3, "umask": seen["umask"]}
+        who = Identity(os.getuid(), os.getgid(), (os.getgid(), 12345), 0o077)
+        seen = taken(who)
+        return {"same": seen["uids"] == (os.getuid(),) * 3, "umask": seen["umask"], "takes_root": who.takes_root}
 
-    assert {"same": True, "umask": 0o077} == in_child(worker)
+    assert {"same": True, "umask": 0o077, "takes_root": False} == in_child(worker)
 
 
 @pytest.mark.parametrize(
-    ("who", "step"),
-    [(Identity("root", 0, 0, 0o027), "setresgid"), (Identity("root", 0, None, 0o027), "setresuid")],
-    ids=["group", "user"],
+    "who", [AS_ROOT, Identity(0, None, None, 0o027), Identity(None, 0, (), 0o027)], ids=["both", "user", "group"]
 )
-def test_what_is_not_permitted_is_a_privilege_error(who: Identity, step: str) -> None:
-    """The error names the call that failed."""
+def test_only_root_becomes_somebody_else(who: Identity) -> None:
+    """Everybody else is refused, for the user and for the group alike."""
 
-    def worker() -> list[str]:
+    def worker() -> list[Any]:
         if os.geteuid() == 0:
             become_nobody()
         with pytest.raises(PrivilegeError) as caught:
             take_identity(who)
+        return [who.takes_root, caught.value.step, caught.value.reason]
+
+    assert [True, "the change of user or group", "only root can make it for good"] == in_child(worker)
+
+
+@needs_root
+def test_capabilities_alone_make_nobody_somebody_else() -> None:
+    """Who may change its uid without being root would keep that right, and every group: the change is refused."""
+
+    def worker() -> list[Any]:
+        become_able(1000, [4, 27])
+        # it is not for want of permission
+        os.setresgid(1001, 1001, 1001)
+        with pytest.raises(PrivilegeError):
+            take_identity(AS_NOBODY)
+        return [os.getresuid(), os.getresgid()]
+
+    assert [[1000] * 3, [1001] * 3] == in_child(worker)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("kept", "step"), [((), "setgroups"), ((6,), "setresuid")], ids=["neither capability", "CAP_SETGID"]
+)
+def test_what_is_not_permitted_to_root_is_a_privilege_error(kept: tuple[int, ...], step: str) -> None:
+    """A root without the capabilities for it is refused too; the error names the call that failed."""
+
+    def worker() -> list[str]:
+        set_capabilities(sum(1 << number for number in kept))
+        with pytest.raises(PrivilegeError) as caught:
+            take_identity(AS_NOBODY)
         return [caught.value.step, caught.value.reason]
 
     assert [step, "Operation not permitted"] == in_child(worker)
@@ -660,31 +695,39 @@ def test_a_worker_never_runs_on_as_somebody_else(capfd: pytest.CaptureFixture[st
             print("runs", file=sys.stderr)
             return 0
 
-        return list(end_of(run, Identity("root", 0, 0, 0o027)))
+        return list(end_of(run, AS_ROOT))
 
     assert [1, None] == in_child(master)
-    sentence = "setresgid failed (Operation not permitted); start as root or remove `user` and `group`"
-    assert f"failed: cannot drop privileges: {sentence}\n" == capfd.readouterr().err
+    sentence = "the change of user or group failed (only root can make it for good)"
+    advice = "start as root or remove `user` and `group`"
+    assert f"failed: cannot drop privileges: {sentence}; {advice}\n" == capfd.readouterr().err
 
 
 def test_identity_of_a_configuration() -> None:
-    """User and group are looked up; a user without a group takes that user's own; neither stays as it is."""
+    """User, group and the user's groups are looked up; a user without a group takes its own; neither stays as it is."""
     group = next(one for one in grp.getgrall() if one.gr_gid not in (0, NOBODY.pw_gid))
     assert identity(Config(app="app")) == Identity(None, None, None, 0o027)
     assert identity(Config(app="app", user="nobody")) == AS_NOBODY
     both = identity(Config(app="app", user="nobody", group=group.gr_name, umask=0o077))
-    assert both == Identity("nobody", NOBODY.pw_uid, group.gr_gid, 0o077)
-    assert identity(Config(app="app", group=group.gr_name)) == Identity(None, None, group.gr_gid, 0o027)
+    groups = tuple(os.getgrouplist("nobody", group.gr_gid))
+    assert both == Identity(NOBODY.pw_uid, group.gr_gid, groups, 0o077)
+    assert identity(Config(app="app", group=group.gr_name)) == Identity(None, group.gr_gid, (), 0o027)
 
 
 @pytest.mark.parametrize(("user", "group"), [("no-such-user", None), (None, "no-such-group")])
-def test_an_account_that_was_removed_is_a_key_error(user: str | None, group: str | None) -> None:
+def test_an_account_that_was_removed_is_a_platform_error(user: str | None, group: str | None) -> None:
     """The configuration was good when it was read; the caller hears that it is not any more."""
-    with pytest.raises(KeyError, match="no-such"):
+    with pytest.raises(PlatformError, match=r"name not found: 'no-such-.*'; create the account, or change "):
         identity(Config(app="app", user=user, group=group))
 
 
 # --- in the background --------------------------------------------------------------------------------------------
+
+
+def make_output(pipe: Pipe) -> None:
+    """Make a pipe the standard output, which stays open in the background."""
+    os.dup2(pipe.writer, 1)
+    pipe.writer = 1
 
 
 def test_detach_returns_what_was_announced(pipe: Pipe) -> None:
@@ -697,6 +740,7 @@ def test_detach_returns_what_was_announced(pipe: Pipe) -> None:
 
     def wait() -> tuple[int, str]:
         os.dup2(pipe.reader, 0)
+        make_output(pipe)
         return detach(daemon)
 
     with Child(wait) as child:
@@ -739,7 +783,13 @@ def test_a_daemon_that_ends_without_a_word(
     capfd: pytest.CaptureFixture[str], daemon: Callable[[int], int], trace: str
 ) -> None:
     """End of file on the pipe is a failure; what the daemon raised is on stderr."""
-    assert [1, "the service ended without a word; see `log.file`"] == in_child(lambda: detach(daemon))
+
+    def wait() -> tuple[int, str]:
+        # that of pytest is a file of its own
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        return detach(daemon)
+
+    assert [1, "the service ended without a word; see `log.file`"] == in_child(wait)
     error = capfd.readouterr().err
     assert error.endswith(trace)
     assert bool(trace) == bool(error)
@@ -763,6 +813,7 @@ def test_ctrl_c_while_waiting_stops_the_daemon(pipe: Pipe, at_once: bool) -> Non
         nonlocal waiting
         waiting = os.getpid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        make_output(pipe)
         if at_once:
             os.register_at_fork(after_in_parent=press_ctrl_c)
         return detach(daemon)
@@ -788,6 +839,44 @@ def test_the_mask_is_that_of_before_after_detach() -> None:
         return [*detach(daemon), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))]
 
     assert [0, "[]", []] == in_child(wait)
+
+
+def test_nothing_that_the_caller_had_open_stays_open(tmp_path: Path) -> None:
+    """`exec 9>lock; flock 9; wsworker start -d; exit` frees the lock, also if the limit was lowered in between."""
+
+    def daemon(writer: int) -> int:
+        held = [int(name) for name in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{name}").exists()]
+        announce(writer, 0, json.dumps([os.getpid(), sorted(set(held) - {writer})]))
+        stay()
+
+    def script() -> str:
+        with (tmp_path / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.dup2(lock.fileno(), 900)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (800, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            return detach(daemon)[1]
+
+    with Child(script) as child:
+        pid, held = json.loads(child.result())
+        child.exit_code()
+        with (tmp_path / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(pid, signal.SIGKILL)
+        assert [0, 1, 2] == held
+
+
+def test_a_caller_that_ignores_dead_children_hears_of_the_start() -> None:
+    """SIG_IGN for SIGCHLD is inherited, and makes the kernel reap: waitpid(2). The daemon does not inherit it."""
+
+    def daemon(writer: int) -> int:
+        announce(writer, 0, str(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL))
+        return 0
+
+    def wait() -> tuple[int, str]:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        return detach(daemon)
+
+    assert [0, "True"] == in_child(wait)
 
 
 def test_announcing_to_nobody_is_harmless() -> None:

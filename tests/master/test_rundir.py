@@ -326,13 +326,20 @@ def test_the_lock_of_another_user_cannot_be_looked_at(claim: Callable[[], RunDir
 # --- leftovers ----------------------------------------------------------------------------------------------------
 
 
-def test_release_removes_all_but_the_lock_file(run: Paths) -> None:
+def test_release_leaves_the_lock_file(run: Paths) -> None:
     """A second master could lock a removed file while a third one locks a new file of that name."""
     run_dir = RunDir.claim("chat", run)
     run_dir.write_pid(os.getpid())
-    run.socket.touch()
     run_dir.release()
     assert [run.lock] == [*run.folder.iterdir()]
+
+
+def test_release_leaves_a_socket(run: Paths) -> None:
+    """It may be that of another service by now; Control knows its own and has removed it."""
+    run_dir = RunDir.claim("chat", run)
+    run.socket.touch()
+    run_dir.release()
+    assert run.socket.exists()
 
 
 def test_release_with_nothing_to_remove(run: Paths) -> None:

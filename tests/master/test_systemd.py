@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsworker.master.systemd import Notifier, take_descriptors, take_environment
+from wsworker.master.systemd import MOST_WAITING, Notifier, take_descriptors, take_environment
 
 PID = 4242
+FILLER = "STATUS=of another sender"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -28,6 +30,17 @@ class Systemd:
         self.socket.bind(address)
         # a datagram on a unix socket is there once sendto has returned
         self.socket.setblocking(False)
+
+    def fill(self) -> None:
+        """Send datagrams of somebody else's until nobody finds room for one more. One sender has a limit of its own."""
+        room = True
+        while room:
+            room = False
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, contextlib.suppress(BlockingIOError):
+                stranger.setblocking(False)
+                stranger.connect(self.socket.getsockname())
+                while stranger.send(FILLER.encode()):
+                    room = True
 
     def received(self) -> list[str]:
         """Return the datagrams that wait, oldest first."""
@@ -131,7 +144,7 @@ def test_no_watchdog_is_not_fed(systemd: Systemd, notifier: Notifier) -> None:
     assert systemd.received() == []
 
 
-@pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "notify", "/nowhere/notify", "/" + "x" * 200])
+@pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "notify", "/nowhere/notify", "/" + "x" * 200, "/\ud800"])
 def test_nobody_listens(address: str | None) -> None:
     """Without an address, with one that is no unix socket, and with a dead one, every call does nothing."""
     notifier = Notifier({} if address is None else {"NOTIFY_SOCKET": address}, PID)
@@ -189,15 +202,135 @@ def test_what_cannot_be_stored_is_no_error(systemd: Systemd, notifier: Notifier)
     Notifier({}, PID).store("ws-1-1", writer)
     os.close(writer)
     assert systemd.received() == []
+    systemd.fill()
+    notifier.unstore("ws-1-1")
+    notifier.store("ws-1-1", reader)
+    assert ["FDSTOREREMOVE=1\nFDNAME=ws-1-1"] == told(systemd, notifier)
 
 
-def test_a_full_socket_does_not_block(systemd: Systemd, notifier: Notifier) -> None:
-    """When systemd does not read, messages are lost and the calls return."""
-    for number in range(5000):
-        notifier.status(str(number))
-    received = systemd.received()
-    assert 0 < len(received) < 5000
-    assert received[0] == "STATUS=0"
+# --- no room, and nobody there ------------------------------------------------------------------------------------
+
+
+def told(systemd: Systemd, notifier: Notifier) -> list[str]:
+    """Return what comes while systemd reads, and the master flushes, again and again; without the fillers."""
+    came = []
+    while some := systemd.received():
+        came += some
+        notifier.flush()
+    return [datagram for datagram in came if datagram != FILLER]
+
+
+def descriptors_open() -> int:
+    """Return how many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_finds_no_room_waits(systemd: Systemd, notifier: Notifier) -> None:
+    """No call blocks; what comes later stays behind what waits, also when there is room again."""
+    systemd.fill()
+    notifier.reloading(1, "reloading")
+    notifier.unstore("ws-1-1")
+    assert FILLER == systemd.socket.recv(4096).decode()
+    notifier.ready("ready")
+    notifier.stopping("stopping")
+    assert [
+        "RELOADING=1\nMONOTONIC_USEC=1\nSTATUS=reloading",
+        "FDSTOREREMOVE=1\nFDNAME=ws-1-1",
+        "READY=1\nSTATUS=ready",
+        "STOPPING=1\nSTATUS=stopping",
+    ] == told(systemd, notifier)
+    notifier.status("on time")
+    assert ["STATUS=on time"] == systemd.received()
+
+
+def test_what_is_said_again_does_not_wait(systemd: Systemd) -> None:
+    """A status, a sign of life or a plea for patience would be wrong later, or take the room of what matters."""
+    notifier = Notifier(systemd.environ | {"WATCHDOG_USEC": "3000000"}, PID)
+    systemd.fill()
+    notifier.status("2/4 workers")
+    notifier.watchdog()
+    notifier.extend(10.0)
+    notifier.ready("4/4 workers")
+    notifier.watchdog()
+    assert ["READY=1\nSTATUS=4/4 workers"] == told(systemd, notifier)
+    notifier.close()
+
+
+def test_a_listener_that_waits_may_be_closed(systemd: Systemd, notifier: Notifier) -> None:
+    """Systemd gets the listener that was meant, and ours closes nothing but its own copy of it, when that is sent."""
+    systemd.fill()
+    before = descriptors_open()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        notifier.store("ws-1-1", listener.fileno())
+    with open(os.devnull) as another:
+        assert FILLER == systemd.socket.recv(4096).decode()
+        notifier.flush()
+        os.fstat(another.fileno())
+    assert before == descriptors_open()
+    data = FILLER.encode()
+    while data == FILLER.encode():
+        data, descriptors, _, _ = socket.recv_fds(systemd.socket, 4096, 8)
+    assert b"FDSTORE=1\nFDNAME=ws-1-1\nFDPOLL=0" == data
+    with socket.socket(fileno=descriptors[0]) as kept:
+        assert kept.getsockname() == address
+
+
+def test_too_many_messages(systemd: Systemd, notifier: Notifier, caplog: pytest.LogCaptureFixture) -> None:
+    """So many wait and no more; that is logged once, and who waited is served all the same."""
+    systemd.fill()
+    for number in range(MOST_WAITING):
+        notifier.unstore(str(number))
+    assert [] == caplog.messages
+    notifier.ready("ready")
+    notifier.ready("ready")
+    (line,) = caplog.messages
+    assert line.endswith(": it is not read; restart the service when that is mended")
+    expected = [f"FDSTOREREMOVE=1\nFDNAME={number}" for number in range(MOST_WAITING)]
+    assert expected == told(systemd, notifier)
+
+
+def test_the_end(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
+    """finish() tries once more, says what is lost and closes; close(), as in a forked child, does only that."""
+    for end, room, came, lines in (
+        (Notifier.finish, True, ["STOPPING=1\nSTATUS=stopping"], 0),
+        (Notifier.finish, False, [], 1),
+        (Notifier.close, True, [], 0),
+    ):
+        caplog.clear()
+        before = descriptors_open()
+        notifier = Notifier(systemd.environ, PID)
+        systemd.fill()
+        notifier.stopping("stopping")
+        notifier.store("ws-1-1", 0)
+        if room:
+            systemd.received()
+        end(notifier)
+        assert before == descriptors_open()
+        assert came == [text for text in systemd.received() if text != FILLER and "FDSTORE" not in text]
+        assert lines == len(caplog.messages)
+
+
+@pytest.mark.parametrize("reason", ["Connection refused", "No such file or directory"])
+def test_a_dead_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture, reason: str) -> None:
+    """Where nobody listens any more nothing waits, also not what did, and one line says so."""
+    path = str(tmp_path / "notify")
+    systemd = Systemd(path, path)
+    notifier = Notifier(systemd.environ, PID)
+    systemd.fill()
+    before = descriptors_open()
+    notifier.store("ws-1-1", 0)
+    systemd.socket.close()
+    if reason == "No such file or directory":
+        os.unlink(path)
+    notifier.flush()
+    notifier.ready("ready")
+    notifier.finish()
+    # the sockets of both are gone, and the copy
+    assert before - 2 == descriptors_open()
+    assert [
+        f"systemd misses messages, NOTIFY_SOCKET={path}: {reason}; restart the service when that is mended"
+    ] == caplog.messages
 
 
 def test_a_new_socket_at_the_old_path(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
 import pytest
@@ -65,7 +65,7 @@ def listening(
     address: str | tuple[str, int] = ("127.0.0.1", 0),
     in_group: bool = True,
 ) -> socket.socket:
-    """Return a listener as the master makes it."""
+    """Return a listener as the master makes it; in_group: also as one that systemd opens with ReusePort=yes."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if family == socket.AF_INET and in_group:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -100,6 +100,11 @@ def room() -> bool:
     return False
 
 
+def nobody() -> bool:
+    """Be the question whether there are other workers, where there are none."""
+    return False
+
+
 def nothing() -> None:
     """Be somebody who is told and does nothing."""
 
@@ -109,14 +114,25 @@ def acceptor_of(
     listeners: list[socket.socket],
     protocol: Callable[[Any], asyncio.Protocol],
     *,
+    shared: Collection[socket.socket] = (),
     full: Callable[[], bool] = room,
-    several: bool = False,
+    others: Callable[[], bool] = nobody,
     changed: Callable[[], None] = nothing,
     counters: Counters | None = None,
 ) -> Acceptor:
     """Return an acceptor, by default that of the only worker."""
     counters = counters or Counters()
-    return Acceptor(loop, listeners, protocol, full=full, several=several, changed=changed, counters=counters, log=log)
+    return Acceptor(
+        loop,
+        listeners,
+        protocol,
+        shared=shared,
+        full=full,
+        others=others,
+        changed=changed,
+        counters=counters,
+        log=log,
+    )
 
 
 def close(*sockets: socket.socket) -> None:
@@ -432,16 +448,22 @@ def test_a_listener_may_be_shared(run: Run, listener: socket.socket) -> None:
         os.close(pipe)
 
 
-@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "without SO_REUSEPORT"])
-def test_a_shared_listener_is_asked_for_one_at_a_time(run: Run, tmp_path: object, family: socket.AddressFamily) -> None:
+@pytest.mark.parametrize(
+    ("family", "in_group"),
+    [(socket.AF_UNIX, False), (socket.AF_INET, False), (socket.AF_INET, True)],
+    ids=["unix", "without SO_REUSEPORT", "with SO_REUSEPORT"],
+)
+def test_a_shared_listener_is_asked_for_one_at_a_time(
+    run: Run, tmp_path: object, family: socket.AddressFamily, in_group: bool
+) -> None:
     """Other workers wait at the same queue: between two clients the loop goes round, and they have their chance."""
 
     async def main() -> None:
         guests = Guests()
         address = f"{tmp_path}/sock" if family == socket.AF_UNIX else ("127.0.0.1", 0)
-        with listening(family, address, in_group=False) as shared:
+        with listening(family, address, in_group) as shared:
             clients = [dial(shared) for _ in range(5)]
-            acceptor = acceptor_of(asyncio.get_running_loop(), [shared], guests)
+            acceptor = acceptor_of(asyncio.get_running_loop(), [shared], guests, shared=[shared])
             acceptor.start()
             seen = set()
             while len(guests.transports) < 5:
@@ -485,7 +507,7 @@ def test_a_full_worker_leaves_its_clients_to_others(run: Run, queue_of_clients: 
         loop = asyncio.get_running_loop()
         guests = Guests()
         limit = Limit()
-        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=limit, several=True)
+        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=limit, others=lambda: True)
         clients = [dial(queue_of_clients) for _ in range(3)]
         acceptor.start()
         await until(lambda: limit.asked)
@@ -519,7 +541,7 @@ def test_who_has_waited_for_long_is_taken_by_a_full_worker(
     async def main() -> None:
         loop = asyncio.get_running_loop()
         guests = Guests()
-        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=lambda: True, several=True)
+        acceptor = acceptor_of(loop, [queue_of_clients], guests, full=lambda: True, others=lambda: True)
         acceptor.start()
         clients = []
         for count in (accept.ACCEPTS_PER_TURN + 5, 1):
@@ -613,7 +635,7 @@ def test_a_full_worker_looks_away_from_what_is_lent(run: Run, listener: socket.s
         limit = Limit()
         with listening() as lent, listening() as late:
             copies = [lent.dup(), late.dup()]
-            acceptor = acceptor_of(loop, [listener.dup()], guests, full=limit, several=True)
+            acceptor = acceptor_of(loop, [listener.dup()], guests, full=limit, others=lambda: True)
             acceptor.start()
             acceptor.lend(2, copies[:1])
             clients = [dial(lent)]
@@ -646,7 +668,7 @@ def test_a_queue_runs_dry(run: Run, listener: socket.socket, monkeypatch: pytest
         guests = Guests()
         with listening() as other:
             ours, lent = listener.dup(), other.dup()
-            acceptor = acceptor_of(loop, [ours], guests, full=lambda: True, several=True)
+            acceptor = acceptor_of(loop, [ours], guests, full=lambda: True, others=lambda: True)
             acceptor.start()
             acceptor.lend(2, [lent])
             clients = [dial(listener)]
@@ -691,6 +713,61 @@ def test_a_flood_does_not_keep_a_queue_from_ending(run: Run, listener: socket.so
 
 
 # Shortages
+
+
+def test_a_loan_that_is_lost_is_a_shortage(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visible for as long as the master needs to see it, also when a connection closes; then it goes on as ever."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(accept, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(accept, "SEEN_SECONDS", 0.5)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests, seen = Guests(), []
+        acceptor = acceptor_of(loop, [listener], guests, changed=lambda: seen.append(acceptor.short))
+        acceptor.start()
+        began_at = loop.time()
+        acceptor.run_short()
+        assert [True] == seen
+        client = dial(listener)
+        acceptor.wake()
+        # those who come are not kept waiting for so long
+        await until(lambda: guests.transports)
+        assert acceptor.short
+        await until(lambda: not acceptor.short)
+        assert loop.time() - began_at > accept.SEEN_SECONDS - 0.05
+        assert [True, False] == seen
+        late = dial(listener)
+        await until(lambda: len(guests.transports) == 2)
+        await acceptor.close()
+        guests.leave()
+        close(client, late)
+
+    run(main())
+
+
+def test_a_loan_that_is_lost_before_the_start(
+    run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told at once; nobody is accepted before start, and after it the shortage ends as ever."""
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(accept, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(accept, "SEEN_SECONDS", 0.05)
+
+    async def main() -> None:
+        guests = Guests()
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener], guests)
+        acceptor.run_short()
+        client = dial(listener)
+        await asyncio.sleep(2 * accept.SEEN_SECONDS)
+        assert (True, 1) == (acceptor.short, queue(listener))
+        acceptor.start()
+        await until(lambda: guests.transports and not acceptor.short)
+        await acceptor.close()
+        guests.leave()
+        client.close()
+
+    run(main())
 
 
 class Lines(logging.Handler):

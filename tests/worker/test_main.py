@@ -157,7 +157,7 @@ class Ward:
         self.folder = folder
         self.listener = listening()
         self.words = os.memfd_create("words", os.MFD_CLOEXEC)
-        self.table = Table(1)
+        self.table = Table(2)
         self.channel, theirs = socket.socketpair()
         self.worker_only = {socket_of(self.listener), socket_of(theirs)}
         self.channel.settimeout(DEADLINE_SECONDS)
@@ -176,7 +176,21 @@ class Ward:
             sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - it lives as long
 
         def run() -> int:
-            return main.run(Assignment(config, WORKER, 1, 1, "node", [self.listener], theirs, seat, self.words))
+            return main.run(
+                Assignment(
+                    config=config,
+                    worker=WORKER,
+                    slot=1,
+                    generation=1,
+                    node="node",
+                    sockets=[self.listener],
+                    shared=[],
+                    channel=theirs,
+                    seat=seat,
+                    others=lambda: self.table.others(1),
+                    words=self.words,
+                )
+            )
 
         self.process = spawn(prepare, identity(config), run, print)
         theirs.close()
@@ -589,6 +603,139 @@ def test_a_child_of_user_code_holds_nothing_that_is_lent(start: Start) -> None:
         client.close()
 
 
+NUMBERS = """\
+def on_message(connection, data):
+    if os.fork() == 0:
+        files = [os.memfd_create("mine") for _ in range(20)]
+        grandchild = os.fork()
+        if grandchild == 0:
+            for file in files:
+                os.fstat(file)
+            os._exit(7)
+        note(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+        os._exit(0)
+    os.wait()
+    connection.send(data)
+"""
+
+
+def test_a_grandchild_keeps_the_files_of_its_parent(start: Start) -> None:
+    """They may have the numbers that were closed when the child began."""
+    ward = start(NUMBERS)
+    ward.go()
+    with listening() as other:
+        # its order is not whole, so the channel still holds the descriptor
+        socket.send_fds(ward.channel, [encode(Order("lend", slot=2, fds=1))[:5]], [other.fileno()])
+        client = ward.open(text("hello"))
+        assert (Opcode.TEXT, b"hello") == client.receive()
+    assert ["7"] == ward.journal()
+
+
+COMING_BACK = """\
+import signal
+
+def fork(end):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # for one that is not ended
+        end()
+        return
+    # the worker itself beats no more while it waits, nor does anything else
+    note("code", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+def leave():
+    sys.exit(7)
+
+def fail():
+    raise KeyboardInterrupt
+
+def come_back():
+    pass
+
+def reply(connection, end):
+    fork(end)
+    connection.send("hello")
+
+async def sleep(end):
+    await asyncio.sleep(0)
+    fork(end)
+
+async def forever():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        note("cancelled in", os.getpid())
+
+def on_worker_start(worker):
+    worker.task = asyncio.get_running_loop().create_task(forever())
+
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("leave", 7), ("fail", 1), ("come_back", 0)])
+@pytest.mark.parametrize(
+    "app",
+    [
+        "def on_message(connection, data):\n    fork({end})\n    connection.send(data)\n",
+        "async def on_message(connection, data):\n    await sleep({end})\n    connection.send(data)\n",
+        "def on_message(connection, data):\n    connection.worker.after(0.001, lambda: reply(connection, {end}))\n",
+    ],
+    ids=["sync", "async", "timer"],
+)
+def test_a_child_that_comes_back_is_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch, app: str, end: str, code: int
+) -> None:
+    """With its own code, and without a touch of the worker's seat, tasks, channel or loop: the worker goes on."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 3600.0)
+    ward = start(COMING_BACK + app.format(end=end))
+    ward.go()
+    client = ward.open()
+    beat_at = ward.reading().beat_at
+    client.send(text("hello"))
+    until(lambda: f"code {code}" in ward.journal())
+    assert beat_at == ward.reading().beat_at
+    assert not any(line.startswith("cancelled") for line in ward.journal())
+    if end == "leave":
+        # the others may have sent something before they ended
+        assert (Opcode.TEXT, b"hello") == client.receive()
+    ward.signal(signal.SIGTERM)
+    assert "leaving" == ward.report().name
+    assert (end == "come_back") == ("came back and is ended" in ward.stderr())
+    ward.open()
+
+
+def test_a_child_that_leaves_with_a_text(start: Start) -> None:
+    """It is printed and means 1, as the interpreter has it; sys.exit() means 0."""
+    app = "def on_message(connection, data):\n    fork(lambda: sys.exit('why' if data == '1' else None))\n"
+    ward = start(COMING_BACK + app)
+    ward.go()
+    ward.open(text("1"), text("0"))
+    until(lambda: ["code 1", "code 0"] == [line for line in ward.journal() if line.startswith("code")])
+    assert "why\n" in ward.stderr()
+
+
+def test_a_child_that_comes_back_from_the_last_callback(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the worker's life is over in it before the loop turns again; it does not beat for the worker either."""
+    monkeypatch.setattr(main, "BEAT_SECONDS", 3600.0)
+    app = (
+        "def on_worker_stop(worker):\n"
+        "    worker_pid = os.getpid()\n"
+        "    fork(come_back)\n"
+        "    if os.getpid() == worker_pid:\n"
+        "        block('stop')\n"
+    )
+    ward = start(COMING_BACK + ECHO + app)
+    ward.go()
+    beat_at = ward.reading().beat_at
+    ward.leave("stop")
+    until(lambda: "blocked" in ward.journal())
+    assert beat_at == ward.reading().beat_at
+    ward.release("stop")
+    assert (0, None) == ward.exit()
+    assert "code 0" in ward.journal()
+    assert 1 == sum(line.startswith("cancelled") for line in ward.journal())
+
+
 def test_an_exit_during_the_start_is_an_exit(start: Start) -> None:
     """It keeps its code; the master is told why there is no worker."""
     ward = start("def on_worker_start(worker):\n    sys.exit(7)\n")
@@ -682,6 +829,39 @@ def test_what_is_lent_before_go_waits_for_it(start: Start) -> None:
         assert 101 == client.status()
 
 
+def test_a_loan_that_is_lost_is_seen(start: Start) -> None:
+    """The worker shows itself as full, so that the master lends to another one, and takes clients again by itself."""
+    ward = start(
+        "import resource\n"
+        "taken = []\n"
+        "def on_message(connection, data):\n"
+        "    if data == 'take':\n"
+        "        highest = max(int(fd) for fd in os.listdir('/proc/self/fd'))\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, highest + 10))\n"
+        "        try:\n"
+        "            while True:\n"
+        "                taken.append(os.dup(0))\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    else:\n"
+        "        for fd in taken:\n"
+        "            os.close(fd)\n"
+        "    connection.send(data)\n"
+    )
+    ward.go()
+    client = ward.open(text("take"))
+    assert (Opcode.TEXT, b"take") == client.receive()
+    with listening() as other:
+        ward.lend(2, other)
+        until(lambda: ward.reading().full)
+        client.send(text("give"))
+        assert (Opcode.TEXT, b"give") == client.receive()
+        until(lambda: not ward.reading().full)
+        ward.lend(2, other)
+        assert 101 == ward.dial(head(), to=other).status()
+    assert "the order lend is lost" in ward.stderr()
+
+
 def test_the_log_goes_on_in_another_file(start: Start, tmp_path: Path) -> None:
     """The one that came along with the order, and what user code prints as well."""
     log = tmp_path / "log"
@@ -711,7 +891,8 @@ def test_the_log_goes_on_in_another_file(start: Start, tmp_path: Path) -> None:
 def test_a_full_worker_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with the next beat, so that its clients need not wait for long; and so is one that has room again."""
     monkeypatch.setattr(main, "BEAT_SECONDS", 3600.0)
-    ward = start(ECHO, worker_connections=1, workers=2)
+    ward = start(ECHO, worker_connections=1)
+    ward.table.claim(2, WORKER + 1)
     ward.go()
     client = ward.open(text("hello"))
     assert (Opcode.TEXT, b"hello") == client.receive()
@@ -727,12 +908,27 @@ def test_a_full_worker_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyP
 def test_nobody_hangs_when_all_are_full(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom no other worker takes is told after a while; those who are in are served as ever."""
     monkeypatch.setattr(accept, "CROWD_SECONDS", 0.2)
-    ward = start(ECHO, worker_connections=1, workers=2)
+    ward = start(ECHO, worker_connections=1)
+    ward.table.claim(2, WORKER + 1)
     ward.go()
     client = ward.open()
     assert 503 == ward.dial(head()).status()
     client.send(text("hello"))
     assert (Opcode.TEXT, b"hello") == client.receive()
+
+
+def test_whether_others_may_take_a_client_is_asked_each_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are added and taken away while this one lives: it waits for others only while there are some."""
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 3600.0)
+    ward = start(ECHO, worker_connections=1, workers=1)
+    ward.go()
+    ward.open()
+    assert 503 == ward.dial(head()).status()
+    ward.table.claim(2, WORKER + 1)
+    waiting = ward.dial(head())
+    assert not select.select([waiting.socket], [], [], 0.3)[0]
+    ward.table.fold(2, WORKER + 1)
+    assert 503 == waiting.status()
 
 
 def test_a_worker_without_descriptors_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1049,7 +1245,7 @@ ours, theirs = socket.socketpair()
 ours.sendall(encode(Order("drain", "stop")))
 config = Config(app="chat", app_dir=sys.argv[1], loop=sys.argv[2])
 seat = Table(1).claim(1, 1)
-code = run(Assignment(config, 1, 1, 1, "n", [], theirs, seat, os.memfd_create("words")))
+code = run(Assignment(config, 1, 1, 1, "n", [], [], theirs, seat, lambda: False, os.memfd_create("words")))
 print(code, "uvloop" in sys.modules)
 """
 

@@ -15,6 +15,9 @@ from typing import Final
 ROOT: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
+FRESH_SECONDS: Final = 3.0
+"""A growth of the count speaks for deaths that are seen so soon after it; it is looked at once a second."""
+
 
 def usable_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """Return how many CPUs this process may use: its affinity, cut by the quota of its cgroup. At least 1.
@@ -29,7 +32,10 @@ def usable_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
 
 
 class OomCounter:
-    """Counts the processes that the kernel has killed here for want of memory; root, membership: as in usable_cpus.
+    """Knows when the kernel has last killed here for want of memory; root, membership: as in usable_cpus.
+
+    The count does not say whom. A victim may be a process that user code has started, hours before somebody kills a
+    worker by hand, so only a death right after the growth is put down to it. You must call look about once a second.
 
     The kernel counts a victim in the nearest cgroup that has the memory controller, and in every one above that. So the
     nearest memory.events is read and no other: in those above, a neighbour's death would pass for one of ours.
@@ -39,18 +45,25 @@ class OomCounter:
         files = (folder / "memory.events" for folder in _own_and_above(root, membership))
         self._file = next((file for file in files if _kills(file) is not None), None)
         self._seen = _kills(self._file) or 0 if self._file else 0
+        self._grown_at = -math.inf
 
-    def grown(self) -> bool:
-        """Whether the kernel has killed since this was asked last, or since the start.
-
-        The count is raised before the victim is seen dead. Two victims between two questions are told for the first.
-        """
+    def look(self, now: float) -> None:
+        """Note whether the count has grown since the last look, or since the start. now: on CLOCK_MONOTONIC."""
         kills = _kills(self._file) if self._file else None
         if kills is None:
             # gone, or out of descriptors for now
-            return False
-        grown, self._seen = kills > self._seen, kills
-        return grown
+            return
+        if kills > self._seen:
+            self._grown_at = now
+        self._seen = kills
+
+    def just_killed(self, now: float) -> bool:
+        """Whether the kernel has killed here so short a time ago that a death seen now may be of that. now: as in look.
+
+        The count is raised before the victim is seen dead, so the look that this takes is never too early.
+        """
+        self.look(now)
+        return now - self._grown_at <= FRESH_SECONDS
 
 
 def _own_and_above(root: Path, membership: Path) -> list[Path]:

@@ -119,9 +119,13 @@ class Control:
         self._give_up_reserve()
 
     def finish(self) -> None:
-        """Send what is left to send, as far as that goes without waiting, and close."""
+        """Send what is left to send, as far as that goes without waiting, remove the socket's file, and close."""
         for client in [*self._clients.values()]:
             self._write(client)
+        # if ours was removed, another service may have made one at this path, and that is not ours to remove
+        with contextlib.suppress(OSError):
+            if self._bound and self._file() == self._bound:
+                self._path.unlink()
         self.close()
 
     def progress(self, token: Token, body: Mapping[str, Any]) -> None:

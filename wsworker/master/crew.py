@@ -21,11 +21,11 @@ import setproctitle
 
 from wsworker import log
 from wsworker.assignment import Assignment
-from wsworker.errors import WireError
+from wsworker.errors import SHORTAGES, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.events import Event, Reading, WorkerId
-from wsworker.master.process import Process, identity, is_stopped, spawn
+from wsworker.master.process import Identity, Process, is_stopped, spawn
 from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
 from wsworker.wire import Lines, Order, Report, decode_report, encode
@@ -43,8 +43,7 @@ TRACE_CHARACTERS: Final = 9000
 REASONS: Final[Mapping[int | None, str]] = {
     errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",
     errno.ENOMEM: "out of memory",
-    errno.EMFILE: "the master is out of descriptors; raise LimitNOFILE= of the unit or `ulimit -n`",
-    errno.ENFILE: "the system is out of descriptors; raise fs.file-max",
+    **{number: "; ".join(words) for number, words in SHORTAGES.items()},
 }
 """Why a worker cannot be forked, in words."""
 
@@ -55,7 +54,8 @@ logger = logging.getLogger("wsworker.master")
 class Child:
     """One living worker.
 
-    killed: we have sent it SIGKILL. lines: holds what came of a report that is not whole yet.
+    log_file: where it was told to log. killed: we have sent it SIGKILL. lines: holds what came of a report that is not
+    whole yet.
     """
 
     worker: WorkerId
@@ -64,6 +64,7 @@ class Child:
     channel: socket.socket
     seat: Seat
     words: LastWords
+    log_file: str
     killed: bool = False
     lines: Lines = field(default_factory=Lines)
 
@@ -71,10 +72,11 @@ class Child:
 class Crew:
     """All living workers.
 
-    selector: the master's; handlers stand in the data of its keys. feed: takes each event. enter_worker: what a worker
-    runs. leave: called in a fresh worker with its slot, closes what is the master's. sockets: gives a slot's listeners;
-    lendable: those of them that another slot may accept from. rss: gives the resident bytes of a worker as last
-    sampled, 0 before. oom: tells whether the kernel has killed for want of memory. now: a clock.
+    selector: the master's; handlers stand in the data of its keys. feed: takes each event. identity: who the workers
+    are, looked up once. enter_worker: what a worker runs. leave: called in a fresh worker with its slot, closes what is
+    the master's. sockets: gives a slot's listeners; lendable: those of them that another slot may accept from. rss:
+    gives the resident bytes of a worker as last sampled, 0 before. oom: tells whether the kernel has killed for want of
+    memory. now: a clock.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Crew:
         selector: selectors.BaseSelector,
         table: Table,
         feed: Callable[[Event], None],
+        identity: Identity,
         enter_worker: EnterWorker,
         leave: Callable[[int], None],
         sockets: Callable[[int], list[socket.socket]],
@@ -97,6 +100,7 @@ class Crew:
         self._selector = selector
         self._table = table
         self._feed = feed
+        self._identity = identity
         self._enter_worker = enter_worker
         self._leave = leave
         self._sockets = sockets
@@ -143,12 +147,9 @@ class Crew:
                     process = self._fork(action, seat, ours, theirs, words)
             except OSError as error:
                 return events.SpawnFailed(action.worker, REASONS.get(error.errno, error.strerror or str(error)))
-            except KeyError as error:
-                # the account of `user` is gone since the configuration was read
-                return events.SpawnFailed(action.worker, str(error.args[0]))
             undo.pop_all()
         ours.setblocking(False)
-        child = Child(action.worker, action.slot, process, ours, seat, words)
+        child = Child(action.worker, action.slot, process, ours, seat, words, action.config.log.file)
         self._children[action.worker] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
@@ -157,7 +158,7 @@ class Crew:
     def _fork(
         self, action: events.Spawn, seat: Seat, ours: socket.socket, theirs: socket.socket, words: LastWords
     ) -> Process:
-        """Raises OSError, or KeyError for an account that is gone."""
+        """Raises OSError."""
         config = action.config
 
         def prepare() -> None:
@@ -169,15 +170,18 @@ class Crew:
 
         def run() -> int:
             setproctitle.setproctitle(f"wsworker: worker {action.slot} [{self._name}] gen {action.generation}")
+            listeners, own = self._sockets(action.slot), self._lendable(action.slot)
             assignment = Assignment(
                 config=config,
                 worker=action.worker,
                 slot=action.slot,
                 generation=action.generation,
                 node=self._node,
-                sockets=self._sockets(action.slot),
+                sockets=listeners,
+                shared=[listener for listener in listeners if listener not in own],
                 channel=theirs,
                 seat=seat,
+                others=lambda: self._table.others(action.slot),
                 words=words.fd,
             )
             return self._enter_worker(assignment)
@@ -186,7 +190,7 @@ class Crew:
             report = Report("failed", kind="boot", error=reason[:ERROR_CHARACTERS], trace=trace[-TRACE_CHARACTERS:])
             theirs.sendall(encode(report))
 
-        return spawn(prepare, identity(config), run, failed)
+        return spawn(prepare, self._identity, run, failed)
 
     def tell(self, action: events.Tell) -> None:
         """Send an order, and with `lend` the listeners of its slot."""
@@ -195,10 +199,14 @@ class Crew:
             lent = self._lendable(action.order.slot) if action.order.name == "lend" else []
             _send(child, action.order, [listener.fileno() for listener in lent])
 
-    def hand_log(self, fd: int) -> None:
-        """Have every worker write its log to this file from now on. The descriptor stays the caller's."""
+    def hand_log(self, file: str, fd: int) -> None:
+        """Have every worker that logs to a file write to this descriptor from now on. It stays the caller's.
+
+        file: `log.file` as it was opened anew. During a reload that changes it workers of both files live side by side.
+        """
         for child in self._children.values():
-            _send(child, Order("reopen"), [fd])
+            if child.log_file == file:
+                _send(child, Order("reopen"), [fd])
 
     def signal(self, action: events.Signal) -> None:
         """Send a signal, if that worker still lives."""
@@ -282,7 +290,7 @@ class Crew:
         self._table.fold(child.slot, child.worker)
         del self._children[child.worker]
         code, signal_name = status
-        oom = signal_name == "SIGKILL" and not child.killed and self._oom.grown()
+        oom = signal_name == "SIGKILL" and not child.killed and self._oom.just_killed(self._now())
         self._feed(events.WorkerExited(child.worker, code, signal_name, oom, words))
 
 

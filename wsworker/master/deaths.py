@@ -107,7 +107,7 @@ def retry(service: Service, slot: Slot, now: float) -> None:
 
 
 def _fork_again(service: Service, slot: Slot, now: float) -> None:
-    """Say when the next fork is tried: by the delays of a crash loop, and no sooner than after the slot's last death."""
+    """Say when the next fork is tried: by the delays of a crash loop, and no sooner than after the last death."""
     slot.failed_forks += 1
     tries = max(slot.failed_forks + 1, len(slot.history))
     slot.retry_at = now + restarts.wait(tries, service.policy, service.draw())

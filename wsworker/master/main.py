@@ -5,8 +5,8 @@ death, a second gone by, a deadline: each becomes one event for the supervisor, 
 performed by the one method that PERFORM names. There is no policy here: nothing below asks how many workers there are,
 or whether a reload is under way.
 
-Signal handlers do nothing. The kernel's wakeup descriptor brings their numbers into the loop, so a signal that comes in
-the middle of something waits its turn like everything else.
+Signal handlers only note that they were called. The wakeup descriptor ends the wait of the loop, so a signal that comes
+in the middle of something waits its turn like everything else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import setproctitle
 from wsworker import log
 from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
-from wsworker.errors import ConfigError, PlatformError, RunDirError
+from wsworker.errors import SHORTAGES, ConfigError, PlatformError, RunDirError
 from wsworker.listeners import Group
 from wsworker.master import events, view
 from wsworker.master.cgroup import OomCounter, usable_cpus
@@ -50,7 +50,7 @@ from wsworker.master.events import (
     Token,
 )
 from wsworker.master.ports import Ports
-from wsworker.master.process import do_nothing, may_signal_others, reap_strangers
+from wsworker.master.process import identity, may_signal_others, reap_strangers
 from wsworker.master.rundir import RunDir, paths
 from wsworker.master.supervisor import Supervisor
 from wsworker.master.systemd import Notifier, take_descriptors, take_environment
@@ -71,6 +71,8 @@ SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
     signal.SIGTTOU: (ScaleRequested(-1), "one worker less"),
 }
 """What each signal means, also in words; SIGHUP means a reload, which begins with reading the configuration."""
+
+MOST_OF_A_KIND: Final = 16
 
 SILENT_SIGNALS: Final = (
     signal.SIGCHLD,  # a death is seen by its pidfd; it wakes the loop for children that are none of ours
@@ -111,8 +113,11 @@ class Master:
         self._control = Control(self._paths.socket, self._selector, self._command, time.monotonic)
         place = loaded.place("listen")
         self._ports = Ports([Group(address, config.backlog, place) for address in config.listen], self._notifier)
+        self._identity = identity(config)
+        self._oom = OomCounter()
         self._samples: dict[int, view.Sample] = {}
         self._exit: Exit | None = None
+        self._caught: deque[int] = deque()
         self._now = time.monotonic()
         self._read_at = self._sample_at = self._watchdog_at = self._now
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
@@ -131,12 +136,13 @@ class Master:
             selector=self._selector,
             table=self._table,
             feed=self._feed,
+            identity=self._identity,
             enter_worker=enter_worker,
             leave=self._leave_to,
             sockets=self._ports.sockets,
             lendable=self._ports.lendable,
             rss=lambda worker: self._samples[worker].rss if worker in self._samples else 0,
-            oom=OomCounter(),
+            oom=self._oom,
             now=time.monotonic,
         )
 
@@ -156,7 +162,7 @@ class Master:
         finally:
             self._control.finish()
             self._ports.close()
-            self._notifier.close()
+            self._notifier.finish()
             self._remove_pidfile()
             run_dir.release()
 
@@ -165,8 +171,7 @@ class Master:
     def _set_up(self, run_dir: RunDir) -> int:
         """Make ready all that the master itself needs; return the number of slots."""
         _need_pidfd()
-        if (self._config.user or self._config.group) and os.geteuid() == 0 and not may_signal_others():
-            raise PlatformError("ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`")
+        self._need_permission()
         os.umask(self._config.umask)
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
         self._run_dir = run_dir
@@ -178,7 +183,8 @@ class Master:
         try:
             self._control.open()
         except OSError as error:
-            raise RunDirError(str(self._paths.socket), error.strerror or str(error), "see `control_socket`") from None
+            why = SHORTAGES.get(error.errno, (error.strerror or str(error), "see `control_socket`"))
+            raise RunDirError(str(self._paths.socket), *why) from None
         self._write_pid_files(run_dir)
         listen = ", ".join(self._view.listen)
         logger.info(
@@ -193,18 +199,40 @@ class Master:
             logger.warning("workers run as root; set `user` in %s", self._loaded.shown)
         return slots
 
+    def _need_permission(self) -> None:
+        """Raise PlatformError if the workers could not become who they are to be, or could not be ended then."""
+        if os.geteuid() != 0 and self._identity.takes_root:
+            place = self._loaded.place("user" if self._config.user else "group")
+            text = "`user` and `group` name somebody else than who started this, which takes root"
+            raise PlatformError(f"{text}; start as root, or remove them ({place})")
+        if (self._config.user or self._config.group) and os.geteuid() == 0 and not may_signal_others():
+            raise PlatformError("ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`")
+
     def _slots(self) -> int:
         assert isinstance(self._config.workers, int)
         return self._config.workers
 
     def _catch_signals(self) -> None:
-        """Set every handler before the first fork: a signal never finds a default action, not even in a child."""
+        """Set every handler before the first fork: a signal never finds a default action, not even in a child.
+
+        Whoever starts this may have them blocked, and a mask is inherited: a stop would then never be heard of.
+        """
         self._wakeup, wakeup_writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._wakeup_writer = wakeup_writer
-        for number in (*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2):
-            signal.signal(number, do_nothing)
+        caught = (*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
+        for number in caught:
+            signal.signal(number, self._catch)
         signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
-        self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._wake)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+
+    def _catch(self, number: int, frame: object) -> None:
+        """Note a signal: the bytes of the wakeup descriptor only wake, as they are lost once its buffer is full.
+
+        More of a kind than MOST_OF_A_KIND in one turn of the loop are a storm, and say nothing new.
+        """
+        if self._caught.count(number) < MOST_OF_A_KIND:
+            self._caught.append(number)
 
     def _write_pid_files(self, run_dir: RunDir) -> None:
         writers: dict[Path, Callable[[], None]] = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
@@ -229,16 +257,19 @@ class Master:
     # The loop
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(max(0.0, self._wake_at() - time.monotonic())):
+        ready = self._selector.select(max(0.0, self._wake_at() - time.monotonic()))
+        self._now = time.monotonic()
+        # the beats come first: after a pause of the machine nothing is judged by an old reading
+        if self._now >= self._read_at:
+            self._read_at = self._now + READ_SECONDS
+            self._read_table()
+        for key, _ in ready:
             key.data()
+        self._signals()
         self._now = time.monotonic()
         if self._now >= self._watchdog_at:
             self._notifier.watchdog()
             self._watchdog_at = self._now + (self._notifier.watchdog_seconds or READ_SECONDS)
-        # the beats come before the deadlines: after a pause of the machine no worker is judged by an old reading
-        if self._now >= self._read_at:
-            self._read_at = self._now + READ_SECONDS
-            self._read_table()
         deadline = self._supervisor.next_deadline()
         if deadline is not None and deadline <= self._now:
             self._feed(events.DeadlinePassed())
@@ -264,6 +295,8 @@ class Master:
 
     def _read_table(self) -> None:
         self._control.expire()
+        self._notifier.flush()
+        self._oom.look(self._now)
         self._crew.bury_late()
         reap_strangers(self._crew.pids().values())
         self._crew.read_words()
@@ -275,8 +308,15 @@ class Master:
 
     # What happens: signals, commands, reports, deaths
 
+    def _wake(self) -> None:
+        """Forget what has woken the loop; _turn looks for signals in any case."""
+        with contextlib.suppress(BlockingIOError):
+            while len(self._wakeup.recv(4096)) == 4096:
+                pass
+
     def _signals(self) -> None:
-        for number in self._wakeup.recv(256):
+        while self._caught:
+            number = self._caught.popleft()
             name = signal.Signals(number).name
             if number in SIGNALS:
                 event, meaning = SIGNALS[number]
@@ -373,7 +413,7 @@ class Master:
             body: dict[str, Any] = {"result": "failed", "error": {"code": "log_failed", "message": str(error)}}
         else:
             if descriptor is not None:
-                self._crew.hand_log(descriptor)
+                self._crew.hand_log(self._view.log, descriptor)
                 logger.info("the log is reopened")
             body = {"result": "ok", "file": self._view.log}
         if action.reply is not None:
@@ -463,10 +503,17 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
 def _write_pidfile(file: Path) -> None:
     """Replace the pid file as a whole, and never write through a link or into a pipe that lies there. OSError."""
     new = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w") as output:
-        output.write(f"{os.getpid()}\n")
-    new.replace(file)
+    # in a container each master has the same pid, also one that was killed right here
+    new.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "w") as output:
+            output.write(f"{os.getpid()}\n")
+        new.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
 
 
 def _with_number_of_workers(config: Config) -> Config:
@@ -477,5 +524,7 @@ def _with_number_of_workers(config: Config) -> Config:
 def _need_pidfd() -> None:
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise PlatformError("; ".join(SHORTAGES[error.errno])) from None
         raise PlatformError("wsworker needs Linux 5.4 or later (pidfd_open(2) is missing here)") from None

@@ -57,22 +57,38 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a worker is to be. uid and gid are None to stay as the master is; user names the groups to take over."""
+    """Who a worker is to be. uid, gid and groups are None to stay as the master is; groups: the supplementary ones."""
 
-    user: str | None
     uid: int | None
     gid: int | None
+    groups: tuple[int, ...] | None
     umask: int
+
+    @property
+    def takes_root(self) -> bool:
+        """Whether only root can take it: it is somebody else than this process, in uid or gid."""
+        other_user = self.uid is not None and (self.uid,) * 3 != os.getresuid()
+        other_group = self.gid is not None and (self.gid,) * 3 != os.getresgid()
+        return other_user or other_group
 
 
 def identity(config: Config) -> Identity:
     """Return who the workers of a configuration are; its user and group exist, as loading it has checked.
 
-    A user without a group takes that user's own group. Raises KeyError if an account was removed since.
+    A user without a group takes that user's own group; a group without a user has no others beside it.
+    You should call this once: it asks the account databases, and a directory server that hangs would hold the caller at
+    every fork. nsswitch.conf(5). Raises PlatformError if an account was removed since.
     """
-    account = pwd.getpwnam(config.user) if config.user is not None else None
-    gid = grp.getgrnam(config.group).gr_gid if config.group is not None else account.pw_gid if account else None
-    return Identity(config.user, account.pw_uid if account else None, gid, config.umask)
+    try:
+        account = pwd.getpwnam(config.user) if config.user is not None else None
+        gid = grp.getgrnam(config.group).gr_gid if config.group is not None else account.pw_gid if account else None
+    except KeyError as error:
+        raise PlatformError(f"{error.args[0]}; create the account, or change `user` and `group`") from None
+    if gid is None:
+        return Identity(None, None, None, config.umask)
+    # what initgroups(3) takes over
+    groups = tuple(os.getgrouplist(account.pw_name, gid)) if account else ()
+    return Identity(account.pw_uid if account else None, gid, groups, config.umask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,20 +249,23 @@ def do_nothing(number: int, frame: object) -> None:
 def take_identity(identity: Identity) -> None:
     """Take the umask, then groups, gid and uid for good, in the order in which each is still permitted.
 
-    Raises PrivilegeError; the caller must end the process then, it never runs on as somebody else. setresuid(2).
+    Only root becomes somebody else. Who may do so by CAP_SETUID and CAP_SETGID alone would keep both, and with them the
+    way back: the kernel takes capabilities away when the uid leaves 0, and not from one other uid to the next.
+    Raises PrivilegeError; the caller must end the process then, it never runs on as somebody else. setresuid(2),
+    capabilities(7) "Effect of user ID changes on capabilities".
     """
     os.umask(identity.umask)
+    uid, gid, groups = identity.uid, identity.gid, identity.groups
+    if os.geteuid() != 0:
+        if identity.takes_root:
+            raise PrivilegeError("the change of user or group", "only root can make it for good")
+        return
     steps: list[tuple[str, Callable[[], None]]] = []
-    uid, gid = identity.uid, identity.gid
-    if os.geteuid() == 0 and (uid is not None or gid is not None):
-        if identity.user is not None and gid is not None:
-            user = identity.user
-            steps.append(("initgroups", lambda: os.initgroups(user, gid)))
-        else:
-            steps.append(("setgroups", lambda: os.setgroups([])))
-    if gid is not None and (gid,) * 3 != os.getresgid():
+    if groups is not None:
+        steps.append(("setgroups", lambda: os.setgroups(groups)))
+    if gid is not None:
         steps.append(("setresgid", lambda: os.setresgid(gid, gid, gid)))
-    if uid is not None and (uid,) * 3 != os.getresuid():
+    if uid is not None:
         steps.append(("setresuid", lambda: os.setresuid(uid, uid, uid)))
     for name, step in steps:
         try:
@@ -293,9 +312,12 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
     """Run daemon in the background and wait until it has told how its start went.
 
     daemon gets the descriptor of a pipe, tells through announce and returns its exit code; its standard input is
-    /dev/null, and it has a session of its own without a terminal. Returns (exit code, error text) for the waiting
-    process: what was announced, or (1, sentence) if the daemon ended without a word. Ctrl-C while waiting stops it.
+    /dev/null, it has a session of its own without a terminal, and nothing else that was open stays so. Returns
+    (exit code, error text) for the waiting process: what was announced, or (1, sentence) if the daemon ended without a
+    word. Ctrl-C while waiting stops it. SIGCHLD is as in any program from here on, in both processes.
     """
+    # a caller that ignores it has its children reaped by the kernel: waitpid(2), ECHILD
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -335,6 +357,7 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
 def _run_detached(daemon: Callable[[int], int], writer: int) -> NoReturn:
     code = 1
     try:
+        _close_all_but(writer)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.close(null)
@@ -344,6 +367,19 @@ def _run_detached(daemon: Callable[[int], int], writer: int) -> NoReturn:
         traceback.print_exc()
     finally:
         _leave(code)
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what the shell has handed down, beside the standard streams: a lock, the end of a pipe. daemon(7), step 1.
+
+    What systemd hands over goes too: its LISTEN_PID names the process that was forked from. A range up to the limit
+    would miss what was open when the limit was lowered, and close_range(2) needs Linux 5.9.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in (0, 1, 2, kept):
+            # the one that listed them is gone
+            with contextlib.suppress(OSError):
+                os.close(int(name))
 
 
 def announce(pipe: int, code: int, error: str) -> None:

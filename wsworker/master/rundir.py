@@ -104,10 +104,9 @@ class RunDir:
         os.close(self._lock)
 
     def release(self) -> None:
-        """Remove socket and pid file, then give the lock up; the lock file stays."""
-        for file in (self.paths.socket, self.paths.pid):
-            with contextlib.suppress(OSError):
-                file.unlink()
+        """Remove the pid file, then give the lock up; the lock file stays. The socket is Control's to remove."""
+        with contextlib.suppress(OSError):
+            self.paths.pid.unlink()
         os.close(self._lock)
 
 

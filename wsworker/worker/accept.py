@@ -5,8 +5,9 @@ process that holds the socket, and because a server must go on when it has no ro
 the errors.
 
 The listeners of a slot are its worker's alone, but for two cases. A worker may be lent those of another slot, until
-they are recalled. And a listener outside of a SO_REUSEPORT group (a unix socket, or one that systemd has opened) is one
-queue for all workers: who wakes up first would empty it, so a worker takes one client at a time there.
+they are recalled. And a listener that all slots share (a unix socket, or one that systemd has opened) is one queue for
+all workers: who wakes up first would empty it, so a worker takes one client at a time there. The master says which
+these are; SO_REUSEPORT does not tell, as a .socket unit may set it as well (ReusePort=, systemd.socket(5)).
 
 A worker that can take nobody looks away: its listeners stay readable, and the loop would spin. Where there are other
 workers it leaves its clients to them, since the master steers new ones away and lends its queue. So it looks again ten
@@ -27,7 +28,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from wsworker.stats import Counters
@@ -43,6 +44,9 @@ CROWD_SECONDS: Final = 2.0
 """How long clients of a full worker are left to others: the master sees it within a second, and lends the queue."""
 
 PAUSE_SECONDS: Final = 1.0
+SEEN_SECONDS: Final = 1.5
+"""How long a shortage lasts at least that the master must see: it reads the table once a second."""
+
 QUIET_SECONDS: Final = 3.0
 """A queue to which the master sends nobody any more is empty for good when so long nobody came."""
 
@@ -70,9 +74,10 @@ class Acceptor:
     """Accepts from some listeners.
 
     protocol: makes the asyncio protocol of one client, given the address that accept(2) gave: once a client has reset
-    the connection, nobody can be asked for it any more. several: whether other workers may take who comes while full()
-    is true; without them such a client is accepted at once, and its handshake refused. changed: called when `short`
-    has. You must call wake() whenever a connection has closed.
+    the connection, nobody can be asked for it any more. shared: those of the listeners that all workers accept from.
+    others: whether other workers may take who comes while full() is true; without them such a client is accepted at
+    once, and its handshake refused. changed: called when `short` has. You must call wake() whenever a connection has
+    closed.
 
     short: nobody is accepted, for want of descriptors.
     """
@@ -83,8 +88,9 @@ class Acceptor:
         listeners: Sequence[socket.socket],
         protocol: Callable[[Any], asyncio.Protocol],
         *,
+        shared: Collection[socket.socket],
         full: Callable[[], bool],
-        several: bool,
+        others: Callable[[], bool],
         changed: Callable[[], None],
         counters: Counters,
         log: logging.Logger,
@@ -93,8 +99,9 @@ class Acceptor:
         self._own = list(listeners)
         self._lent: dict[int, list[socket.socket]] = {}
         self._protocol = protocol
+        self._shared = shared
         self._full = full
-        self._several = several
+        self._others = others
         self._changed = changed
         self._counters = counters
         self._log = log
@@ -106,6 +113,7 @@ class Acceptor:
         self._look_timer: asyncio.TimerHandle | None = None  # set while we look away
         self._waiting = Waiting()  # meanwhile
         self._again_at = 0.0
+        self._short_until = 0.0  # at least; it has no meaning while we are not short
         self._came_at = 0.0
         self._logged_at = -LOG_SECONDS
 
@@ -114,7 +122,10 @@ class Acceptor:
     def start(self) -> None:
         """Accept whoever comes; the listeners must listen, as accept(2) on others is an error and epoll would spin."""
         self._started = True
-        self._watch()
+        if self.short:
+            self._pause()
+        else:
+            self._watch()
 
     def stop(self) -> None:
         """Stop accepting; whoever waits in the queue stays there for others. May be called twice."""
@@ -131,6 +142,16 @@ class Acceptor:
     def recall(self, slot: int) -> None:
         """Close what was lent of a slot; whoever waits there stays for others. Nothing if nothing was lent."""
         self._close(self._lent.pop(slot, []))
+
+    def run_short(self) -> None:
+        """Be short for long enough to be seen: what was lent is lost for want of descriptors, and is another's to take.
+
+        Our own clients wait for a moment, as in any shortage.
+        """
+        self._short_until = self._loop.time() + SEEN_SECONDS
+        self._set_short(True)
+        if self._started:
+            self._pause()
 
     def wake(self) -> None:
         """Look at once who waits: a connection has closed, so there is room, and a descriptor in the loop's next turn.
@@ -149,7 +170,7 @@ class Acceptor:
         """
         for slot in [*self._lent]:
             self.recall(slot)
-        self._several = False  # nobody else will take them
+        self._others = lambda: False  # nobody else will take them
         self._came_at = began_at = self._loop.time()
         while (left := min(self._came_at + QUIET_SECONDS, began_at + limit_seconds) - self._loop.time()) > 0:
             await asyncio.sleep(left)
@@ -191,8 +212,8 @@ class Acceptor:
 
     def _ready(self, listener: socket.socket) -> None:
         """Accept from a listener at which somebody waits."""
-        if not (self._several and self._full()):
-            self._accept(listener, ACCEPTS_PER_TURN if _is_in_group(listener) else 1)
+        if not (self._full() and self._others()):
+            self._accept(listener, 1 if listener in self._shared else ACCEPTS_PER_TURN)
         elif not self._waiting.is_over(listener, CROWD_SECONDS, self._loop.time()):
             self._look_away(LOOK_SECONDS)
         elif self._accept(listener, ACCEPTS_PER_TURN):
@@ -260,7 +281,7 @@ class Acceptor:
             self._ready(listener)
         if self._looks_away:
             return
-        if self.short and not self._reserve.has_company():
+        if self.short and (now < self._short_until or not self._reserve.has_company()):
             self._pause()
             return
         self._set_short(False)
@@ -311,11 +332,6 @@ class Acceptor:
             self._loop.remove_reader(listener)
             self._waiting.forget(listener)
             listener.close()
-
-
-def _is_in_group(listener: socket.socket) -> bool:
-    """Whether it is a slot's alone; socket(7), SO_REUSEPORT."""
-    return listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) != 0
 
 
 def _listens(listener: socket.socket) -> bool:

@@ -5,8 +5,8 @@ Linux delivers them with the read that takes the first byte of their message, an
 message that has some too. So they arrive in the order of the orders that they belong to, and never after them: a queue
 of descriptors, of which each order takes as many as it says, is right.
 
-A process that has no descriptor left gets the message without them (MSG_CTRUNC). Such an order is dropped with a line
-in the log: the worker goes on with what it has.
+A process that has no descriptor left gets the message without them (MSG_CTRUNC). Such an order comes without any, and
+with a line in the log: the worker goes on with what it has.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Channel:
     def read(self) -> list[tuple[Order, list[int]]] | None:
         """Return the orders that have come, each with its descriptors, which you must use or close.
 
-        They are close-on-exec. None: the channel has ended or speaks nonsense, so the master is dead.
+        They are close-on-exec. An order that comes with fewer than it says has lost them, and must not be obeyed.
+        None: the channel has ended or speaks nonsense, so the master is dead.
         """
         try:
             data = self._receive()
@@ -60,8 +61,7 @@ class Channel:
             return None
         if not data:
             return None
-        taken = ((order, self._take(order)) for order in orders)
-        return [(order, descriptors) for order, descriptors in taken if len(descriptors) == order.fds]
+        return [(order, self._take(order)) for order in orders]
 
     def send(self, report: Report) -> None:
         """Send a report. If the master is dying it is lost; the end of the channel will tell."""

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection
@@ -19,21 +18,22 @@ from tests.system.clients import ConnectLoop
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, Daemon, eventually
 from tests.system.faults.world import (
-    GATED,
     ORDERS,
+    STARTS_AT_THE_GATE,
     Gate,
     Wrapped,
     begin_handshakes,
     check_untouched,
     clients_of,
     end_handshake,
-    pid_of,
+    lacking,
+    listeners_of,
     replaced,
     slot,
+    stand_still,
+    waiting_at,
     weights,
 )
-
-STARTS_AT_THE_GATE = f"{WHO}{GATED}\nasync def on_worker_start(worker):\n    await pass_gate()\n"
 
 RAISES = """
 import os
@@ -65,8 +65,9 @@ def recv_twice(client: ClientConnection) -> None:
 def test_row_01_a_worker_is_killed(make_daemon: MakeDaemon) -> None:
     """SIGKILL of a worker: it gets no new clients at once, those in its queue are served, and nobody else notices.
 
-    The replacement is held up at its start, so that the time without a worker can be looked at: weight 0, the queue
-    lent to a healthy worker. Then the slot has a worker, its weight and its counters again.
+    The replacement is held up at its start, so that the time without a worker can be looked at: weight 0, nobody new in
+    the queue, the queue lent to a healthy worker. Then the slot has a worker, its weight and its counters again, and
+    the borrower has given its listener back.
     """
     daemon = make_daemon(STARTS_AT_THE_GATE, workers=3).start()
     gate = Gate(daemon)
@@ -76,22 +77,26 @@ def test_row_01_a_worker_is_killed(make_daemon: MakeDaemon) -> None:
         safe = clients_of(daemon, stack, *others)
         before = daemon.wait_status(lambda status: slot(status, 1)["messages_in"] > 0)
         gate.close()
-        os.kill(victim, signal.SIGSTOP)
-        eventually(lambda: psutil.Process(victim).status() == psutil.STATUS_STOPPED, "the worker stands still")
+        stand_still(victim)
         begun = begin_handshakes(daemon, stack)
-        daemon.wait_status(lambda status: slot(status, 1)["queue"] > 0)
+        waiting = waiting_at(daemon, 1)
+        assert waiting > 0
 
         os.kill(victim, signal.SIGKILL)
         empty = daemon.wait_status(lambda status: slot(status, 1)["pid"] != victim)
         assert slot(empty, 1)["state"] in ("waiting", "starting")
         assert (0, True) == (weights(empty)[0], all(weights(empty)[1:]))
-        assert {pid_of(daemon.echo("new")) for _ in range(20)} <= {*others}
-        assert {end_handshake(sock) for sock in begun} <= {*others}
+        new = begin_handshakes(daemon, stack)
+        # it is lent a second after the death, and then only gets shorter
+        assert waiting_at(daemon, 1) <= waiting
+        assert {end_handshake(sock) for sock in begun + new} <= {*others}
         lent = daemon.wait_status(lambda status: slot(status, 1)["lent_to"])
         assert slot(lent, 1)["lent_to"] in [row["slot"] for row in lent["workers"] if row["pid"] in others]
+        eventually(lambda: [1, 2] == sorted(listeners_of(daemon, pid) for pid in others), "a lent listener")
 
         gate.open()
         status = daemon.wait_status(lambda status: replaced(1, victim)(status) and all(weights(status)))
+        eventually(lambda: [1, 1] == [listeners_of(daemon, pid) for pid in others], "the listener is given back")
         check_untouched(safe)
         with pytest.raises(ConnectionClosedError):
             doomed.recv(10)
@@ -189,12 +194,12 @@ def limited_group() -> Iterator[Path]:
     root = Path("/sys/fs/cgroup")
     controllers = root / "cgroup.subtree_control"
     if not controllers.exists() or "memory" not in controllers.read_text().split():
-        pytest.skip("there is no cgroup of version 2 with the memory controller")
+        lacking("there is no cgroup of version 2 with the memory controller")
     group = root / f"wsworker-test-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"this user may not make a cgroup: {error.strerror}")
+        lacking(f"this user may not make a cgroup: {error.strerror}")
     (group / "memory.max").write_text(f"{LIMIT_MIB << 20}")
     swap = group / "memory.swap.max"
     if swap.exists():
@@ -220,7 +225,7 @@ def test_row_10_a_worker_uses_up_the_memory(limited_group: Path) -> None:
 def test_row_10_the_kernel_counts_a_kill(tmp_path: Path) -> None:
     """A SIGKILL that comes with a kill more in memory.events is out of memory; one that comes without is none."""
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a folder over /sys/fs/cgroup")
+        lacking("only root can mount a folder over /sys/fs/cgroup")
     membership = Path("/proc/self/cgroup").read_text().splitlines()
     own = next(line[3:] for line in membership if line.startswith("0::"))
     count = tmp_path / own.lstrip("/") / "memory.events"

@@ -17,16 +17,21 @@ from tests.system.daemon import WHO, Daemon, eventually
 from tests.system.faults.world import (
     ORDERS,
     begin_handshakes,
+    check_avoided,
+    check_times,
     check_untouched,
     clients_of,
     end_handshake,
-    pid_of,
+    last_beat,
+    listeners_of,
     replaced,
     slot,
+    stand_still,
     weights,
 )
 
 TIMEOUT = "5s"
+HANG = {"workers": 2, "worker_timeout": "8s", "log": {"level": "debug"}}
 
 SLOW_IN_SLOT_1 = (
     WHO
@@ -46,13 +51,16 @@ def on_worker_start(worker):
 
 
 def test_row_05_a_worker_is_stopped(make_daemon: MakeDaemon) -> None:
-    """SIGSTOP of a worker: no new clients, its queue is lent; KILL at worker_timeout; the log says it was stopped."""
-    daemon = make_daemon(WHO, workers=2, worker_timeout=TIMEOUT).start()
+    """SIGSTOP of a worker: no new clients, its queue is lent; KILL at worker_timeout; the log says it was stopped.
+
+    Who has borrowed its listener gives it back to its successor.
+    """
+    daemon = make_daemon(WHO, workers=2, worker_timeout=TIMEOUT, log={"level": "debug"}).start()
+    worker = slot(daemon.status(), 1)["id"]
     victim, other = daemon.workers
     with ExitStack() as stack:
         safe = clients_of(daemon, stack, other)
-        os.kill(victim, signal.SIGSTOP)
-        eventually(lambda: psutil.Process(victim).status() == psutil.STATUS_STOPPED, "the worker stands still")
+        stand_still(victim)
         begun = begin_handshakes(daemon, stack)
 
         hung = daemon.wait_status(lambda status: slot(status, 1)["lent_to"])
@@ -61,20 +69,28 @@ def test_row_05_a_worker_is_stopped(make_daemon: MakeDaemon) -> None:
         assert (0, True) == (weights(hung)[0], weights(hung)[1] > 0)
         # all of them, also those that came to the stopped worker
         assert {other} == {end_handshake(sock) for sock in begun}
-        assert {other} == {pid_of(daemon.echo("new")) for _ in range(10)}
+        assert 2 == listeners_of(daemon, other)
+        check_avoided(daemon, stack, 1, other)
 
         status = daemon.wait_status(lambda status: replaced(1, victim)(status) and all(weights(status)))
+        eventually(lambda: 1 == listeners_of(daemon, other), "the listener is given back")
         check_untouched(safe)
     row = slot(status, 1)
     assert ("hung", "SIGKILL", None) == (row["last_exit"]["class"], row["last_exit"]["signal"], row["lent_to"])
     # whatever the words around it
     assert "SIGSTOP or a debugger" in daemon.log
     assert "running" == status["state"]
+    promised = {"it gets no new clients": 3.0, "and is killed": 5.0, f"worker 1 (pid {victim}) died": 5.0}
+    check_times(daemon, last_beat(daemon, worker), promised)
 
 
 def hang(daemon: Daemon, order: str, function: str, ended_by: str) -> None:
-    """Block the loop of worker 1 by an order, and check all that must happen."""
+    """Block the loop of worker 1 by an order, and check all that must happen, and when.
+
+    daemon: with a worker_timeout of 8 s, half of which is more than the 3 s of a worker that is called hung.
+    """
     daemon.start()
+    worker = slot(daemon.status(), 1)["id"]
     victim, other = daemon.workers
     with ExitStack() as stack:
         safe = clients_of(daemon, stack, other)
@@ -97,7 +113,17 @@ def hang(daemon: Daemon, order: str, function: str, ended_by: str) -> None:
     assert ("hung", ended_by) == (last_exit["class"], last_exit["signal"])
     before_abort = daemon.log.partition("Fatal Python error: Aborted")[0]
     silent, stacks = before_abort.find("silent for "), before_abort.find(f" in {function}\n")
-    assert -1 < silent < stacks < daemon.log.find(f"worker 1 (pid {victim}) died"), daemon.log
+    died = f"worker 1 (pid {victim}) died"
+    assert -1 < silent < stacks < daemon.log.find(died), daemon.log
+    promised = {
+        "it gets no new clients": 3.0,
+        # the wish for its stacks, and the stacks, which are looked for once a second
+        f"Signal(worker={worker}, name='SIGUSR2')": 4.0,
+        f"worker 1 (pid {victim}): its stacks": 4.0,
+        "and is replaced": 8.0,
+        died: 10.0 if ended_by == "SIGKILL" else 8.0,
+    }
+    check_times(daemon, last_beat(daemon, worker), promised)
 
 
 @pytest.mark.parametrize(("order", "ended_by"), [("spin", "SIGABRT"), ("spin_and_block_abort", "SIGKILL")])
@@ -106,20 +132,23 @@ def test_row_06_a_loop_blocked_in_python(make_daemon: MakeDaemon, order: str, en
 
     The others serve on, also those who came to the blocked worker.
     """
-    hang(make_daemon(ORDERS, workers=2, worker_timeout=TIMEOUT), order, "spin", ended_by)
+    hang(make_daemon(ORDERS, **HANG), order, "spin", ended_by)
 
 
 def test_row_07_a_loop_blocked_in_c(make_daemon: MakeDaemon) -> None:
     """A regular expression without end, which holds the GIL: the same as in Python, the stack too."""
-    hang(make_daemon(ORDERS, workers=2, worker_timeout=TIMEOUT), "match", "match", "SIGABRT")
+    hang(make_daemon(ORDERS, **HANG), "match", "match", "SIGABRT")
 
 
 def test_row_08_a_slow_loop(make_daemon: MakeDaemon) -> None:
     """A loop that is late by more than a second again and again: the lag shows, few clients come, nobody is killed."""
     daemon = make_daemon(SLOW_IN_SLOT_1, workers=2, worker_timeout=TIMEOUT).start()
     before = daemon.workers
-    slow = daemon.wait_status(lambda status: 1 == weights(status)[0] < weights(status)[1])
-    assert slot(slow, 1)["loop_lag"] > 1
+    with ExitStack() as stack:
+        slow = daemon.wait_status(lambda status: 1 == weights(status)[0] < weights(status)[1])
+        assert slot(slow, 1)["loop_lag"] > 1
+        served_by = [end_handshake(sock) for sock in begin_handshakes(daemon, stack, 100)]
+        assert served_by.count(before[0]) < 10
     # together longer than worker_timeout
     eventually(lambda: daemon.out.count("blocked") >= 4, "four times late")
     status = daemon.wait_status(lambda status: slot(status, 1)["state"] == "ready")

@@ -13,7 +13,7 @@ import pytest
 from tests.system.clients import TEXT, ConnectLoop, frame, raw_open
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, Daemon, eventually
-from tests.system.faults.world import ORDERS, Systemd, Unit
+from tests.system.faults.world import NOISE_SECONDS, ORDERS, Systemd, Unit
 
 
 def check_port_and_lock_are_free(daemon: Daemon) -> None:
@@ -35,7 +35,7 @@ def test_row_25_the_master_is_killed(make_daemon: MakeDaemon) -> None:
     os.kill(daemon.workers[0], signal.SIGSTOP)
     daemon.signal(signal.SIGKILL)
     assert -9 == daemon.wait_exit()
-    daemon.wait_gone()
+    daemon.wait_gone(1 + NOISE_SECONDS)
     check_port_and_lock_are_free(daemon)
     assert 1 == daemon.cli("status").code
     assert "tom" == daemon.start().echo("tom").split()[1]

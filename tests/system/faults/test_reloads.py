@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,15 +16,17 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.system.clients import ConnectLoop
+from tests.system.clients import CLOSE, ConnectLoop, frame
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, eventually, finish, free_port
 from tests.system.faults.world import (
     GATED,
     Gate,
     Systemd,
+    begin_handshakes,
     check_untouched,
     clients_of,
+    end_handshake,
     knock,
     slot,
 )
@@ -56,9 +59,10 @@ def on_worker_stop(worker):
 """While the gate is closed, worker 2 does not get ready and nobody gets out of a reload."""
 
 RELOADS = 200
-WARM_UP = 20
+WARM_UP = 100
 """Reloads after which the master has allocated what it needs."""
-GROWTH_BYTES = 2 << 20
+GROWTH_BYTES = 512 << 10
+LATE_CLIENTS = 4
 
 
 def ids(daemon: Daemon) -> list[int]:
@@ -237,31 +241,65 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def late_clients(daemon: Daemon, stack: ExitStack) -> dict[socket.socket, int]:
+    """Return some clients that answer a Close only when say_goodbye does it, and the pid of the worker of each."""
+    return {sock: end_handshake(sock) for sock in begin_handshakes(daemon, stack, LATE_CLIENTS)}
+
+
+def hear_goodbye(client: socket.socket) -> bytes:
+    """Wait until the server closes, and return the payload of its Close. A worker that says so accepts nobody more."""
+    header, size = client.recv(2, socket.MSG_WAITALL)
+    assert 0x80 | CLOSE == header
+    return client.recv(size, socket.MSG_WAITALL)
+
+
+def say_goodbye(client: socket.socket, payload: bytes) -> None:
+    """Answer a Close, and leave."""
+    client.sendall(frame(CLOSE, payload))
+    client.close()
+
+
 @pytest.mark.timeout(240)
 def test_row_22_200_reloads_in_a_row(make_daemon: MakeDaemon) -> None:
     """Two hundred reloads under constant connects: descriptors, threads and memory of the master are flat.
 
-    No slot ever has two draining workers, and nobody is refused or reset.
+    Each is asked for while the old workers of the one before still wait for the goodbyes of some clients, and begins
+    when they have left: no slot ever has two draining workers. Nobody is refused or reset.
     """
-    daemon = make_daemon(HELLO, workers=2).start()
+    daemon = make_daemon(WHO, workers=2).start()
     master = daemon.master
     most_draining = 0
 
-    def over(status: Mapping[str, Any], number: int) -> bool:
+    def draining(status: Mapping[str, Any]) -> dict[int, int]:
         nonlocal most_draining
-        draining = Counter(row["slot"] for row in status["workers"] if row["state"] == "draining")
-        most_draining = max(most_draining, *draining.values(), 0)
+        rows = [row for row in status["workers"] if row["state"] == "draining"]
+        most_draining = max(most_draining, *Counter(row["slot"] for row in rows).values(), 0)
+        return {row["pid"]: row["slot"] for row in rows}
+
+    def over(status: Mapping[str, Any], number: int) -> bool:
+        draining(status)
         return bool(status["reloads"] == number and status["state"] == "running")
 
-    with ConnectLoop(daemon) as loop:
+    with ConnectLoop(daemon) as loop, ExitStack() as stack:
+        late = late_clients(daemon, stack)
+        os.kill(master, signal.SIGHUP)
         for number in range(1, RELOADS + 1):
-            os.kill(master, signal.SIGHUP)
-            status = daemon.wait_status(lambda status, number=number: over(status, number))  # type: ignore[misc]
+            daemon.wait_status(lambda status, number=number: over(status, number))  # type: ignore[misc]
+            payloads = {client: hear_goodbye(client) for client in late}
             if number == WARM_UP:
                 warm, warm_rss = descriptors_and_threads(master), rss_bytes(master)
+            # an old worker that they are no clients of may still accept, until it has left
+            status = daemon.wait_status(lambda status, late=late: draining(status).keys() == {*late.values()})  # type: ignore[misc]
+            late = late_clients(daemon, stack)
+            if number < RELOADS:
+                os.kill(master, signal.SIGHUP)
+                eventually(lambda number=number: daemon.log.count("SIGHUP") > number, "it is heard")  # type: ignore[misc]
+                assert over(daemon.status(), number), "it has not waited for the old workers"
+            for client, payload in payloads.items():
+                say_goodbye(client, payload)
     daemon.wait_status(lambda status: len(status["workers"]) == 2)
     loop.check()
-    assert 1 >= most_draining
+    assert 1 == most_draining
     assert (RELOADS + 1, 0) == (status["generation"], status["totals"]["restarts"])
     # descriptors of commands and of workers that leave come and go
     eventually(lambda: descriptors_and_threads(master) <= warm, f"no more than {warm}")

@@ -23,6 +23,7 @@ from tests.system.clients import UPGRADE, ConnectLoop, raw
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, Daemon, eventually
 from tests.system.faults.mischief import bare_status, call, callers, descriptors, launch, lift, limit, serving
+from tests.system.faults.world import check_avoided, waiting_at
 from tests.system.test_systemd_notify import NotifySocket
 
 NO_MORE = 3
@@ -73,9 +74,13 @@ def test_row_36_a_worker_has_no_descriptors(make_daemon: MakeDaemon) -> None:
             queued.append(stack.enter_context(raw(daemon)))
             queued[-1].sendall(UPGRADE)
         daemon.wait_status(lambda status: status["workers"][0]["weight"] == 0)
+        # as the queue is lent
+        eventually(lambda: 0 == waiting_at(daemon, 1), "nobody waits any more")
+        check_avoided(daemon, stack, 1, other)
         with ConnectLoop(daemon) as loop:
             eventually(lambda: loop.echoed > 100, "clients of the other worker")
         loop.check()
+        assert 0 == loop.told_to_go
         # it has tried again by then, and has not said so
         wait_uptime(daemon, 3)
         assert 1 == daemon.log.count("out of file descriptors or memory")

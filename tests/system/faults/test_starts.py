@@ -13,6 +13,7 @@ import pytest
 
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, Daemon, eventually
+from tests.system.faults.world import NOISE_SECONDS
 
 
 def test_row_33_a_pid_file_that_names_a_stranger(make_daemon: MakeDaemon) -> None:
@@ -83,8 +84,8 @@ def test_row_35_a_port_in_use(make_daemon: MakeDaemon, reuse_port: bool) -> None
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", daemon.port))
         other.listen()
-        # it must give up by itself: the limit only keeps a retry loop from holding up the tests
-        outcome = daemon.cli("start", seconds=10)
+        # it must give up by itself
+        outcome = daemon.cli("start", seconds=1 + NOISE_SECONDS)
         # nobody has joined the group, where it would have got a share of the other program's clients
         assert served_by(other, daemon)
     outcome.check_tone()
@@ -121,6 +122,6 @@ def test_row_35_a_port_taken_while_it_starts(make_daemon: MakeDaemon) -> None:
         other.bind(("127.0.0.1", daemon.port))
         other.listen()
         (daemon.folder / "gate").touch()
-        assert 1 == process.wait(15)
+        assert 1 == process.wait(1 + NOISE_SECONDS)
     assert f"cannot listen on 127.0.0.1:{daemon.port}: address in use" in daemon.log
     daemon.wait_gone()

@@ -1,31 +1,48 @@
 """What the tests of the fault matrix share: an app that does harm when told to, a gate, a pause, and systemd.
 
 Each test of this folder is named after its row of the matrix: test_row_05_... is about row 5, and its docstring says in
-plain words what is promised there. Times of the matrix are what a user gets on a machine that is not overloaded. The
-tests check what happens and in which order; how long they wait for it says nothing about how long it may take.
+plain words what is promised there. The exact times of the matrix are held by the tests of the files that decide, such
+as tests/master/test_health.py, where time is passed in. Here the machine is real and may be busy: what the master does
+about a silent worker must stand in the log not earlier than promised, and not much later (check_times); whatever is
+promised within a time may need NOISE_SECONDS more. Other waits say nothing about how long something may take.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NoReturn, Self, TypeAlias
 
+import psutil
+import pytest
 from websockets.sync.client import ClientConnection
 
 from tests.system.clients import TEXT, UPGRADE, frame, raw
-from tests.system.daemon import Daemon, eventually
+from tests.system.daemon import PACKAGE, WHO, Daemon, eventually
 
 Row: TypeAlias = Mapping[str, Any]
 Status: TypeAlias = Mapping[str, Any]
+
+UNIT_FILE: Final = PACKAGE.parent / "systemd" / "wsworker.service"
+
+NOISE_SECONDS: Final = 5.0
+"""A busy machine may need so much longer for what is promised within a time."""
+MOST_LATE_SECONDS: Final = 3.0
+"""So much later may a line of the log be than it is promised."""
+CLOCKS_SECONDS: Final = 0.05
+"""The log cuts its times to milliseconds, and its clock need not run exactly like the monotonic one."""
 
 ORDERS: Final = """
 import asyncio
@@ -82,6 +99,9 @@ async def pass_gate():
 """
 """Goes behind WHO: what awaits pass_gate() waits until the gate is opened."""
 
+STARTS_AT_THE_GATE: Final = f"{WHO}{GATED}\nasync def on_worker_start(worker):\n    await pass_gate()\n"
+"""No worker gets ready while the gate is closed."""
+
 
 class Gate:
     """A file that user code waits for; open at first."""
@@ -122,9 +142,52 @@ def weights(status: Status) -> list[int]:
     return [slot(status, number)["weight"] for number in range(1, status["workers_configured"] + 1)]
 
 
+def waiting_at(daemon: Daemon, number: int) -> int:
+    """Return how many clients wait in the queue of a slot right now."""
+    return int(slot(daemon.status(), number)["queue"])
+
+
 def starting(status: Status) -> int:
     """Return how many workers boot at this moment."""
     return sum(row["state"] == "starting" for row in status["workers"])
+
+
+# Times
+
+
+def logged_at(daemon: Daemon, text: str) -> float:
+    """Return when the first line with a text was logged, in seconds since the epoch."""
+    line = next(line for line in daemon.log.splitlines() if text in line)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def last_beat(daemon: Daemon, worker: int) -> float:
+    """Return when a worker last gave a sign of life, in seconds since the epoch.
+
+    worker: its id. The log must be at level debug, where the master tells what it reads.
+    """
+    beats = re.findall(rf"\b{worker}: Reading\(beat_at=([\d.]+)", daemon.log)
+    return float(beats[-1]) + time.time() - time.monotonic()
+
+
+def check_times(daemon: Daemon, since: float, promised: Mapping[str, float]) -> None:
+    """Fail unless each of these lines was logged when it is promised: not earlier, and not much later.
+
+    since: in seconds since the epoch; promised: from a text in the line to seconds after that.
+    """
+    seconds = {text: logged_at(daemon, text) - since for text in promised}
+    for text, promise in promised.items():
+        assert promise - CLOCKS_SECONDS < seconds[text] < promise + MOST_LATE_SECONDS, seconds
+
+
+# What not every machine gives
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip a test for want of something; fail it where every test has to run, as the fixture `require` does."""
+    if os.environ.get("WSWORKER_TEST_REQUIRE") == "all":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 # Clients
@@ -163,6 +226,34 @@ def end_handshake(sock: socket.socket) -> int:
     return int(sock.recv(header[1], socket.MSG_WAITALL).split()[0])
 
 
+def stand_still(pid: int) -> None:
+    """Stop a process, and return once it does nothing any more."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"process {pid} stands still")
+
+
+def check_avoided(daemon: Daemon, stack: ExitStack, number: int, other: int) -> None:
+    """Fail if one of 20 new clients goes to a slot that should get none; nobody may wait there before.
+
+    other: the pid of the one worker that accepts. It stands still meanwhile, as it has borrowed the slot's listeners
+    and would serve who comes there at once; and for less than the three seconds after which it would be thought hung.
+    """
+    stand_still(other)
+    try:
+        new = begin_handshakes(daemon, stack)
+        gone_astray = waiting_at(daemon, number)
+    finally:
+        os.kill(other, signal.SIGCONT)
+    assert 0 == gone_astray, f"{gone_astray} of 20 wait where nobody is"
+    assert {other} == {end_handshake(sock) for sock in new}
+
+
+def listeners_of(daemon: Daemon, pid: int) -> int:
+    """Return how many of the sockets that listen at the service's port a process has open: one for each slot."""
+    sockets = psutil.Process(pid).net_connections("tcp")
+    return sum(one.status == psutil.CONN_LISTEN and one.laddr.port == daemon.port for one in sockets)
+
+
 def knock(daemon: Daemon) -> int:
     """Try to connect; return the number of the error, 0 if the port listens."""
     with socket.socket() as sock:
@@ -190,10 +281,18 @@ class Wrapped(Daemon):
         return [*self._wrapper, *plain] if command == "start" else plain
 
 
+def store_max() -> int:
+    """Return how many descriptors systemd keeps for the unit that comes with wsworker."""
+    key = re.search(r"^FileDescriptorStoreMax=(\d+)$", UNIT_FILE.read_text(), re.MULTILINE)
+    # the default
+    return int(key[1]) if key else 0
+
+
 class Systemd:
     """What systemd is to a service: it hears its notifications and keeps the descriptors that it is given.
 
-    said: all datagrams but those of the watchdog, in their order; kept: name to descriptor, in the order they came.
+    said: all datagrams but those of the watchdog, in their order; kept: name to descriptor, in the order they came. It
+    keeps no more than FileDescriptorStoreMax= of our own unit allows; systemd.service(5).
     A thread reads, as the queue of the socket is short and who finds it full does not wait. sd_notify(3).
     """
 
@@ -201,6 +300,7 @@ class Systemd:
         self.path = path
         self.said: list[dict[str, str]] = []
         self.kept: dict[str, int] = {}
+        self._store_max = store_max()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._thread = threading.Thread(target=self._hear)
@@ -241,7 +341,10 @@ class Systemd:
             name = datagram.get("FDNAME", "")
             if "FDSTORE" in datagram:
                 assert 1 == len(descriptors), "a name for each descriptor"
-                self.kept[name] = descriptors[0]
+                if len(self.kept) < self._store_max:
+                    self.kept[name] = descriptors[0]
+                else:
+                    os.close(descriptors[0])
             elif "FDSTOREREMOVE" in datagram:
                 os.close(self.kept.pop(name))
             if "WATCHDOG" not in datagram:
