@@ -29,7 +29,7 @@ from tests.master.forks import (
     stay,
     until,
 )
-from wsworker.master.control import ANSWER_SECONDS, MAX_CLIENTS, MAX_UNREAD_BYTES, REQUEST_SECONDS, Control
+from wsworker.master.control import ANSWER_SECONDS, MAX_OTHERS, MAX_UNREAD_BYTES, MAX_WAITING, REQUEST_SECONDS, Control
 from wsworker.wire import MAX_LINE_BYTES, Command, encode
 
 STATUS = encode(Command("status"))
@@ -103,8 +103,8 @@ class Desk:
         return self.callers[-1]
 
     def clients(self) -> int:
-        """Return how many connections the loop watches beside the listener."""
-        return len(self.selector.get_map()) - 1
+        """Return how many connections the loop watches beside the listener, which it may not watch itself."""
+        return sum(key.fileobj is not self.control._listener for key in self.selector.get_map().values())
 
     def command(self) -> tuple[Caller, int]:
         """Connect and ask for the status; return the caller and its token."""
@@ -475,24 +475,25 @@ def test_a_reserve_that_is_lost_is_taken_back_later(folder: Path) -> None:
     assert [1, True, True] == in_child(master)
 
 
-def test_a_refused_caller_does_not_cost_the_reserve(folder: Path) -> None:
-    """The 17th is hung up on also when its descriptor was the last one."""
+def test_a_newcomer_without_a_descriptor_takes_the_place_of_the_oldest(folder: Path) -> None:
+    """The reserve serves it, and the descriptor of who had to go becomes the reserve."""
 
     def master() -> list[int]:
         desk = Desk(folder / "chat.sock")
         desk.control.open()
-        first = [desk.call() for _ in range(MAX_CLIENTS)]
+        first = [desk.call() for _ in range(MAX_OTHERS)]
         late = [socket.socket(socket.AF_UNIX) for _ in range(2)]
         for caller in late:
             caller.connect(str(desk.path))
+            caller.sendall(STATUS)
         exhaust()
-        desk.until(lambda: all(readable(caller.fileno(), 0.0) for caller in late))
-        assert [b"", b""] == [caller.recv(1) for caller in late]
+        desk.until(lambda: len(desk.commands) == len(late))
+        gone = [caller for caller in first if readable(caller.sock.fileno(), 0.0)]
         with pytest.raises(OSError, match="Too many"):
             os.dup(0)
-        return [desk.clients(), len(first)]
+        return [desk.clients(), len(gone), gone == first[:2]]
 
-    assert [MAX_CLIENTS, MAX_CLIENTS] == in_child(master)
+    assert [MAX_OTHERS, 2, True] == in_child(master)
 
 
 # --- a socket file that is gone -----------------------------------------------------------------------------------
@@ -573,18 +574,41 @@ def test_a_socket_is_made_again_while_descriptors_are_short(folder: Path) -> Non
     assert [True, 2] == in_child(master)
 
 
-def test_the_17th_caller_is_refused(desk: Desk) -> None:
-    """It is hung up on at once; when one of the 16 has gone, there is room again."""
-    callers = [desk.call() for _ in range(MAX_CLIENTS)]
-    assert MAX_CLIENTS == desk.clients()
-    late = desk.call()
-    assert b"" == late.rest()
-    assert MAX_CLIENTS == desk.clients()
-    callers[0].send(STATUS)
-    desk.control.answer(desk.commands[0][1], {"result": "ok"})
-    assert [(True, {"result": "ok"})] == replies(callers[0].rest())
-    desk.command()
-    assert MAX_CLIENTS == desk.clients()
+def test_a_newcomer_takes_the_place_of_the_oldest_that_does_not_wait(desk: Desk) -> None:
+    """Who connects and says nothing, or does not read its result, keeps nobody out; who waits for a result stays."""
+    waiting, _ = desk.command()
+    idle = [desk.call() for _ in range(MAX_OTHERS)]
+    assert 1 + MAX_OTHERS == desk.clients()
+    late, token = desk.command()
+    assert b"" == idle[0].rest()
+    assert all(caller.silent() for caller in (waiting, late, *idle[1:]))
+    desk.control.answer(token, {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(late.rest())
+
+
+def test_callers_that_wait_keep_nobody_out(desk: Desk) -> None:
+    """There may be many, and a limit to them holds for reloads alone: stop and status are always heard."""
+    reload, stop = encode(Command("reload")), encode(Command("stop"))
+    for _ in range(MAX_WAITING):
+        desk.call().send(reload)
+    assert [Command("reload")] * MAX_WAITING == [command for command, _ in desk.commands]
+    one_more = desk.call()
+    one_more.send(reload)
+    assert b"" == one_more.rest()
+    for data in (STATUS, stop):
+        desk.call().send(data)
+    assert ["status", "stop"] == [command.name for command, _ in desk.commands[MAX_WAITING:]]
+
+
+def test_a_crowd_that_says_nothing_keeps_nobody_out(desk: Desk) -> None:
+    """Whoever stands behind it and speaks is heard."""
+    crowd = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for sock in crowd:
+        sock.connect(str(desk.path))
+    desk.call().send(STATUS)
+    desk.until(lambda: desk.commands)
+    for sock in crowd:
+        sock.close()
 
 
 def test_a_caller_that_has_gone_before_it_was_accepted(desk: Desk) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -324,6 +325,41 @@ def test_the_lock_of_another_user_cannot_be_looked_at(claim: Callable[[], RunDir
 
 
 # --- leftovers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_that_was_removed_is_made_again(run: Paths, claim: Callable[[], RunDir]) -> None:
+    """With a lock that is held, so that nobody starts in our place; one that is there stays as it is."""
+    ours = claim()
+    before = len(os.listdir("/proc/self/fd"))
+    assert not ours.renew()
+    shutil.rmtree(run.folder)
+    assert not lock_is_held(run)
+    assert ours.renew()
+    assert lock_is_held(run)
+    assert (0o700, before) == (stat.S_IMODE(run.folder.stat().st_mode), len(os.listdir("/proc/self/fd")))
+    assert not ours.renew()
+
+
+def test_a_run_directory_that_another_master_has_taken_is_left_to_it(run: Paths, claim: Callable[[], RunDir]) -> None:
+    """Its files stay, also at our end."""
+    ours = RunDir.claim("chat", run)
+    shutil.rmtree(run.folder)
+    theirs = claim()
+    theirs.write_pid(os.getpid())
+    with pytest.raises(AlreadyRunning):
+        ours.renew()
+    ours.release()
+    assert lock_is_held(run)
+    assert os.getpid() == read_pid(run.pid)
+
+
+def test_a_link_in_the_place_of_the_run_directory_is_not_followed(run: Paths, claim: Callable[[], RunDir]) -> None:
+    """As at the start."""
+    ours = claim()
+    shutil.rmtree(run.folder)
+    run.folder.symlink_to(run.folder.parent)
+    with pytest.raises(RunDirError, match="symbolic link"):
+        ours.renew()
 
 
 def test_release_leaves_the_lock_file(run: Paths) -> None:

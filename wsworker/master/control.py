@@ -5,7 +5,9 @@ uid too (SO_PEERCRED, unix(7)): root and the master's own uid may command. Each 
 token names it inside the master; a caller that leaves does not cancel what it asked for, its replies go nowhere.
 
 The master's loop never waits for a caller: sockets do not block, a request must be whole within 5 s, replies that are
-not read pile up to 1 MiB, and whoever is over a limit is cut off.
+not read pile up to 1 MiB, and whoever is over a limit is cut off. Callers that wait for a result (a reload takes long)
+do not keep others out: there may be MAX_WAITING of them, and a `stop` is heard in any case. Of all others there are
+MAX_OTHERS, and a newcomer takes the place of the oldest, as whoever has something to say has said it by then.
 
 A master without a descriptor left must still tell how it is. So one is held in reserve and given up for the next
 caller; when a caller leaves it is taken back.
@@ -27,7 +29,11 @@ from wsworker.errors import WireError
 from wsworker.master.events import Token
 from wsworker.wire import Command, Lines, Reply, decode_command, encode
 
-MAX_CLIENTS: Final = 16
+MAX_WAITING: Final = 256
+MAX_OTHERS: Final = 16
+ACCEPTS_PER_TURN: Final = 8
+"""Fewer than MAX_OTHERS, so that each newcomer has been read once before it can lose its place."""
+BACKLOG: Final = 128
 REQUEST_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 5.0
 MAX_UNREAD_BYTES: Final = 1024 * 1024
@@ -50,6 +56,11 @@ class Client:
         self.output = b""
         self.answered = False
         self.deaf = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has given its command and not got the result."""
+        return self.commanded and not self.answered
 
 
 class Control:
@@ -88,7 +99,7 @@ class Control:
             raise
         finally:
             os.umask(umask)
-        listener.listen(MAX_CLIENTS)
+        listener.listen(BACKLOG)
         self._listener = listener
         self._take_reserve()
         self._listen()
@@ -174,19 +185,28 @@ class Control:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        try:
-            connection = self._next_connection(self._listener)
-        except BlockingIOError:
-            return
-        except OSError:
-            # descriptors are short; the listener stays readable and would spin the loop, so it is watched again later
-            self._selector.unregister(self._listener)
-            return
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection = self._next_connection(self._listener)
+            except BlockingIOError:
+                # without descriptors accept(2) says so first, and the reserve was given up for nobody
+                self._take_reserve()
+                return
+            except OSError:
+                # descriptors are short; the listener stays readable and would spin the loop: it is watched again later
+                self._selector.unregister(self._listener)
+                return
+            self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        if len(self._clients) >= MAX_CLIENTS or not _may_command(connection):
+        if not _may_command(connection):
             connection.close()
             self._take_reserve()
             return
+        others = [client for client in self._clients.values() if not client.waits]
+        if len(others) >= MAX_OTHERS:
+            self._drop(others[0])
         client = Client(connection, self._next_token, self._now() + REQUEST_SECONDS)
         self._next_token += 1
         self._clients[client.token] = client
@@ -232,7 +252,9 @@ class Control:
             message = {"code": "usage", "message": str(error)}
             self.answer(client.token, {"error": message})
             return
-        if command:
+        if command and command.name == "reload" and sum(other.waits for other in self._clients.values()) >= MAX_WAITING:
+            self._drop(client)
+        elif command:
             client.commanded, client.give_up_at = True, None
             self._received(command, client.token)
 

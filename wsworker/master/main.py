@@ -33,7 +33,7 @@ import setproctitle
 from wsworker import log
 from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
-from wsworker.errors import SHORTAGES, ConfigError, PlatformError, RunDirError
+from wsworker.errors import SHORTAGES, AlreadyRunning, ConfigError, PlatformError, RunDirError
 from wsworker.listeners import Group
 from wsworker.master import events, view
 from wsworker.master.cgroup import OomCounter, usable_cpus
@@ -118,6 +118,7 @@ class Master:
         self._samples: dict[int, view.Sample] = {}
         self._exit: Exit | None = None
         self._caught: deque[int] = deque()
+        self._trouble = ""
         self._now = time.monotonic()
         self._read_at = self._sample_at = self._watchdog_at = self._now
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
@@ -295,6 +296,7 @@ class Master:
 
     def _read_table(self) -> None:
         self._control.expire()
+        self._keep_run_dir()
         self._notifier.flush()
         self._oom.look(self._now)
         self._crew.bury_late()
@@ -327,20 +329,28 @@ class Master:
                 self._feed(StopRequested())
             elif number == signal.SIGHUP:
                 logger.info("%s: reloading", name)
-                self._renew_control()
                 self._reload(None)
             elif number == signal.SIGCHLD:
                 reap_strangers(self._crew.pids().values())
             elif number not in SILENT_SIGNALS:
                 logger.info("%s means nothing here and is ignored", name)
 
-    def _renew_control(self) -> None:
-        """Make the control socket again if somebody has removed its file."""
+    def _keep_run_dir(self) -> None:
+        """Make again what somebody has removed from the run directory: nobody would find this service without it."""
         try:
+            if self._run_dir.renew():
+                logger.warning("the run directory %s was emptied and is made again", self._run_dir.paths.folder)
+                self._write_pid_files(self._run_dir)
             if self._control.renew():
                 logger.warning("the control socket %s was gone and is made again", self._paths.socket)
+            trouble = ""
         except OSError as error:
-            logger.error("cannot make the control socket %s again: %s", self._paths.socket, error.strerror)
+            trouble = f"cannot make the control socket {self._paths.socket} again: {error.strerror}"
+        except (RunDirError, AlreadyRunning) as error:
+            trouble = f"cannot make the run directory again: {error}"
+        if trouble not in ("", self._trouble):
+            logger.error("%s", trouble)
+        self._trouble = trouble
 
     def _terminal_hung_up(self) -> bool:
         """Whether the terminal of a foreground start is gone: the kernel sends HUP then too. tcgetpgrp(3), EIO."""

@@ -73,8 +73,9 @@ def elsewhere(name: str) -> list[Paths]:
 class RunDir:
     """A run directory in the hands of a master, from claim to release."""
 
-    def __init__(self, at: Paths, lock: int) -> None:
+    def __init__(self, name: str, at: Paths, lock: int) -> None:
         self.paths = at
+        self._name = name
         self._lock = lock
 
     @classmethod
@@ -93,7 +94,20 @@ class RunDir:
         except RunDirError:
             os.close(lock)
             raise
-        return cls(at, lock)
+        return cls(name, at, lock)
+
+    def renew(self) -> bool:
+        """Make the directory and the lock again if somebody has removed them; True if so. The lock says that we run.
+
+        Programs that clean /tmp do that. Raises RunDirError as claim, and AlreadyRunning if another master was faster.
+        """
+        if self._is_there():
+            return False
+        _make_folder(self.paths.folder)
+        lock = _take_lock(self._name, self.paths)
+        os.close(self._lock)
+        self._lock = lock
+        return True
 
     def write_pid(self, pid: int) -> None:
         """Write the pid file: information only, so a failure must not stop a start; the caller logs it. OSError."""
@@ -104,10 +118,21 @@ class RunDir:
         os.close(self._lock)
 
     def release(self) -> None:
-        """Remove the pid file, then give the lock up; the lock file stays. The socket is Control's to remove."""
-        with contextlib.suppress(OSError):
-            self.paths.pid.unlink()
+        """Remove the pid file, then give the lock up; the lock file stays. The socket is Control's to remove.
+
+        Where our lock is gone, another master may have taken the place, and its pid file is not ours.
+        """
+        if self._is_there():
+            with contextlib.suppress(OSError):
+                self.paths.pid.unlink()
         os.close(self._lock)
+
+    def _is_there(self) -> bool:
+        """Whether the lock that we hold is still the file that others look at."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.paths.lock.lstat())
+        except OSError:
+            return False
 
 
 def _make_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 from collections import defaultdict
@@ -162,21 +163,24 @@ MISTAKES = 1200
 
 
 def test_row_44_the_control_socket_is_deleted(make_daemon: MakeDaemon) -> None:
-    """Somebody cleans up the run directory: clients do not notice, and HUP makes the control socket again.
+    """Somebody cleans up the run directory: clients do not notice, and the master makes the control socket again."""
+    daemon = make_daemon(HELLO).start()
+    control_file(daemon).unlink()
+    assert "hello tom" == daemon.echo("tom")
+    eventually(control_file(daemon).exists, "the control socket")
+    assert 0o600 == control_file(daemon).stat().st_mode & 0o777
+    assert "running" == daemon.status()["state"]
 
-    Without the socket, `stop` still finds the master by its lock and pid file.
-    """
+
+def test_row_44_the_run_directory_is_deleted(make_daemon: MakeDaemon) -> None:
+    """With the lock and the pid file: nobody else can start in its place, and `stop` finds it."""
     daemon = make_daemon(HELLO).start()
     master = daemon.master
-    control_file(daemon).unlink()
-    assert 4 == daemon.cli("status").code
-    assert "hello tom" == daemon.echo("tom")
-    os.kill(master, signal.SIGHUP)
-    status = daemon.wait_status(lambda status: status["reloads"] == 1 and status["state"] == "running")
-    assert master == status["pid"]
-    assert 0o600 == control_file(daemon).stat().st_mode & 0o777
-
-    control_file(daemon).unlink()
+    shutil.rmtree(control_file(daemon).parent)
+    eventually(control_file(daemon).exists, "the control socket")
+    assert master == daemon.status()["pid"]
+    assert f"already running (pid {master})" in daemon.cli("start").err
+    os.kill(master, signal.SIGSTOP)
     assert 0 == daemon.cli("stop").code
     assert 0 == daemon.wait_exit()
 
