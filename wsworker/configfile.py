@@ -18,6 +18,7 @@ import pwd
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 1024**2
 MAX_EXCERPT_CHARS: Final = 200
+MAX_ADVICE: Final = 100
 WORKING_FILE: Final = Path("config.yaml")
 SYSTEM_FILE: Final = Path("/etc/wsworker/config.yaml")
 PREFIX: Final = "WSWORKER_"
@@ -148,12 +150,16 @@ class _Source:
     def problem(self, spot: Spot, message: str) -> Problem:
         if not self.has_lines:
             return Problem(self.place, 0, 0, message)
-        line = yamlfile.lines(self.text)[spot.line - 1]
+        line = self._lines[spot.line - 1]
         width = max(1, min(spot.width, len(line) - spot.column + 1))
         # a line that could steer the terminal or fill the screen is not worth it
-        legible = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in line)
-        excerpt = legible if len(line) <= MAX_EXCERPT_CHARS else ""
+        shown = line if len(line) <= MAX_EXCERPT_CHARS else ""
+        excerpt = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in shown)
         return Problem(self.place, spot.line, spot.column, message, excerpt, width)
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return yamlfile.lines(self.text)
 
     def origin(self, spot: Spot) -> Origin:
         return Origin(self.place, spot.line, spot.column) if self.has_lines else Origin(self.place)
@@ -220,8 +226,9 @@ class _Gathering:
         if known:
             self.given[key] = _Given(self.file, entry.node)
         else:
-            message = f"unknown key {values.shown(key)}; {spelling.advice(key, self.keys)}"
-            self.problems.append(self.file.problem(entry.spot, message))
+            # a file of many thousand such lines is none of ours, and a master that reloads must not ponder over it
+            advice = spelling.advice(key, self.keys) if len(self.problems) < MAX_ADVICE else "remove it"
+            self.problems.append(self.file.problem(entry.spot, f"unknown key {values.shown(key)}; {advice}"))
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         for variable in sorted(environ):

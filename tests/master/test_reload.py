@@ -28,6 +28,14 @@ def test_a_wrong_configuration_is_told_and_changes_nothing() -> None:
     assert (answer.body, "running", 0) == (status["last_reload"], status["state"], status["reloads"])
 
 
+def test_very_many_mistakes_are_cut() -> None:
+    """A reply has at most 1 MiB, which JSON may need for a third of it; `status` shows only the beginning."""
+    story = Story(workers=1).serve()
+    (answer,) = only(story.tell(events.ReloadRefused("ü" * 1_000_000, 7)), Answer)
+    assert "ü" * 150_000 == answer.body["error"]["message"]
+    assert "ü" * 2000 == story.supervisor.status(story.now)["last_reload"]["error"]["message"]
+
+
 def test_a_wrong_configuration_after_a_signal_is_only_shown() -> None:
     """Nobody waits for an answer; when the service stops, not even that happens."""
     story = Story(workers=1).serve()

@@ -37,6 +37,12 @@ def test_a_weight_belongs_to_who_takes_clients() -> None:
     assert [(0, None), (256, None), (0, 1)] == [(row["weight"], row["lent_to"]) for row in shown]
 
 
+def test_a_long_error_is_cut() -> None:
+    """An exception may say anything."""
+    row = exit_row(worker(1, 1, failure=WorkerFailed(1, "crash", "it", "E" * 9000)), WorkerExited(1, code=1), 9.0)
+    assert "E" * 500 == row["error"]
+
+
 def test_an_exit_is_told_by_its_cause() -> None:
     """The worker's own words if it left some, else how it ended."""
     row = {"reason": "exit 3", "class": "crash", "code": 3, "signal": None, "error": "", "at": 9.0}

@@ -26,6 +26,10 @@ from wsworker.master.roll import Replace, Roll, Wait
 from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
 from wsworker.master.service import Service
 
+ANSWER_BYTES: Final = 300_000
+"""As much as fits a reply of at most 1 MiB, however it is written in JSON: a configuration may have many mistakes."""
+SHOWN_CHARACTERS: Final = 2000
+"""As much of that as `status` goes on to show."""
 UNDYING_SECONDS: Final = 30.0
 """How long a reload waits for the end of a worker that was sent SIGKILL."""
 
@@ -40,11 +44,12 @@ def ask(service: Service, event: ReloadRequested, now: float) -> None:
 
 def refuse(service: Service, event: ReloadRefused, now: float) -> None:
     """Answer a reload whose configuration is wrong; nothing has changed."""
-    service.last_reload = roll.refused(event.message, service.generation)
+    service.last_reload = roll.refused(event.message[:SHOWN_CHARACTERS], service.generation)
     service.log("error", f"reload refused: the configuration is wrong\n{event.message}")
     service.notify_status()
     if event.reply is not None:
-        service.want(Answer(event.reply, service.last_reload))
+        answer = event.message.encode()[:ANSWER_BYTES].decode(errors="ignore")
+        service.want(Answer(event.reply, roll.refused(answer, service.generation)))
 
 
 def refuse_at_the_end(service: Service, event: ReloadRequested | ReloadRefused, now: float) -> None:

@@ -6,10 +6,13 @@ Times are seconds on CLOCK_MONOTONIC; who shows them to people turns them into d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from wsworker.master.events import WorkerExited
 from wsworker.master.roster import Roster, Slot, Worker, WorkerState
+
+ERROR_CHARACTERS: Final = 500
+"""An exception may say anything, and `status` shows one for each of up to 256 slots."""
 
 ExitClass: TypeAlias = Literal["asked", "app", "boot", "crash", "hung", "memory"]
 
@@ -36,7 +39,7 @@ def exit_row(worker: Worker, event: WorkerExited, now: float) -> dict[str, Any]:
         "class": exit_class(worker, event),
         "code": event.code,
         "signal": event.signal,
-        "error": _last_line(failure.trace) if failure else _fatal_line(event.words),
+        "error": (_last_line(failure.trace) if failure else _fatal_line(event.words))[:ERROR_CHARACTERS],
         "at": now,
     }
 

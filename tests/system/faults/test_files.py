@@ -158,7 +158,7 @@ def send_for_ever(sock: socket.socket) -> None:
 
 # The control socket
 
-MISTAKES = 1200
+MISTAKES = 3000
 """So many in the config make the answer to a reload longer than a socket's buffer, and shorter than 1 MiB."""
 
 

@@ -184,7 +184,7 @@ def check_times(daemon: Daemon, since: float, promised: Mapping[str, float]) -> 
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip a test for want of something; fail it where every test has to run, as the fixture `require` does."""
+    """Skip a test for want of something that only another machine gives; with WSWORKER_TEST_REQUIRE=all it fails."""
     if os.environ.get("WSWORKER_TEST_REQUIRE") == "all":
         pytest.fail(reason)
     pytest.skip(reason)
