@@ -39,7 +39,7 @@ from wsworker.master.crew import ERROR_CHARACTERS, TRACE_CHARACTERS, Crew, Enter
 from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
 from wsworker.master.process import Identity, identity
 from wsworker.stats import Counters, Table
-from wsworker.wire import Order, Report, decode_order, encode
+from wsworker.wire import Lines, Order, Report, decode_order, encode
 
 CONFIG = Config(app="app", name="chat", workers=2)
 AS_WE_ARE = identity(CONFIG)
@@ -127,6 +127,10 @@ class Deck:
     def watches_death(self) -> bool:
         """Whether a pidfd is watched."""
         return any(isinstance(key.fileobj, int) for key in self.selector.get_map().values())
+
+    def writes(self) -> bool:
+        """Whether an order waits for its channel."""
+        return any(key.events & selectors.EVENT_WRITE for key in self.selector.get_map().values())
 
     def kill(self, worker: int = 7) -> None:
         """End a worker and wait for the news."""
@@ -235,6 +239,40 @@ def test_a_worker_gets_what_is_its_own(make: Make, pipe: Pipe) -> None:
     title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
     assert b"wsworker: worker 2 [chat] gen 5" == title
     assert [] == deck.left
+
+
+def test_a_worker_knows_which_of_its_listeners_are_shared(make: Make, pipe: Pipe) -> None:
+    """Those that cannot be lent, as they are one queue for all workers already."""
+    deck = make(telling(pipe, lambda given: [len(given.sockets), len(given.shared), given.shared == given.sockets]))
+    deck.spawn(worker=1, slot=1)
+    assert [1, 1, True] == pipe.hear()
+    deck.spawn(worker=2, slot=2)
+    assert [2, 0, False] == pipe.hear()
+
+
+def test_a_worker_can_tell_whether_there_are_others(make: Make, pipe: Pipe) -> None:
+    """In another slot, and now: not when it was forked."""
+
+    def asked(given: Assignment) -> int:
+        say(given.channel, Report("ready"))
+        for _ in orders(given.channel):
+            pipe.tell(given.others())
+        return 0
+
+    def others() -> object:
+        deck.tell(Order("go"), worker=1)
+        return pipe.hear()
+
+    deck = make(asked)
+    deck.spawn(worker=1, slot=2)
+    assert others() is False
+    # its own replacement is no other
+    deck.spawn(worker=2, slot=2)
+    assert others() is False
+    deck.spawn(worker=3, slot=1)
+    assert others() is True
+    deck.kill(3)
+    assert others() is False
 
 
 def descriptors() -> dict[str, str]:
@@ -677,17 +715,122 @@ def test_a_log_is_handed_to_those_that_write_to_it(make: Make, pipe: Pipe, tmp_p
     assert ["reopen", [new]] == [(told := pipe.hear())[0]["name"], told[1]]
 
 
-def test_a_full_channel_takes_no_descriptors(make: Make) -> None:
-    """They are lost with the order; nothing is raised and nothing piles up here."""
-    deck = make(deaf)
+def fill(deck: Deck, worker: int = 7) -> int:
+    """Send orders until one waits; return how many went before."""
+    went = 0
+    while not deck.writes():
+        deck.tell(Order("go"), worker)
+        went += 1
+    return went - 1
+
+
+def busy(pipe: Pipe, gate: int) -> EnterWorker:
+    """Make a worker that is in a callback until the gate opens, and then tells what it was told, but `go`."""
+
+    def enter_worker(assignment: Assignment) -> int:
+        channel = assignment.channel
+        say(channel, Report("ready"))
+        assert readable(gate)
+        lines, descriptors = Lines(), []
+        while True:
+            data, fds, _, _ = socket.recv_fds(channel, 65536, 10)
+            descriptors += fds
+            for order in map(decode_order, lines.feed(data)):
+                taken, descriptors = descriptors[: order.fds], descriptors[order.fds :]
+                if order.name != "go":
+                    pipe.tell([order.name, order.why, [os.readlink(f"/proc/self/fd/{fd}") for fd in taken]])
+                if order.name == "drain":
+                    return 0
+
+    return enter_worker
+
+
+def test_a_busy_worker_is_told_when_it_reads_again(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """What did not fit is not lost: of the logs the newest comes, and then it is told to drain."""
+    gate, opener = os.pipe()
+    deck = make(busy(pipe, gate))
     deck.spawn()
     deck.until(lambda: deck.events)
     before = descriptors()
-    for _ in range(2_000):
-        deck.tell(Order("lend", slot=2))
+    fill(deck)
+    for number in range(400):
+        with (tmp_path / str(number)).open("ab") as log:
+            deck.crew.hand_log("-", log.fileno())
+    deck.tell(Order("lend", slot=2))
+    deck.tell(Order("drain", "reload"))
+    # the newest log and one lent listener
+    assert 2 == len(descriptors()) - len(before)
+    os.write(opener, b"x")
+    deck.until(lambda: exits(deck))
+    listener = os.readlink(f"/proc/self/fd/{deck.listener.fileno()}")
+    told = [["reopen", "", [str(tmp_path / "399")]], ["lend", "", [listener]], ["drain", "reload", []]]
+    assert told == [pipe.hear(), pipe.hear(), pipe.hear()]
+    assert [WorkerReady(7), WorkerExited(7, 0)] == deck.events
+    # its channel, pidfd and words are gone too
+    assert 3 == len(before) - len(descriptors())
+    os.close(gate)
+    os.close(opener)
+
+
+def test_a_worker_that_has_read_all_is_not_watched_for_more(make: Make, pipe: Pipe) -> None:
+    """Its channel can nearly always be written to: the loop would spin."""
+    gate, opener = os.pipe()
+    deck = make(busy(pipe, gate))
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    fill(deck)
+    deck.tell(Order("recall", slot=2))
+    os.write(opener, b"x")
+    deck.until(lambda: not deck.writes())
+    assert ["recall", "", []] == pipe.hear()
+    os.close(gate)
+    os.close(opener)
+
+
+def test_what_waits_for_a_worker_dies_with_it(make: Make) -> None:
+    """The master lets go of the descriptors, whatever it is told to send in between."""
+    before = descriptors()
+    deck = make(deaf)
+    pid = deck.spawn()
+    deck.until(lambda: deck.events)
+    fill(deck)
+    deck.tell(Order("lend", slot=3))
     deck.crew.hand_log("-", 2)
-    assert before == descriptors()
-    assert {} != deck.crew.pids()
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    deck.tell(Order("drain", "stop"))
+    deck.until(lambda: exits(deck))
+    assert 2 == len(descriptors()) - len(before)  # the selector and the listener of the deck
+
+
+def test_what_waits_for_a_channel_that_is_closed_is_forgotten(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It spoke nonsense, and nothing is ever written to it again."""
+    deck = make(babbling)
+    deck.spawn()
+    before = descriptors()
+    fill(deck)
+    deck.tell(Order("lend", slot=3))
+    assert 2 == len(descriptors()) - len(before)
+    deck.until(lambda: caplog.records)
+    # the channel is gone as well
+    assert 1 == len(before) - len(descriptors())
+    deck.tell(Order("lend", slot=3))
+    assert 1 == len(before) - len(descriptors())
+
+
+def test_a_fresh_worker_holds_nothing_that_waits_for_another(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """A listener would go on to take clients there, after all others have let go of it."""
+    deck = make(lambda given: deaf(given) if given.worker == 1 else telling(pipe, lambda _: descriptors())(given))
+    deck.spawn(worker=1)
+    deck.until(lambda: deck.events)
+    fill(deck, worker=1)
+    with (tmp_path / "log").open("ab") as log:
+        deck.crew.hand_log("-", log.fileno())
+    assert str(tmp_path / "log") in descriptors().values()
+    deck.spawn(worker=2)
+    assert str(tmp_path / "log") not in pipe.hear().values()
+    deck.kill(1)
+    assert str(tmp_path / "log") not in descriptors().values()
 
 
 # --- the log of a worker ------------------------------------------------------------------------------------------
@@ -777,12 +920,14 @@ def test_an_order_to_a_worker_that_is_just_dead_is_harmless(make: Make) -> None:
 
 
 def test_a_worker_that_reads_no_orders_does_not_stop_the_master(make: Make) -> None:
-    """Orders to a full channel are lost, and the loop does not wait: such a worker is hung, its deadline tells."""
+    """What does not fit into its channel waits, and the loop does not: such a worker is hung, its deadline tells."""
     deck = make(deaf)
     deck.spawn()
     deck.until(lambda: deck.events)
-    for _ in range(20_000):
-        deck.tell(Order("go"))
+    fill(deck)
+    deck.tell(Order("drain", "stop"))
+    # nothing is ready: the channel is full
+    assert [] == deck.selector.select(0)
     assert 2 == len(deck.selector.get_map())
     assert {} != deck.crew.pids()
 

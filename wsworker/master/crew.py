@@ -14,7 +14,7 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import setproctitle
@@ -25,6 +25,7 @@ from wsworker.errors import SHORTAGES, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.events import Event, Reading, WorkerId
+from wsworker.master.orders import Orders
 from wsworker.master.process import Identity, Process, is_stopped, spawn
 from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
@@ -54,14 +55,15 @@ logger = logging.getLogger("wsworker.master")
 class Child:
     """One living worker.
 
-    log_file: where it was told to log. killed: we have sent it SIGKILL. lines: holds what came of a report that is not
-    whole yet.
+    orders: what it is told over the channel. log_file: where it was told to log. killed: we have sent it SIGKILL.
+    lines: holds what came of a report that is not whole yet.
     """
 
     worker: WorkerId
     slot: int
     process: Process
     channel: socket.socket
+    orders: Orders
     seat: Seat
     words: LastWords
     log_file: str
@@ -149,9 +151,10 @@ class Crew:
                 return events.SpawnFailed(action.worker, REASONS.get(error.errno, error.strerror or str(error)))
             undo.pop_all()
         ours.setblocking(False)
-        child = Child(action.worker, action.slot, process, ours, seat, words, action.config.log.file)
+        orders = Orders(ours, self._selector, action.slot)
+        child = Child(action.worker, action.slot, process, ours, orders, seat, words, action.config.log.file)
         self._children[action.worker] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._attend(child))
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
         return events.Spawned(action.worker, process.pid)
 
@@ -193,11 +196,11 @@ class Crew:
         return spawn(prepare, self._identity, run, failed)
 
     def tell(self, action: events.Tell) -> None:
-        """Send an order, and with `lend` the listeners of its slot."""
+        """Send an order, and with `lend` the listeners of its slot; a busy worker gets it once it reads again."""
         child = self._children.get(action.worker)
         if child:
             lent = self._lendable(action.order.slot) if action.order.name == "lend" else []
-            _send(child, action.order, [listener.fileno() for listener in lent])
+            child.orders.send(action.order, [listener.fileno() for listener in lent])
 
     def hand_log(self, file: str, fd: int) -> None:
         """Have every worker that logs to a file write to this descriptor from now on. It stays the caller's.
@@ -206,7 +209,7 @@ class Crew:
         """
         for child in self._children.values():
             if child.log_file == file:
-                _send(child, Order("reopen"), [fd])
+                child.orders.send(Order("reopen"), [fd])
 
     def signal(self, action: events.Signal) -> None:
         """Send a signal, if that worker still lives."""
@@ -232,15 +235,20 @@ class Crew:
             self._bury(child)
 
     def close(self) -> None:
-        """Close all channels, pidfds and memfds, in a fresh worker.
+        """Close all channels, pidfds, memfds and descriptors that wait to be sent, in a fresh worker.
 
         While it held the master's end of another worker's channel, that worker would never see the end of file by which
         it notices that the master is gone.
         """
         for child in self._children.values():
             child.channel.close()
+            child.orders.close()
             os.close(child.process.pidfd)
             child.words.close()
+
+    def _attend(self, child: Child) -> None:
+        child.orders.flush()
+        self._hear(child)
 
     def _hear(self, child: Child) -> None:
         """Read the reports that are there. A channel that speaks nonsense is closed, and its worker ends by that."""
@@ -270,6 +278,7 @@ class Crew:
         if child.channel.fileno() >= 0:
             self._selector.unregister(child.channel)
             child.channel.close()
+            child.orders.close()
 
     def _die(self, child: Child) -> None:
         self._selector.unregister(child.process.pidfd)
@@ -302,10 +311,3 @@ def _event_of(report: Report, worker: WorkerId) -> Event:
             return events.WorkerFailed(worker, report.kind, report.error, report.trace)
         case "leaving":
             return events.WorkerLeaving(worker)
-
-
-def _send(child: Child, order: Order, fds: list[int]) -> None:
-    """Send an order with its descriptors. A full or broken channel is that of a hung or dead worker: others tell."""
-    if child.channel.fileno() >= 0:
-        with contextlib.suppress(OSError):
-            socket.send_fds(child.channel, [encode(replace(order, fds=len(fds)))], fds)
