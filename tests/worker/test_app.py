@@ -1,5 +1,6 @@
 """The user's module: what is found in it, and the sentence for everything that can be wrong with it."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsworker.errors import AppError
-from wsworker.worker.app import SIGNATURES, TRACE_CHARACTERS, App, load
+from wsworker.worker.app import SIGNATURES, TRACE_CHARACTERS, App, load, trace
 
 MESSAGE = "def on_message(connection, data): pass\n"
 
@@ -375,6 +376,8 @@ def test_a_module_that_the_app_needs_is_not_a_missing_app(project: Project) -> N
     ("statement", "name"),
     [
         ("raise SystemExit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise type('Odd', (BaseException,), {'__str__': 5})", "Odd"),
         ("from json import no_such_name", "ImportError"),
         ("raise ModuleNotFoundError('made by hand')", "ModuleNotFoundError"),
         ("def again(): again()\nagain()", "RecursionError"),
@@ -387,10 +390,16 @@ def test_whatever_the_import_raises_is_an_app_error(project: Project, statement:
     assert name in error.trace
 
 
-def test_ctrl_c_is_not_user_code(project: Project) -> None:
-    """KeyboardInterrupt passes."""
-    with pytest.raises(KeyboardInterrupt):
-        project.load("raise KeyboardInterrupt")
+def test_frames_of_the_loop_are_trimmed_where_they_lead_to_the_user(project: Project) -> None:
+    """What called user code is of no use to them; what it has called is."""
+    project.load(
+        f"{MESSAGE}import asyncio\nasync def main(): await asyncio.wait_for(fail(), 1)\nasync def fail(): 1 / 0"
+    )
+    with pytest.raises(ZeroDivisionError) as caught:
+        asyncio.run(sys.modules[project.name].main())
+    assert caught.tb.tb_next, "the first frame is this one"
+    told = trace(caught.value.with_traceback(caught.tb.tb_next))
+    assert ["main", "wait_for", "fail"] == [line.split()[-1] for line in told.splitlines() if line[:6] == "  File"]
 
 
 def test_a_long_trace_keeps_its_two_ends(project: Project) -> None:

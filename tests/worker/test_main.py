@@ -481,12 +481,28 @@ def test_an_exit_of_user_code_is_an_exit(start: Start, app: str) -> None:
     ids=["sync", "async", "timer"],
 )
 def test_an_interrupt_of_user_code_ends_it(start: Start, app: str) -> None:
-    """On either loop, and not with success."""
+    """On either loop, and not with success; the master is told with the user's frames, and the log has no others."""
     ward = start("def interrupt():\n    raise KeyboardInterrupt\n\n" + app)
     ward.go()
     ward.open(text("bye"))
+    told = ward.report()
+    assert ("failed", "crash", "worker 1 ended with KeyboardInterrupt") == (told.name, told.kind, told.error)
+    first, *frames, last = told.trace.splitlines()
+    assert ("Traceback (most recent call last):", "KeyboardInterrupt") == (first, last)
+    assert [f'  File "{ward.folder}/chat.py"'] == [line.split(",")[0] for line in frames if line.startswith("  File")]
     assert (1, None) == ward.exit()
-    assert "KeyboardInterrupt" in ward.stderr()
+    assert "Traceback" not in ward.stderr()
+
+
+def test_a_fault_that_cannot_be_told_is_reported(start: Start) -> None:
+    """User code may have written an exception whose text raises."""
+    odd = "class Odd(KeyboardInterrupt):\n    def __str__(self):\n        raise ValueError\n\n"
+    ward = start(odd + "def on_message(connection, data):\n    raise Odd\n")
+    ward.go()
+    ward.open(text("bye"))
+    told = ward.report()
+    assert ("crash", "worker 1 ended with Odd: <exception str() failed>") == (told.kind, told.error)
+    assert (1, None) == ward.exit()
 
 
 @pytest.mark.parametrize("fault", ["loop.stop()", "[task.cancel() for task in asyncio.all_tasks()]"])
@@ -647,7 +663,7 @@ def leave():
     sys.exit(7)
 
 def fail():
-    raise KeyboardInterrupt
+    raise ValueError
 
 def come_back():
     pass
@@ -659,6 +675,10 @@ def reply(connection, end):
 async def sleep(end):
     await asyncio.sleep(0)
     fork(end)
+
+async def late(connection, end):
+    await sleep(end)
+    connection.send("hello")
 
 async def forever():
     try:
@@ -679,8 +699,9 @@ def on_worker_start(worker):
         "def on_message(connection, data):\n    fork({end})\n    connection.send(data)\n",
         "async def on_message(connection, data):\n    await sleep({end})\n    connection.send(data)\n",
         "def on_message(connection, data):\n    connection.worker.after(0.001, lambda: reply(connection, {end}))\n",
+        "def on_message(connection, data):\n    connection.worker.after(0.001, lambda: late(connection, {end}))\n",
     ],
-    ids=["sync", "async", "timer"],
+    ids=["sync", "async", "timer", "async timer"],
 )
 def test_a_child_that_comes_back_is_ended(
     start: Start, monkeypatch: pytest.MonkeyPatch, app: str, end: str, code: int
@@ -701,7 +722,48 @@ def test_a_child_that_comes_back_is_ended(
     ward.signal(signal.SIGTERM)
     assert "leaving" == ward.report().name
     assert (end == "come_back") == ("came back and is ended" in ward.stderr())
+    assert (end == "fail") == ("a process that the app has forked has failed" in ward.stderr())
     ward.open()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("end", ["leave", "fail", "come_back"])
+def test_a_child_that_comes_back_serves_nobody(start: Start, kind: str, end: str) -> None:
+    """Not even the message that came with the one before it; nor is its fault told to the client."""
+    app = (
+        f"{kind} on_message(connection, data):\n"
+        "    note(data)\n"
+        f"    if data == 'fork':\n        fork({end})\n"
+        "    else:\n        connection.send(data)\n"
+    )
+    ward = start(COMING_BACK + app)
+    ward.go()
+    client = ward.open(text("fork") + text("next"))
+    assert (Opcode.TEXT, b"next") == client.receive()
+    client.send(text("last"))
+    assert (Opcode.TEXT, b"last") == client.receive()
+    assert ["fork", "next", "last"] == [line for line in ward.journal() if not line.startswith("code")]
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(7)", 7), ("1 / 0", 1), ("pass", 0)])
+def test_a_child_that_comes_back_from_the_import(start: Start, end: str, code: int) -> None:
+    """It is ended before it would be a worker."""
+    ward = start(COMING_BACK.split("def leave", maxsplit=1)[0] + f"def end():\n    {end}\n\nfork(end)\n" + ECHO)
+    ward.ready()
+    assert [f"code {code}"] == ward.journal()
+
+
+@pytest.mark.parametrize(("end", "code"), [("leave", 7), ("come_back", 0)])
+def test_a_child_that_comes_back_from_a_task_of_the_user(start: Start, end: str, code: int) -> None:
+    """The loop has it then, and the loop ends it."""
+    app = f"def on_message(connection, data):\n    connection.task = asyncio.ensure_future(sleep({end}))\n"
+    ward = start(COMING_BACK + app)
+    ward.go()
+    ward.open(text("hello"))
+    until(lambda: f"code {code}" in ward.journal())
+    assert not any(line.startswith("cancelled") for line in ward.journal())
+    ward.signal(signal.SIGTERM)
+    assert "leaving" == ward.report().name
 
 
 def test_a_child_that_leaves_with_a_text(start: Start) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,10 @@ ENTRY: Final = (
 def main() -> None:
     """Import the app that the first argument names and write what was found."""
     asked = json.loads(sys.argv[1])
+    # Ctrl-C ends this process at once, as it does the command that waits for it; a KeyboardInterrupt is the app's own.
+    # It stays ignored where it is, as in the background of a shell without job control.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # what belongs to us gets a descriptor of its own, then standard output becomes standard error
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

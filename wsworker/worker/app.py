@@ -17,6 +17,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from wsworker.errors import AppError
+from wsworker.worker.copies import end_if_copy
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     "on_worker_start": ("worker",),
@@ -62,6 +64,7 @@ OUR_FRAMES = (
     str(Path(importlib.__file__).parent) + os.sep,
     "<frozen importlib",
 )
+LOOP_FRAMES = (str(Path(importlib.__file__).parents[1] / "asyncio") + os.sep, "uvloop/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +280,16 @@ def _relative(file: str, folder: str) -> str:
 def _user_code(doing: str, folder: str) -> Iterator[None]:
     """Turn what user code raises into an AppError: `doing`, where it happened, and the trimmed traceback.
 
-    SystemExit too: a sys.exit() in the module would end the worker without a word. Ctrl-C is not user code's.
+    Whatever it is: a sys.exit() in the module would end the worker without a word. So you must not let a Ctrl-C become
+    a KeyboardInterrupt, which is user code's own here; a worker ignores it, and `check` dies of it.
     """
     try:
         yield
+        end_if_copy(None)
     except AppError:
         raise
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        end_if_copy(exc)
         raise AppError(f"{doing}: {_cause(exc, folder)}", trace(exc)) from None
 
 
@@ -299,7 +305,10 @@ def _cause(exc: BaseException, folder: str) -> str:
 
 
 def trace(exc: BaseException) -> str:
-    """Return the traceback as the interpreter prints it, without our frames, at most TRACE_CHARACTERS long."""
+    """Return the traceback as the interpreter prints it, at most TRACE_CHARACTERS long.
+
+    It lacks our frames, and at its beginning those of the loop; further on they tell what user code was waiting for.
+    """
     report = traceback.TracebackException.from_exception(exc)
     pending: list[traceback.TracebackException | None] = [report]
     while pending:
@@ -307,6 +316,8 @@ def trace(exc: BaseException) -> str:
         if one is not None:
             one.stack = traceback.StackSummary.from_list([frame for frame in one.stack if not _ours(frame)])
             pending += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
+    frames = itertools.dropwhile(lambda frame: frame.filename.startswith(LOOP_FRAMES), report.stack)
+    report.stack = traceback.StackSummary.from_list([*frames])
     # without a frame of the user, as for a syntax error in the app's own file, "Traceback:" would announce nothing
     lines = report.format() if report.stack else report.format_exception_only()
     text = "".join(lines).rstrip()

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
+from wsworker.worker.copies import end_if_copy
 
 SLOW_SECONDS: Final = 0.1
 """A sync callback that runs longer is logged: every other client of the worker has waited for it."""
@@ -43,15 +44,17 @@ class Caller:
         began_at = monotonic()
         try:
             result = callback.function(*args)
+            end_if_copy(None)
             if result is not None and asyncio.iscoroutine(result):
                 # a decorator without functools.wraps hid the async def; left alone, nothing would ever run it
                 result.close()
                 return TypeError(
                     "it returned a coroutine; make it `async def`, or use functools.wraps in its decorator"
                 )
-        except (SystemExit, KeyboardInterrupt):
-            raise
         except BaseException as exc:
+            end_if_copy(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
             return exc
         finally:
             seconds = monotonic() - began_at
@@ -66,9 +69,11 @@ class Caller:
             return self.run(callback, *args)
         try:
             await callback.function(*args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
+            end_if_copy(None)
         except BaseException as exc:
+            end_if_copy(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
             return await self._judge(exc)
         return await self._judge(None)
 

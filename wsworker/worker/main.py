@@ -19,14 +19,13 @@ import faulthandler
 import importlib
 import logging
 import os
-import select
 import signal
 import socket
-import sys
 import time
+import traceback
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from wsworker import log
 from wsworker.assignment import Assignment
@@ -34,6 +33,7 @@ from wsworker.errors import AppError
 from wsworker.stats import Counters
 from wsworker.wire import FailureKind, Order, Report
 from wsworker.worker import app as app_module
+from wsworker.worker import copies
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.app import Callback
 from wsworker.worker.channel import Channel, close_all
@@ -70,13 +70,11 @@ def run(assignment: Assignment) -> int:
         channel.send(Report("failed", kind="boot", error=text))
         return 1
     life = Life(assignment, channel, loop)
-    os.register_at_fork(after_in_child=life.let_go)
+    copies.watch(loop, life.let_go)
     try:
         return _live(life, loop)
     except SystemExit as error:
         channel.send(life.obituary(error))
-        raise
-    except KeyboardInterrupt:
         raise
     except BaseException as error:
         channel.send(life.obituary(error))
@@ -101,13 +99,10 @@ def _set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
 def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
     try:
         code = loop.run_until_complete(life.run())
+        copies.end_if_copy(None)
     except BaseException as error:
-        if life.is_copy:
-            _end_copy(error)
+        copies.end_if_copy(error)
         raise
-    else:
-        if life.is_copy:
-            _end_copy(None)
     finally:
         life.beat()
         _end_tasks(loop)
@@ -117,10 +112,7 @@ def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
 
 
 class Life:
-    """The state of one worker, from the fork to its exit.
-
-    is_copy: this process is no worker, but one that user code has forked, with a copy of everything here.
-    """
+    """The state of one worker, from the fork to its exit."""
 
     def __init__(self, assignment: Assignment, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self._assignment = assignment
@@ -134,8 +126,6 @@ class Life:
         self._ready = False
         self._beat_due_at = 0.0
         self._leaving = Leaving(loop, self._config)
-        self.is_copy = False
-        self._epolls = _epolls()
 
     async def run(self) -> int:
         """Boot, serve until told to drain, drain; return the exit code."""
@@ -163,25 +153,17 @@ class Life:
             text = "the app called sys.exit()"
         else:
             text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
-            if str(error):
-                text += f": {error}"[:1000]
+            # as a traceback has it: user code may have written a __str__ that raises
+            if reason := str(traceback.TracebackException.from_exception(error)):
+                text += f": {reason}"[:1000]
+        if not isinstance(error, (SystemExit, KeyboardInterrupt)):
             # with all frames: it may be a bug of ours, and the master shows those of the user only
             logger.error("the event loop has failed", exc_info=error)
         kind: FailureKind = "crash" if self._ready else "boot"
         return Report("failed", kind, error=text, trace=app_module.trace(error))
 
     def let_go(self) -> None:
-        """Close, in a process that user code has forked, what is the worker's alone.
-
-        A child that outlives its worker would else hold the port, and keep the channel open, whose end tells that the
-        master is dead. Only descriptors are closed: the loop's epoll is shared with the worker, which goes on. A child
-        that comes back to the loop is ended; what it does there until then concerns an epoll of its own, as it would
-        else take the worker's clients, and leave the worker deaf to what it unregisters. epoll(7).
-        """
-        if self.is_copy:
-            # a child of the child: the numbers that were closed then may be those of its own files by now
-            return
-        self.is_copy = True
+        """Close, in a process that user code has forked, what is the worker's alone: see copies.py."""
         faulthandler.disable()
         faulthandler.unregister(signal.SIGUSR2)
         if self._acceptor:
@@ -192,14 +174,6 @@ class Life:
         self._channel.let_go()
         with contextlib.suppress(OSError):
             os.close(self._assignment.words)
-        with contextlib.suppress(OSError), select.epoll() as empty:
-            for epoll in self._epolls:
-                os.dup2(empty.fileno(), epoll, inheritable=False)
-        # RuntimeError: the loop is closed already, or in debug mode another thread has forked; it never comes back
-        with contextlib.suppress(RuntimeError):
-            self._loop.set_exception_handler(_end_copy_at_exit)
-            # not in the very next turn: if user code has raised SystemExit, uvloop takes a turn more before it says so
-            self._loop.call_soon(self._loop.call_soon, _end_copy, None)
 
     # Boot
 
@@ -333,62 +307,20 @@ def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _epolls() -> list[int]:
-    """Return the epolls of this process: only its loop has one before user code runs, and uvloop does not tell which.
-
-    None are found without /proc.
-    """
-    found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
-                    found.append(int(name))
-    return found
-
-
 def _let_exits_pass(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """End the process when user code wants that in a read: uvloop takes it for a fault of the transport and goes on."""
+    """End the process when user code wants that in a read: uvloop takes it for a fault of the transport and goes on.
+
+    That a task has wanted it is no news: the loop ends of it, and what follows is that nobody asks the task any more.
+    """
     exception = context.get("exception")
-    if "transport" in context and isinstance(exception, (SystemExit, KeyboardInterrupt)):
-        loop.call_soon(_throw, exception)
-    else:
+    if not isinstance(exception, (SystemExit, KeyboardInterrupt)):
         loop.default_exception_handler(context)
+    elif "transport" in context:
+        loop.call_soon(_throw, exception)
 
 
 def _throw(exception: BaseException) -> None:
     raise exception
-
-
-def _end_copy_at_exit(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Do as _let_exits_pass, in a process that user code has forked."""
-    exception = context.get("exception")
-    if isinstance(exception, (SystemExit, KeyboardInterrupt)):
-        _end_copy(exception)
-    loop.default_exception_handler(context)
-
-
-def _end_copy(error: BaseException | None) -> NoReturn:
-    """End a process that user code has forked, with what it raised or None if it came back to the loop.
-
-    At once: the seat, the tasks and the loop are those of the worker, which goes on. The code is the interpreter's.
-    """
-    code: object = 1
-    if error is None:
-        logger.warning("a process that the app has forked came back and is ended; it should end with os._exit()")
-        code = 0
-    elif isinstance(error, SystemExit):
-        code = 0 if error.code is None else error.code
-    else:
-        logger.error("a process that the app has forked has failed", exc_info=error)
-    try:
-        if not isinstance(code, int):
-            print(code, file=sys.stderr)  # noqa: T201 - as the interpreter does
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code & 0xFF if isinstance(code, int) else 1)
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,8 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from wsworker.worker.copies import end_if_copy
+
 
 def next_due(due: float, now: float, seconds: float) -> float:
     """Return when a timer that was due at `due` is due again: the first beat after now.
@@ -60,9 +62,11 @@ class Timer:
         self._handle = None
         try:
             outcome = self._fn()
-        except (SystemExit, KeyboardInterrupt):
-            raise
+            end_if_copy(None)
         except BaseException as exc:
+            end_if_copy(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
             self._log(exc)
             outcome = None
         if inspect.isawaitable(outcome):
@@ -139,4 +143,9 @@ class Timers:
 
 
 async def _wait_for(outcome: Awaitable[Any]) -> None:
-    await outcome
+    try:
+        await outcome
+        end_if_copy(None)
+    except BaseException as exc:
+        end_if_copy(exc)
+        raise
