@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.master.forks import DEADLINE_SECONDS, in_child
+from tests.master.test_systemd import fill
 from wsworker.config import ListenAddress
 from wsworker.errors import ActivationError, BindError
 from wsworker.listeners import Group
@@ -33,15 +33,8 @@ class Systemd:
         self._held: dict[str, list[socket.socket]] = {}
 
     def fill(self) -> None:
-        """Let nobody find room for a datagram until store() is called. One sender has a limit of its own."""
-        room = True
-        while room:
-            room = False
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(BlockingIOError):
-                sock.setblocking(False)
-                sock.connect(self._socket.getsockname())
-                while sock.send(b"FDSTOREREMOVE=1\nFDNAME=filler"):
-                    room = True
+        """Let nobody find room for a datagram until store() is called."""
+        fill(self._socket, "FDSTOREREMOVE=1\nFDNAME=filler")
 
     def store(self) -> dict[str, list[int]]:
         """Do what was asked for until now; return the port of each socket that is kept under each name."""

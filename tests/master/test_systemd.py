@@ -21,6 +21,18 @@ FILLER = "STATUS=of another sender"
 ROOT = Path(__file__).parent.parent.parent
 
 
+def fill(sock: socket.socket, datagram: str) -> None:
+    """Send datagrams to a socket until nobody finds room for one more. One sender has a limit of its own."""
+    room = True
+    while room:
+        room = False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, contextlib.suppress(BlockingIOError):
+            stranger.setblocking(False)
+            stranger.connect(sock.getsockname())
+            while stranger.send(datagram.encode()):
+                room = True
+
+
 class Systemd:
     """The other end: a real datagram socket, bound where NOTIFY_SOCKET points."""
 
@@ -32,15 +44,8 @@ class Systemd:
         self.socket.setblocking(False)
 
     def fill(self) -> None:
-        """Send datagrams of somebody else's until nobody finds room for one more. One sender has a limit of its own."""
-        room = True
-        while room:
-            room = False
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, contextlib.suppress(BlockingIOError):
-                stranger.setblocking(False)
-                stranger.connect(self.socket.getsockname())
-                while stranger.send(FILLER.encode()):
-                    room = True
+        """Let nobody find room for a datagram until something is received."""
+        fill(self.socket, FILLER)
 
     def received(self) -> list[str]:
         """Return the datagrams that wait, oldest first."""

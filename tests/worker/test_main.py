@@ -561,6 +561,25 @@ def test_the_last_words_are_for_the_master(start: Start) -> None:
     assert "Fatal" not in ward.stderr()
 
 
+HOARDS = """\
+import resource
+taken = []
+def on_message(connection, data):
+    if data == 'take':
+        highest = max(int(fd) for fd in os.listdir('/proc/self/fd'))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, highest + 10))
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            pass
+    else:
+        for fd in taken:
+            os.close(fd)
+    connection.send(data)
+"""
+"""Takes all descriptors at `take`, and gives them back at any other word."""
+
 FORKS = """\
 def show(who):
     for fd in os.listdir("/proc/self/fd"):
@@ -893,23 +912,7 @@ def test_what_is_lent_before_go_waits_for_it(start: Start) -> None:
 
 def test_a_loan_that_is_lost_is_seen(start: Start) -> None:
     """The worker shows itself as full, so that the master lends to another one, and takes clients again by itself."""
-    ward = start(
-        "import resource\n"
-        "taken = []\n"
-        "def on_message(connection, data):\n"
-        "    if data == 'take':\n"
-        "        highest = max(int(fd) for fd in os.listdir('/proc/self/fd'))\n"
-        "        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, highest + 10))\n"
-        "        try:\n"
-        "            while True:\n"
-        "                taken.append(os.dup(0))\n"
-        "        except OSError:\n"
-        "            pass\n"
-        "    else:\n"
-        "        for fd in taken:\n"
-        "            os.close(fd)\n"
-        "    connection.send(data)\n"
-    )
+    ward = start(HOARDS)
     ward.go()
     client = ward.open(text("take"))
     assert (Opcode.TEXT, b"take") == client.receive()
@@ -996,23 +999,7 @@ def test_whether_others_may_take_a_client_is_asked_each_time(start: Start, monke
 def test_a_worker_without_descriptors_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lets go of no client, tells those who come, and takes them again as soon as it can."""
     monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.2)
-    ward = start(
-        "import resource\n"
-        "taken = []\n"
-        "def on_message(connection, data):\n"
-        "    if data == 'take':\n"
-        "        highest = max(int(fd) for fd in os.listdir('/proc/self/fd'))\n"
-        "        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, highest + 10))\n"
-        "        try:\n"
-        "            while True:\n"
-        "                taken.append(os.dup(0))\n"
-        "        except OSError:\n"
-        "            pass\n"
-        "    else:\n"
-        "        for fd in taken:\n"
-        "            os.close(fd)\n"
-        "    connection.send(data)\n"
-    )
+    ward = start(HOARDS)
     ward.go()
     client = ward.open(text("take"))
     assert (Opcode.TEXT, b"take") == client.receive()
