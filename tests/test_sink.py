@@ -6,29 +6,22 @@ import contextlib
 import fcntl
 import io
 import os
-import pty
 import resource
-import select
-import signal
 import socket
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ends import EVERY_KIND, LINE, Ends, a_pipe, a_terminal, have
 from tests.master.forks import in_child
 from wsworker.sink import ROOM_BYTES, Sink, Stream
-
-LINE = b"x" * 99 + b"\n"
-NOBODY = 65534
 
 
 def report(count: int) -> bytes:
@@ -46,17 +39,6 @@ def over(fd: int) -> Iterator[Sink]:
     os.close(null)
 
 
-def have(fd: int) -> bytes:
-    """Return what can be read now, from a descriptor that blocks."""
-    parts = []
-    while select.select([fd], [], [], 0)[0]:
-        part = os.read(fd, 65536)
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts)
-
-
 def drained(sink: Sink, fd: int) -> bytes:
     """Return what comes when a reader reads until nothing waits any more."""
     came = b""
@@ -64,62 +46,6 @@ def drained(sink: Sink, fd: int) -> bytes:
         came += part
         sink.flush()
     return came
-
-
-def a_pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """Return the ends of a pipe: to read, to write."""
-    reader, writer = os.pipe()
-    stack.callback(os.close, reader)
-    stack.callback(os.close, writer)
-    return reader, writer
-
-
-def a_forbidden_pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """Return the ends of a pipe that this process may not open anew."""
-    reader, writer = a_pipe(stack)
-    forbid(writer)
-    return reader, writer
-
-
-def a_socket(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """Return the ends of a stream socket, which is what the journal gives a service."""
-    ours, theirs = socket.socketpair()
-    stack.callback(ours.close)
-    stack.callback(theirs.close)
-    return theirs.fileno(), ours.fileno()
-
-
-def a_terminal(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """Return a terminal's two ends; a newline stays one byte."""
-    ours, theirs = pty.openpty()
-    stack.callback(os.close, ours)
-    stack.callback(os.close, theirs)
-    mode = termios.tcgetattr(theirs)
-    mode[1] &= ~termios.OPOST
-    termios.tcsetattr(theirs, termios.TCSANOW, mode)
-    return ours, theirs
-
-
-def a_forbidden_terminal(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """Return a terminal's two ends, where the terminal may not be opened anew: it belongs to whoever called su."""
-    ours, theirs = a_terminal(stack)
-    forbid(theirs)
-    return ours, theirs
-
-
-def forbid(fd: int) -> None:
-    """Take from this process the right to open what is behind a descriptor; for a forked child, as root has it all."""
-    os.fchmod(fd, 0)
-    if os.geteuid() == 0:
-        os.setuid(NOBODY)
-    with pytest.raises(PermissionError):
-        os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
-
-
-Ends: TypeAlias = Callable[[contextlib.ExitStack], tuple[int, int]]
-EVERY_KIND = pytest.mark.parametrize(
-    "ends", [a_pipe, a_forbidden_pipe, a_socket, a_terminal, a_forbidden_terminal], ids=lambda ends: ends.__name__
-)
 
 
 # ---- what may be stuck
@@ -146,19 +72,6 @@ def test_a_reader_that_comes_back(ends: Ends) -> None:
             assert lost == sink.dropped
 
     in_child(stuck)
-
-
-@EVERY_KIND
-def test_the_mode_of_the_descriptor_stays(ends: Ends) -> None:
-    """Whoever shares it goes on with a descriptor that blocks."""
-
-    def blocking() -> bool:
-        with contextlib.ExitStack() as stack:
-            _, writer = ends(stack)
-            stack.enter_context(over(writer)).write(LINE)
-            return os.get_blocking(writer)
-
-    assert in_child(blocking)
 
 
 def test_a_pipe_takes_records_whole() -> None:
@@ -279,18 +192,6 @@ def test_a_socket_nobody_reads_any_more() -> None:
         assert 1 == sink.dropped
 
 
-def test_a_number_that_means_something_else_by_now(tmp_path: Path) -> None:
-    """User code has closed descriptor 2, and the next client's socket has that number: it must not get the log."""
-    ours = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    client, server = socket.socketpair()
-    with over(ours) as sink, client:
-        os.dup2(server.detach(), ours)
-        sink.write(LINE)
-        assert LINE == (tmp_path / "log").read_bytes()
-        assert [] == select.select([client], [], [], 0)[0]
-        os.close(ours)
-
-
 def test_an_output_that_takes_nothing() -> None:
     """What is written then is lost, and counted."""
     fd = os.open(os.devnull, os.O_RDONLY)
@@ -298,73 +199,6 @@ def test_an_output_that_takes_nothing() -> None:
         sink.write(LINE)
         assert 1 == sink.dropped
         os.close(fd)
-
-
-# ---- the terminal that controls us
-
-
-def take_terminal(theirs: int) -> None:
-    """Be the leader of a session whose controlling terminal this is, as a shell is; for a forked child."""
-    os.setsid()
-    # the kernel sends it to the leader when the test closes the other end
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-
-
-def test_a_background_process_on_a_terminal_with_tostop() -> None:
-    """After Ctrl-Z and `bg` lines come all the same; no TTOU is sent to the group, and it does not stay blocked."""
-
-    def job(sink: Sink, writer: int) -> list[object]:
-        os.setpgid(0, 0)
-        # a write that is tried for ever must not outlive the test
-        signal.alarm(10)
-        sent: list[int] = []
-        signal.signal(signal.SIGTTOU, lambda number, frame: sent.append(number))
-        in_front = os.tcgetpgrp(writer) == os.getpgrp()
-        sink.write(LINE)
-        blocked = signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        return [in_front, sink.dropped, sent, blocked]
-
-    def shell() -> list[object]:
-        with contextlib.ExitStack() as stack:
-            reader, writer = a_terminal(stack)
-            take_terminal(writer)
-            mode = termios.tcgetattr(writer)
-            mode[3] |= termios.TOSTOP
-            termios.tcsetattr(writer, termios.TCSANOW, mode)
-            sink = stack.enter_context(over(writer))
-            told: list[object] = in_child(lambda: job(sink, writer))
-            return [*told, have(reader).decode()]
-
-    assert [False, 0, [], False, LINE.decode()] == in_child(shell)
-
-
-def test_a_terminal_of_another_user_with_little_room() -> None:
-    """Behind su it cannot be opened under its name, but as /dev/tty; then not even a last bit of room makes it wait."""
-
-    def behind_su() -> None:
-        with contextlib.ExitStack() as stack:
-            reader, writer = a_terminal(stack)
-            take_terminal(writer)
-            # as terminals are: a newline needs two bytes then, and long pieces never fit where there is little room
-            mode = termios.tcgetattr(writer)
-            mode[1] |= termios.OPOST
-            termios.tcsetattr(writer, termios.TCSANOW, mode)
-            # opened while that is allowed: what the test itself writes must not wait
-            filler = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-            stack.callback(os.close, filler)
-            forbid(writer)
-            sink = stack.enter_context(over(writer))
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    os.write(filler, b".")
-            while not select.select([], [writer], [], 0)[1]:
-                os.read(reader, 256)
-            sink.write(LINE * 100)
-            came = drained(sink, reader)
-            assert (0, LINE * 100) == (sink.dropped, came.lstrip(b".").replace(b"\r\n", b"\n"))
-
-    in_child(behind_su)
 
 
 # ---- a full disk

@@ -1,21 +1,9 @@
 """A sink: writes lines to one descriptor, and never blocks, never raises.
 
 A log may end in a pipe whose reader is stuck, on a terminal that was stopped with Ctrl-S, in the journal's socket, or
-on a disk that is full. None of that may stop a process that serves clients. What cannot be written now waits in a queue
-of bounded size; what does not fit there, or meets an error, is dropped and counted, and when writing works again one
-line says how many were lost.
-
-O_NONBLOCK is not set on the descriptor itself: it belongs to the open file description, which other processes share
-(a shell, tee, a program that user code starts), and they would get EAGAIN from a write that never failed before. So:
-
-    pipe, terminal   opened anew through /proc/self/fd with O_NONBLOCK, which makes a description of our own, pipe(7)
-    ... not allowed  a terminal that is our controlling one: opened as /dev/tty, which everybody may, tty(4)
-    ... nor that     written with RWF_NOWAIT where the kernel has that, else only after poll(2) says that there is room
-    socket           MSG_DONTWAIT
-    everything else  written plainly: a regular file gives an error when there is no room and does not wait for it
-
-One case is left in which a write can wait, see _write_if_room: a terminal that belongs to another user and is not our
-controlling one.
+on a disk that is full. None of that may stop a process that serves clients: outlet.py writes what there is room for and
+says so when there is none. What cannot be written now waits in a queue of bounded size; what does not fit there, or
+meets an error, is dropped and counted, and when writing works again one line says how many were lost.
 
 Processes that share a pipe do not mix their lines: up to PIPE_BUF bytes are written as one, so longer records go out
 in pieces that end where a line ends. A record that went out in part is finished before the next one begins; if that
@@ -24,21 +12,14 @@ fails for good, the next one begins with a newline, so that it does not stick to
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import io
 import os
-import select
-import signal
-import socket
-import stat
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from wsworker.outlet import open_outlet
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -63,7 +44,7 @@ class Sink:
     def __init__(self, fd: int, report: Callable[[int], bytes]) -> None:
         self.fd = fd
         self._report = report
-        self._way = _way(fd)
+        self._outlet = open_outlet(fd)
         self._torn = False  # the last line that we wrote has no end
         self._start_afresh()
 
@@ -118,9 +99,9 @@ class Sink:
         """
         self.flush()
         with self._lock:
-            self._way.close()
+            self._outlet.close()
             self.fd = fd
-            self._way = _way(fd)
+            self._outlet = open_outlet(fd)
             self._written = 0
             self._torn = False
 
@@ -149,7 +130,7 @@ class Sink:
         mend = b"\n" if self._torn else b""
         piece = mend + self._piece(first.data)
         try:
-            count = self._way.write(piece)
+            count = self._outlet.write(piece)
         except BlockingIOError:
             raise
         except OSError:
@@ -164,7 +145,7 @@ class Sink:
             self._take()
 
     def _piece(self, data: bytes) -> bytes:
-        end = self._written + self._way.most
+        end = self._written + self._outlet.most
         if end >= len(data):
             return data[self._written :]
         after_line = data.rfind(b"\n", self._written, end) + 1
@@ -233,103 +214,3 @@ class Stream(io.RawIOBase):
         """Try to write what waits."""
         super().flush()
         self._sink.flush()
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How to write to a descriptor without waiting.
-
-    write: raises BlockingIOError if there is no room. close: gives back what was opened for it. most: bytes for a
-    single write.
-    """
-
-    write: Callable[[bytes], int]
-    close: Callable[[], None]
-    most: int
-
-
-_MOST_IN_A_PIPE: Final = select.PIPE_BUF - 1
-"""What a pipe takes as a whole, with room for the newline that mends a torn line."""
-
-
-def _way(fd: int) -> _Way:
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISSOCK(mode):
-        return _way_of_a_socket(fd)
-    if stat.S_ISFIFO(mode):
-        return _way_of_a_pipe(fd)
-    if os.isatty(fd):
-        way = _way_of_a_pipe(fd)
-        return replace(way, write=partial(_write_from_the_background, way.write))
-    own = _duplicate(fd)
-    return _Way(partial(os.write, own), partial(os.close, own), sys.maxsize)
-
-
-def _way_of_a_socket(fd: int) -> _Way:
-    own = socket.socket(fileno=os.dup(fd))
-    return _Way(lambda data: own.send(data, socket.MSG_DONTWAIT), own.close, sys.maxsize)
-
-
-def _way_of_a_pipe(fd: int) -> _Way:
-    """For a terminal too."""
-    try:
-        own = _opened_anew(fd)
-    except OSError:
-        # a pipe of another user; or a named one that nobody reads any more
-        own = _duplicate(fd)
-        return _Way(partial(_write_if_room, own), partial(os.close, own), _MOST_IN_A_PIPE)
-    return _Way(partial(os.write, own), partial(os.close, own), _MOST_IN_A_PIPE)
-
-
-def _opened_anew(fd: int) -> int:
-    """Return a descriptor that does not block, for the same pipe or terminal. Raises OSError."""
-    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        return os.open(f"/proc/self/fd/{fd}", flags)
-    except OSError:
-        # behind su or sudo the terminal is another user's. tcgetpgrp(3) is an error unless it is our controlling one
-        os.tcgetpgrp(fd)
-        return os.open("/dev/tty", flags)
-
-
-def _write_from_the_background(write: Callable[[bytes], int], data: bytes) -> int:
-    """Write to a terminal, also after `bg` where `stty tostop` is set.
-
-    The kernel would send TTOU to the whole process group instead of writing. A default action stops the service, and
-    with a handler, as master and workers have one, write(2) is interrupted and tried again for ever. Who blocks TTOU
-    may write: termios(3). It is blocked for no longer than this, because programs that user code starts inherit it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        return write(data)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _write_if_room(fd: int, data: bytes) -> int:
-    """Write to a pipe or terminal whose mode is not ours to change. Raises BlockingIOError.
-
-    pwritev2(2) at -1 is a plain write with flags. Pipes know RWF_NOWAIT since Linux 6.5, terminals do not.
-
-    After poll(2) a write can still wait. On a pipe, poll promises room for PIPE_BUF, so only if another process takes
-    it in between. On a terminal it promises one byte, and a write waits until all is out: that happens with a terminal
-    that is read slowly or not at all, but not with Ctrl-S, as there is no room then. Nothing better is to be had there:
-    O_NONBLOCK is everybody's, and to drop every line would be worse than to wait for a terminal that somebody looks at.
-    """
-    try:
-        return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
-    except BlockingIOError:
-        raise
-    except (OSError, NotImplementedError, AttributeError):
-        # not for this kind of file, or not in this kernel, or not in this libc; any other error comes again below
-        pass
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
-    if not room.poll(0):
-        raise BlockingIOError(errno.EAGAIN, "no room")
-    return os.write(fd, data)
-
-
-def _duplicate(fd: int) -> int:
-    """Return a descriptor of our own: user code may close 2, and then a client's socket may get that number."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

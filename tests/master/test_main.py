@@ -730,33 +730,8 @@ def test_a_pid_file_of_one_s_own(start: Start, folder: Path) -> None:
     daemon.child.signal(signal.SIGTERM)
     assert [0, ""] == daemon.end()
     assert not (folder / "pid").exists()
-    (folder / "victim").write_text("data")
-    (folder / "link").symlink_to(folder / "victim")
-    daemon = running(start, config=f"pidfile: {folder}/link")
-    assert ("data", False) == ((folder / "victim").read_text(), (folder / "link").is_symlink())
-    daemon.child.signal(signal.SIGTERM)
-    assert [0, ""] == daemon.end()
     daemon = running(start, config=f"pidfile: {folder}/missing/pid")
     assert f"cannot write the pid file {folder}/missing/pid: No such file or directory" in daemon.log.read_text()
-
-
-def test_a_pid_file_leaves_nothing_half_written(start: Start, folder: Path) -> None:
-    """One that cannot be put in its place leaves nothing beside it; what a master of the same pid left is replaced."""
-    (folder / "here").mkdir()
-    (folder / "here" / "pid").mkdir()
-    daemon = running(start, config=f"pidfile: {folder}/here/pid")
-    assert f"cannot write the pid file {folder}/here/pid: Is a directory" in daemon.log.read_text()
-    assert ["pid"] == os.listdir(folder / "here")
-    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
-    assert [0, ""] == daemon.end()
-    (folder / "here" / "pid").rmdir()
-
-    def leave_stale() -> None:
-        (folder / "here" / f".pid.{os.getpid()}").touch()
-
-    daemon = running(start, config=f"pidfile: {folder}/here/pid", before=leave_stale)
-    assert f"{daemon.child.pid}\n" == (folder / "here" / "pid").read_text()
-    assert ["pid"] == os.listdir(folder / "here")
 
 
 @needs_root

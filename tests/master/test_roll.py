@@ -87,3 +87,19 @@ def test_a_slot_that_goes_is_passed_over() -> None:
     known = roster(worker(3, 1, generation=2), worker(2, 2))
     known.slots[2].closing_since = 1.0
     assert roll.next_step(known, 2) is None
+
+
+def test_a_roll_that_ends_for_another_reason_is_partial_too() -> None:
+    """A worker of the new code dies, or one of the old cannot be ended; slots that are gone do not count."""
+    known = roster(worker(3, 1), worker(2, 2))
+    died = roll.cut_short(made(1, 7), known, "worker 1 died: exit 3", "a traceback")
+    words = "a worker of the new code died after 1 of 2 workers; the others keep the old code"
+    assert ("partial", words) == (died["result"], died["error"]["message"])
+    assert ("worker 1 died: exit 3", "a traceback") == (died["error"]["cause"], died["error"]["trace"])
+    stuck = roll.stuck(made(1), known, "worker 2 was killed and does not die")
+    words = "the reload stopped after 1 of 2 workers; the others keep the old code"
+    assert ("partial", words, "worker 2 was killed and does not die") == (
+        stuck["result"],
+        stuck["error"]["message"],
+        stuck["error"]["cause"],
+    )

@@ -126,3 +126,26 @@ def test_given_up() -> None:
     known.slots[1].parked = True
     assert known.given_up()
     assert not roster(worker(1, 1), slots=1).given_up()
+
+
+def test_a_slot_postpones_what_it_waits_for() -> None:
+    """Times that are not set stay so; its history is no deadline."""
+    slot = Slot(1, history=(5.0,))
+    slot.postpone(2.0)
+    assert (None, None, None, (5.0,)) == (slot.retry_at, slot.closing_since, slot.unserved_since, slot.history)
+    slot.retry_at, slot.closing_since, slot.unserved_since, slot.replace_at = 10.0, 20.0, 30.0, 40.0
+    slot.postpone(2.0)
+    assert (12.0, 22.0, 32.0, 42.0) == (slot.retry_at, slot.closing_since, slot.unserved_since, slot.replace_at)
+
+
+def test_the_lease_is_taken_by_who_boots_beside_a_ready_worker() -> None:
+    """One that follows a dead worker needs none."""
+    assert not roster(worker(1, 1), worker(2, 2, STARTING)).lease_taken()
+    assert roster(worker(1, 1), worker(2, 1, STARTING)).lease_taken()
+
+
+def test_only_killed() -> None:
+    """Without workers nobody is in the way."""
+    assert not roster().only_killed()
+    assert not roster(worker(1, 1, KILLED), worker(2, 2, DRAINING)).only_killed()
+    assert roster(worker(1, 1, KILLED), worker(2, 2, KILLED)).only_killed()

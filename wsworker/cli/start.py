@@ -4,7 +4,7 @@ Everything that can be wrong with the configuration is told before anything is s
 (prepare) and running (Prepared.run) are two steps: `restart` stops the old service between them.
 
 In the background the process that the shell waits for ends when the service is settled. What the daemon has to tell it
-goes through the pipe of master/process.py as one JSON object, so that --json has the same error codes as in the
+goes through the pipe of master/detach.py as one JSON object, so that --json has the same error codes as in the
 foreground: {"name", "pid", "workers"} or {"error": {"code", "message"}}. A service that settles with a slot missing
 goes on, as systemd is told too, but -d fails: who goes on after it must be able to rely on what was asked for.
 """
@@ -77,7 +77,7 @@ def prepare(
     Raises PlatformError, ConfigError, click.UsageError for -d under systemd, or Failed for -d without a log file.
     """
     need_linux(sys.platform)
-    from wsworker.master.process import open_standard_streams
+    from wsworker.master.detach import open_standard_streams
 
     open_standard_streams()
     if daemon and os.environ.get("NOTIFY_SOCKET"):
@@ -141,7 +141,7 @@ class Prepared:
         return ended.code
 
     def _run_in_background(self) -> int:
-        from wsworker.master.process import detach
+        from wsworker.master.detach import detach
 
         code, text = detach(self._run_detached)
         if code == OK:
@@ -155,7 +155,7 @@ class Prepared:
         """Be the master, without a terminal. Until the service is settled, whatever ends it goes through the pipe."""
         from wsworker import log
         from wsworker.master.cgroup import usable_cpus
-        from wsworker.master.process import announce
+        from wsworker.master.detach import announce
 
         config, waiting = self.loaded.config, [pipe]
 

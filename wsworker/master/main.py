@@ -5,14 +5,12 @@ death, a second gone by, a deadline: each becomes one event for the supervisor, 
 performed by the one method that PERFORM names. There is no policy here: nothing below asks how many workers there are,
 or whether a reload is under way.
 
-Signal handlers only note that they were called. The wakeup descriptor ends the wait of the loop, so a signal that comes
-in the middle of something waits its turn like everything else.
+A caught signal ends the wait of the loop and is only noted, so one that comes in the middle of something waits its turn
+like everything else.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import random
@@ -20,7 +18,6 @@ import secrets
 import selectors
 import signal
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -35,7 +32,7 @@ from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
 from wsworker.errors import SHORTAGES, AlreadyRunning, ConfigError, PlatformError, RunDirError
 from wsworker.listeners import Group
-from wsworker.master import events, view
+from wsworker.master import events, pidfile, view
 from wsworker.master.cgroup import OomCounter, usable_cpus
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
@@ -52,6 +49,7 @@ from wsworker.master.events import (
 from wsworker.master.ports import Ports
 from wsworker.master.process import identity, may_signal_others, reap_strangers
 from wsworker.master.rundir import RunDir, paths
+from wsworker.master.signals import SignalCatcher
 from wsworker.master.supervisor import Supervisor
 from wsworker.master.systemd import Notifier, take_descriptors, take_environment
 from wsworker.stats import Table
@@ -71,8 +69,6 @@ SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
     signal.SIGTTOU: (ScaleRequested(-1), "one worker less"),
 }
 """What each signal means, also in words; SIGHUP means a reload, which begins with reading the configuration."""
-
-MOST_OF_A_KIND: Final = 16
 
 SILENT_SIGNALS: Final = (
     signal.SIGCHLD,  # a death is seen by its pidfd; it wakes the loop for children that are none of ours
@@ -117,11 +113,10 @@ class Master:
         self._oom = OomCounter()
         self._samples: dict[int, view.Sample] = {}
         self._exit: Exit | None = None
-        self._caught: deque[int] = deque()
+        self._catcher = SignalCatcher(self._selector)
         self._trouble = ""
         self._now = time.monotonic()
         self._read_at = self._sample_at = self._watchdog_at = self._now
-        self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
         self._view = view.Service(
             name=config.name,
             pid=os.getpid(),
@@ -164,7 +159,8 @@ class Master:
             self._control.finish()
             self._ports.close()
             self._notifier.finish()
-            self._remove_pidfile()
+            if self._config.pidfile:
+                pidfile.remove(Path(self._config.pidfile), os.getpid())
             run_dir.release()
 
     # Set-up
@@ -176,7 +172,7 @@ class Master:
         os.umask(self._config.umask)
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
         self._run_dir = run_dir
-        self._catch_signals()
+        self._catcher.catch((*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2))
         descriptors = take_descriptors(os.environ, os.getpid())
         take_environment(os.environ)
         slots = max(self._slots(), self._ports.take_over(descriptors))
@@ -213,47 +209,17 @@ class Master:
         assert isinstance(self._config.workers, int)
         return self._config.workers
 
-    def _catch_signals(self) -> None:
-        """Set every handler before the first fork: a signal never finds a default action, not even in a child.
-
-        Whoever starts this may have them blocked, and a mask is inherited: a stop would then never be heard of.
-        """
-        self._wakeup, wakeup_writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._wakeup_writer = wakeup_writer
-        caught = (*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
-        for number in caught:
-            signal.signal(number, self._catch)
-        signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
-        self._selector.register(self._wakeup, selectors.EVENT_READ, self._wake)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
-
-    def _catch(self, number: int, frame: object) -> None:
-        """Note a signal: the bytes of the wakeup descriptor only wake, as they are lost once its buffer is full.
-
-        More of a kind than MOST_OF_A_KIND in one turn of the loop are a storm, and say nothing new.
-        """
-        if self._caught.count(number) < MOST_OF_A_KIND:
-            self._caught.append(number)
-
     def _write_pid_files(self, run_dir: RunDir) -> None:
         writers: dict[Path, Callable[[], None]] = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
         if self._config.pidfile:
-            pidfile = Path(self._config.pidfile)
-            writers[pidfile] = lambda: _write_pidfile(pidfile)
+            configured = Path(self._config.pidfile)
+            writers[configured] = lambda: pidfile.write(configured, os.getpid())
         for file, write in writers.items():
             try:
                 write()
             except OSError as error:
                 # for people only, the lock decides: a full disk must not keep a service from starting
                 logger.warning("cannot write the pid file %s: %s", file, error.strerror)
-
-    def _remove_pidfile(self) -> None:
-        """Remove the configured pid file, if it is still ours."""
-        if self._config.pidfile:
-            with contextlib.suppress(OSError, ValueError):
-                file = Path(self._config.pidfile)
-                if stat.S_ISREG(file.lstat().st_mode) and int(file.read_text()) == os.getpid():
-                    file.unlink()
 
     # The loop
 
@@ -310,21 +276,14 @@ class Master:
 
     # What happens: signals, commands, reports, deaths
 
-    def _wake(self) -> None:
-        """Forget what has woken the loop; _turn looks for signals in any case."""
-        with contextlib.suppress(BlockingIOError):
-            while len(self._wakeup.recv(4096)) == 4096:
-                pass
-
     def _signals(self) -> None:
-        while self._caught:
-            number = self._caught.popleft()
+        for number in self._catcher.caught():
             name = signal.Signals(number).name
             if number in SIGNALS:
                 event, meaning = SIGNALS[number]
                 logger.info("%s: %s", name, meaning)
                 self._feed(event)
-            elif number == signal.SIGHUP and self._terminal_hung_up():
+            elif number == signal.SIGHUP and self._catcher.terminal_hung_up():
                 logger.info("the terminal is gone: stopping")
                 self._feed(StopRequested())
             elif number == signal.SIGHUP:
@@ -351,16 +310,6 @@ class Master:
         if trouble not in ("", self._trouble):
             logger.error("%s", trouble)
         self._trouble = trouble
-
-    def _terminal_hung_up(self) -> bool:
-        """Whether the terminal of a foreground start is gone: the kernel sends HUP then too. tcgetpgrp(3), EIO."""
-        if self._terminal is None:
-            return False
-        try:
-            os.tcgetpgrp(self._terminal)
-        except OSError as error:
-            return error.errno == errno.EIO
-        return False
 
     def _command(self, command: Command, token: Token) -> None:
         match command.name:
@@ -399,8 +348,7 @@ class Master:
         """In a fresh worker: close all that is the master's, and the listeners of the other slots."""
         self._leave()
         self._selector.close()
-        self._wakeup.close()
-        self._wakeup_writer.close()
+        self._catcher.close()
         self._control.close()
         self._notifier.close()
         self._run_dir.close()
@@ -508,22 +456,6 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Exit: Master._end,
 }
 """The one method that performs each kind of action; an event that it returns is handled next."""
-
-
-def _write_pidfile(file: Path) -> None:
-    """Replace the pid file as a whole, and never write through a link or into a pipe that lies there. OSError."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    # in a container each master has the same pid, also one that was killed right here
-    new.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "w") as output:
-            output.write(f"{os.getpid()}\n")
-        new.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
 
 
 def _with_number_of_workers(config: Config) -> Config:

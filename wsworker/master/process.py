@@ -1,4 +1,4 @@
-"""Processes: the one file that forks, signals, reaps and drops privileges.
+"""Processes: the one file that forks workers, signals and reaps them, and drops privileges.
 
 A worker is known here by its pid and a pidfd. Signals go through the pidfd (pidfd_send_signal(2)) and the exit status
 is taken through it (waitid(2), P_PIDFD), so neither ever hits a stranger that got the same pid.
@@ -17,7 +17,6 @@ import atexit
 import contextlib
 import ctypes
 import grp
-import json
 import os
 import pwd
 import signal
@@ -208,7 +207,7 @@ def _become_worker(
         # its own text stands in the traceback, which survives a __str__ that raises
         failed(f"a worker ended with {type(error).__name__}", "".join(traceback.format_exception(error)))
     finally:
-        _leave(code)
+        leave_child(code)
 
 
 def _code_of(exit_: SystemExit) -> int:
@@ -221,7 +220,7 @@ def _code_of(exit_: SystemExit) -> int:
     return 1
 
 
-def _leave(code: int) -> NoReturn:
+def leave_child(code: int) -> NoReturn:
     """End a forked child, also when its output is a broken pipe: going on would be in the parent's stack."""
     try:
         sys.stdout.flush()
@@ -284,19 +283,6 @@ def may_signal_others() -> bool:
     return bool(int(effective, 16) >> CAP_KILL & 1)
 
 
-def open_standard_streams() -> None:
-    """Put /dev/null where standard input, output or error is closed: the next file opened would take their place.
-
-    `wsworker start 2>&-` is enough for that, and the log would then go into whatever was opened first.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    # Python leaves a stream None that it found closed
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
 def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent dies; end it now if the parent is dead already.
 
@@ -306,87 +292,6 @@ def die_with_parent(parent_pid: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
-
-
-def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
-    """Run daemon in the background and wait until it has told how its start went.
-
-    daemon gets the descriptor of a pipe, tells through announce and returns its exit code; its standard input is
-    /dev/null, it has a session of its own without a terminal, and nothing else that was open stays so. Returns
-    (exit code, error text) for the waiting process: what was announced, or (1, sentence) if the daemon ended without a
-    word. Ctrl-C while waiting stops it. SIGCHLD is as in any program from here on, in both processes.
-    """
-    # a caller that ignores it has its children reaped by the kernel: waitpid(2), ECHILD
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # a Ctrl-C waits until the daemon's pid is known: an earlier one would leave it running
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        os.setsid()
-        # not a session leader any more: opening a terminal can never make it the controlling one
-        try:
-            if os.fork():
-                os._exit(0)
-        except OSError:
-            os._exit(1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-        _run_detached(daemon, writer)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader, encoding="utf-8") as lines:
-        pid = json.loads(lines.readline() or "0")
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-            outcome = json.loads(lines.readline() or "null")
-        except KeyboardInterrupt:
-            # 0: it died before it could say its pid
-            with contextlib.suppress(ProcessLookupError):
-                if pid:
-                    os.kill(pid, signal.SIGTERM)
-            lines.readline()
-            return 1, "interrupted; the service was stopped again"
-    if outcome is None:
-        return 1, "the service ended without a word; see `log.file`"
-    return outcome["code"], outcome["error"]
-
-
-def _run_detached(daemon: Callable[[int], int], writer: int) -> NoReturn:
-    code = 1
-    try:
-        _close_all_but(writer)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.close(null)
-        os.write(writer, f"{os.getpid()}\n".encode())
-        code = daemon(writer)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        _leave(code)
-
-
-def _close_all_but(kept: int) -> None:
-    """Close what the shell has handed down, beside the standard streams: a lock, the end of a pipe. daemon(7), step 1.
-
-    What systemd hands over goes too: its LISTEN_PID names the process that was forked from. A range up to the limit
-    would miss what was open when the limit was lowered, and close_range(2) needs Linux 5.9.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in (0, 1, 2, kept):
-            # the one that listed them is gone
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-
-
-def announce(pipe: int, code: int, error: str) -> None:
-    """Tell the process that waits in detach how the start went, and close the pipe. It may be gone: no error then."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(pipe, json.dumps({"code": code, "error": error}).encode() + b"\n")
-    os.close(pipe)
 
 
 def memory_and_cpu(pid: int) -> tuple[int, float] | None:
