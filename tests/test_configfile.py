@@ -129,7 +129,7 @@ def test_find_nothing(folder: Path) -> None:
 
 def test_unreadable_files(folder: Path) -> None:
     """A file that cannot be read is one sentence, for load and for peek."""
-    Path("large.yaml").write_bytes(b"#" * (1024**2 + 1))
+    Path("large.yaml").write_bytes(b"#" * (256 * 1024 + 1))
     Path("latin1.yaml").write_bytes("app: hello\nname: caf\u00e9\n".encode("latin-1"))
     Path("marked.yaml").write_bytes(b"\xef\xbb\xbfapp: hello\xff\n")
     Path("folder.yaml").mkdir()
@@ -138,7 +138,7 @@ def test_unreadable_files(folder: Path) -> None:
     expected = {
         "none.yaml": "none.yaml: error: no such file; create it, or name another with -c FILE",
         "folder.yaml": "folder.yaml: error: this is a directory; name the file in it with -c FILE",
-        "large.yaml": "large.yaml: error: larger than 1 MiB, so it is no config file; name another with -c FILE",
+        "large.yaml": "large.yaml: error: larger than 256 KiB, so it is no config file; name another with -c FILE",
         "latin1.yaml": "latin1.yaml:2:10: error: the byte 0xe9 is not UTF-8; save the file as UTF-8",
         "marked.yaml": "marked.yaml:1:11: error: the byte 0xff is not UTF-8; save the file as UTF-8",
         "pipe.yaml": "pipe.yaml: error: this is no regular file, so a reload could not read it again; "

@@ -76,6 +76,7 @@ ORDER = [
     Place(3, " ", "master/rundir.py"),
     Place(3, " ", "master/pidfile.py"),
     Place(3, " ", "master/control.py"),
+    Place(3, " ", "master/presence.py"),
     Place(3, " ", "master/systemd.py"),
     Place(3, " ", "master/inherited.py"),
     Place(3, " ", "master/ports.py"),

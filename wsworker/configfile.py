@@ -30,7 +30,8 @@ from wsworker.yamlfile import Items, Node, Scalar, Spot, Table, Unreadable
 if TYPE_CHECKING:
     from wsworker.config import Config, Mistake
 
-MAX_FILE_BYTES: Final = 1024**2
+MAX_FILE_BYTES: Final = 256 * 1024
+"""A master that reloads reads it in one go."""
 MAX_EXCERPT_CHARS: Final = 200
 MAX_ADVICE: Final = 100
 WORKING_FILE: Final = Path("config.yaml")
@@ -356,7 +357,7 @@ def _read_file(path: Path) -> _Source:
     except OSError as error:
         raise ConfigError(place, (Problem(place, 0, 0, _reason(error)),)) from None
     if len(data) > MAX_FILE_BYTES:
-        message = "larger than 1 MiB, so it is no config file; name another with -c FILE"
+        message = "larger than 256 KiB, so it is no config file; name another with -c FILE"
         raise ConfigError(place, (Problem(place, 0, 0, message),))
     try:
         # utf-8-sig: some editors put a byte order mark first, and columns are to count without it

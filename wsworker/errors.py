@@ -33,11 +33,11 @@ _PRINTABLE: Final = re.compile(r"[ -~]*")
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 
 
-SHORTAGES: Final[Mapping[int | None, tuple[str, str]]] = {
+OUT_OF_DESCRIPTORS: Final[Mapping[int | None, tuple[str, str]]] = {
     errno.EMFILE: ("the master is out of descriptors", "raise LimitNOFILE= of the unit or `ulimit -n`"),
     errno.ENFILE: ("the system is out of descriptors", "raise fs.file-max"),
 }
-"""What a system call failed for that would have worked otherwise, and the next step; errno(3)."""
+"""By errno(3): which limit of descriptors a system call has reached, and how to raise it."""
 
 
 class WsworkerError(Exception):

@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 
 from wsworker import steering
 from wsworker.config import ListenAddress
-from wsworker.errors import SHORTAGES, BindError
+from wsworker.errors import OUT_OF_DESCRIPTORS, BindError
 from wsworker.occupant import occupant
 
 Socket: TypeAlias = socket.socket  # inside Group, `socket` is its method
@@ -290,8 +290,8 @@ class Group:
         except socket.gaierror:
             raise self._error("no such address on this machine") from None
         except OSError as exc:
-            if exc.errno in SHORTAGES:
-                reason, cure = SHORTAGES[exc.errno]
+            if exc.errno in OUT_OF_DESCRIPTORS:
+                reason, cure = OUT_OF_DESCRIPTORS[exc.errno]
                 raise BindError(str(self.address), reason, place=self.place, cure=cure) from None
             in_use = exc.errno == errno.EADDRINUSE
             raise self._error(self._reason(exc), occupant(self.address) if in_use else "") from None

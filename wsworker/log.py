@@ -174,6 +174,9 @@ def set_up(level: str, file: str, process: str) -> int:
         _output = Output(file, _open(file))
     elif _output.file != file:
         _output.move(file, _open(file))
+    else:
+        # something else may have been put under the number since, as dup2(2) does
+        _output.sinks[0].lead_to(_output.fd)
     _output.setFormatter(Line(_look(_output.fd, os.environ.get("JOURNAL_STREAM", "")), process))
     root = logging.getLogger()
     if _output not in root.handlers:

@@ -594,7 +594,8 @@ def test_callers_that_wait_keep_nobody_out(desk: Desk) -> None:
     assert [Command("reload")] * MAX_WAITING == [command for command, _ in desk.commands]
     one_more = desk.call()
     one_more.send(reload)
-    assert b"" == one_more.rest()
+    message = f"{MAX_WAITING} callers wait for a reload already"
+    assert [(True, {"error": {"code": "busy", "message": message}})] == replies(one_more.rest())
     for data in (STATUS, stop):
         desk.call().send(data)
     assert ["status", "stop"] == [command.name for command, _ in desk.commands[MAX_WAITING:]]

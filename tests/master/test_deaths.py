@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
-from wsworker.master.events import Exit, Log, Notify, Reading, Spawn
+from wsworker.master.events import Action, Exit, Log, Notify, Reading, Spawn
 from wsworker.master.restarts import RestartPolicy
 from wsworker.master.roster import ServiceState
 from wsworker.master.supervisor import Supervisor
@@ -207,8 +207,10 @@ def test_a_replacement_that_does_not_start_is_not_the_death_of_who_serves() -> N
     story.tell(events.SlotsRead({1: Reading(story.now, messages=500)}))
     story.tell(events.WorkerFailed(2, "boot", "no database"))
     story.tell(events.WorkerExited(2, code=1))
-    text = "worker 1 serves on, as its replacement does not start: no database; the next one starts in 0.0 s"
+    text = "worker 1 serves on, as its replacement does not start: no database"
     assert [Log("error", text)] == [log for log in only(story.said, Log) if log.level == "error"]
+    story.tell(events.WorkerExited(3, code=1))
+    assert Log("warning", "the next replacement of worker 1 starts in 0.1 s") == only(story.said, Log)[-1]
     assert last_exit(story) is None
     story.tell(events.ReloadRequested(story.config))
     assert last_exit(story) is None
@@ -240,3 +242,18 @@ def test_a_start_in_which_every_slot_is_parked_is_the_end() -> None:
         story.tell(events.WorkerExited(worker, code=1))
         story.later(30)
     assert 70 == only(story.said, Exit)[0].code
+
+
+def test_forks_of_a_replacement_that_fail_do_not_put_it_off_for_long() -> None:
+    """The leaking worker is replaced soon after memory is to be had again."""
+    story = Story(workers=1, max_messages=100).serve()
+    said: list[Action] = []
+    for _ in range(200):
+        story.now += 0.5
+        read = events.SlotsRead({1: Reading(story.now, messages=500)})
+        for spawn in only(story.supervisor.handle(read, story.now), Spawn):
+            said += story.supervisor.handle(events.SpawnFailed(spawn.worker, "no memory"), story.now)
+    assert "the next replacement of worker 1 starts in 30.0 s" == only(said, Log)[-1].text
+    (spawn,) = only(story.live(30, beating=[1]), Spawn)
+    story.tell(events.WorkerReady(spawn.worker))
+    assert {1: "draining", spawn.worker: "ready"} == story.states()

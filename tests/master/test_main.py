@@ -717,7 +717,8 @@ def test_systemd_is_told(start: Start, folder: Path) -> None:
         assert "READY=1" in heard("READY")
         daemon.configure("workers: 0")
         daemon.child.signal(signal.SIGHUP)
-        assert f"STATUS=reload refused: {daemon.config}:4:10: error: workers must be" in heard("STATUS=reload")
+        news = f"; last reload refused: {daemon.config}:4:10: error: workers must be"
+        assert news in heard("STATUS=1/1 workers, 0 connections;")
         daemon.child.signal(signal.SIGTERM)
         assert "STOPPING=1" in heard("STOPPING")
         assert [0, ""] == daemon.end()

@@ -43,7 +43,6 @@ from wsworker.master.process import (
     identity,
     is_stopped,
     may_signal_others,
-    memory_and_cpu,
     reap_strangers,
     spawn,
     take_identity,
@@ -654,17 +653,6 @@ def test_who_may_signal_others() -> None:
     assert not in_child(nobody)
 
 
-def test_memory_and_cpu_without_descriptors() -> None:
-    """A master that has no descriptor left shows no figures, and goes on."""
-
-    def master() -> bool:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-        return memory_and_cpu(os.getpid()) is None
-
-    assert in_child(master)
-
-
 def test_a_worker_never_runs_on_as_somebody_else(capfd: pytest.CaptureFixture[str]) -> None:
     """If the identity cannot be taken, run is not called: one sentence for the master, no traceback, exit code 1."""
 
@@ -700,17 +688,3 @@ def test_an_account_that_was_removed_is_a_platform_error(user: str | None, group
     """The configuration was good when it was read; the caller hears that it is not any more."""
     with pytest.raises(PlatformError, match=r"name not found: 'no-such-.*'; create the account, or change "):
         identity(Config(app="app", user=user, group=group))
-
-
-# --- measuring ----------------------------------------------------------------------------------------------------
-
-
-def test_memory_and_cpu_of_a_process() -> None:
-    """A living process has both, a dead one neither."""
-    measured = memory_and_cpu(os.getpid())
-    assert measured is not None
-    assert measured[0] > 1024 * 1024
-    assert 0 < measured[1] <= sum(os.times()[:2])
-    with Child(lambda: None) as child:
-        child.exit_code()
-        assert memory_and_cpu(child.pid) is None

@@ -22,7 +22,7 @@ def test_a_wrong_configuration_is_told_and_changes_nothing() -> None:
     )
     assert [
         Log("error", "reload refused: the configuration is wrong\nworkers: must be a number"),
-        Notify("status", "reload refused: workers: must be a number; 1/1 workers, 0 connections"),
+        Notify("status", "1/1 workers, 0 connections; last reload refused: workers: must be a number"),
     ] == kinds(actions, Log, Notify, Spawn)
     status = story.supervisor.status(story.now)
     assert (answer.body, "running", 0) == (status["last_reload"], status["state"], status["reloads"])
@@ -34,6 +34,13 @@ def test_very_many_mistakes_are_cut() -> None:
     (answer,) = only(story.tell(events.ReloadRefused("ü" * 1_000_000, 7)), Answer)
     assert "ü" * 150_000 == answer.body["error"]["message"]
     assert "ü" * 2000 == story.supervisor.status(story.now)["last_reload"]["error"]["message"]
+
+
+def test_a_file_whose_name_is_no_text_may_be_wrong() -> None:
+    """Its name comes as surrogates, and they must not end the master."""
+    story = Story(workers=1).serve()
+    (answer,) = only(story.tell(events.ReloadRefused("caf\udce9.yaml: no", 7)), Answer)
+    assert "caf?.yaml: no" == answer.body["error"]["message"]
 
 
 def test_a_wrong_configuration_after_a_signal_is_only_shown() -> None:
@@ -196,13 +203,34 @@ def test_a_roll_does_not_wait_for_a_worker_that_cannot_be_killed() -> None:
     assert "running" != story.supervisor.status(story.now)["state"]
 
 
+def test_a_roll_waits_for_its_next_slot_whoever_else_does_not_die() -> None:
+    """The old worker of slot 1 is in nobody's way: its successor serves."""
+    story = Story(workers=2).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.supervisor.service.kill(story.supervisor.roster.workers[1], story.now)
+    story.tell(events.WorkerReady(3))
+    story.live(40, beating=[2, 3])
+    story.supervisor.service.kill(story.supervisor.roster.workers[2], story.now)
+    assert not [answer for answer in only(story.said, Answer) if answer.body["result"] == "partial"]
+
+
+def test_a_pause_makes_nobody_undying() -> None:
+    """The time in which the machine stood still does not count."""
+    story = Story(workers=2).serve()
+    story.live(1, beating=[1, 2])
+    story.supervisor.service.kill(story.supervisor.roster.workers[2], story.now)
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.now += 61
+    assert not only(story.tell(events.SlotsRead({1: events.Reading(story.now)})), Answer)
+
+
 def test_the_service_manager_is_told_of_a_failed_reload_until_the_next_one() -> None:
     """Not only until the number of connections changes."""
     story = Story(workers=1).serve()
     story.tell(events.ReloadRefused("config.yaml:1:1: error: no\n1 error in config.yaml"))
     story.live(3, beating=[1])
     beat = events.Reading(story.now, connections=5)
-    news = "reload refused: config.yaml:1:1: error: no; 1/1 workers, 5 connections"
+    news = "1/1 workers, 5 connections; last reload refused: config.yaml:1:1: error: no"
     assert [Notify("status", news)] == kinds(story.tell(events.SlotsRead({1: beat})), Notify)
     story.tell(events.ReloadRequested(story.config))
     story.tell(events.WorkerReady(2))

@@ -19,10 +19,10 @@ from wsworker.master.roster import Roster
         (roster(worker(3, 1, generation=2)), Replace(2)),
         (roster(worker(3, 1, generation=2), worker(2, 2, DRAINING, unasked=False)), Replace(2)),
         # a hung worker holds its place until it is reaped
-        (roster(worker(3, 1, generation=2), worker(2, 2, KILLED)), Wait(None)),
+        (roster(worker(3, 1, generation=2), worker(2, 2, KILLED)), Wait(None, 2)),
         # one that follows a dead worker: of new code, its verdict is the roll's; of old code, it is replaced later
-        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING, generation=2)), Wait(5)),
-        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING)), Wait(None)),
+        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING, generation=2)), Wait(5, 2)),
+        (roster(worker(3, 1, generation=2), worker(5, 2, STARTING)), Wait(None, 2)),
     ],
 )
 def test_the_next_step(known: Roster, step: Wait | Replace | None) -> None:

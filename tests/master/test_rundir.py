@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -351,6 +352,29 @@ def test_a_run_directory_that_another_master_has_taken_is_left_to_it(run: Paths,
     ours.release()
     assert lock_is_held(run)
     assert os.getpid() == read_pid(run.pid)
+
+
+def test_a_master_does_not_wait_for_a_lock(
+    run: Paths, claim: Callable[[], RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start has patience, as a client may be looking; a master that runs would stand still in its loop."""
+    ours = RunDir.claim("chat", run)
+    shutil.rmtree(run.folder)
+    claim()
+    sleep, naps = time.sleep, []
+
+    def noted(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    with pytest.raises(AlreadyRunning):
+        ours.renew()
+    assert [] == naps
+    with pytest.raises(AlreadyRunning):
+        claim()
+    assert naps
+    ours.release()
 
 
 def test_a_link_in_the_place_of_the_run_directory_is_not_followed(run: Paths, claim: Callable[[], RunDir]) -> None:

@@ -294,7 +294,7 @@ def test_a_broken_canary_touches_nobody() -> None:
     }
     assert ("refused", error, 1) == (answer.body["result"], answer.body["error"], answer.body["generation"])
     assert not kinds(actions, Tell, Signal, Spawn)
-    news = "reload refused: SyntaxError in app.py; 2/2 workers, 0 connections"
+    news = "2/2 workers, 0 connections; last reload refused: SyntaxError in app.py"
     assert [Notify("ready", news)] == kinds(actions, Notify)
     assert {1: "ready", 2: "ready"} == story.states()
 

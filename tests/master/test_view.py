@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tests.master.forks import Child
-from wsworker.master.view import Sample, Service, document, sample, sum_counters
+from tests.master.forks import Child, in_child
+from wsworker.master.view import Sample, Service, document, memory_and_cpu, sample, sum_counters
 from wsworker.stats import Counters, Table
 
 SERVICE = Service(
@@ -249,3 +250,25 @@ def test_samples_of_the_dead_are_forgotten() -> None:
         samples = {1: Sample(1.0, 1.0, 9), 2: Sample(1.0, 1.0, 9, 0.5)}
         sample(samples, {2: child.pid, 3: child.pid}, now=10.0)
     assert {2: Sample(1.0, 1.0, 9, 0.5)} == samples
+
+
+def test_memory_and_cpu_of_a_process() -> None:
+    """A living process has both, a dead one neither."""
+    measured = memory_and_cpu(os.getpid())
+    assert measured is not None
+    assert measured[0] > 1024 * 1024
+    assert 0 < measured[1] <= sum(os.times()[:2])
+    with Child(lambda: None) as child:
+        child.exit_code()
+        assert memory_and_cpu(child.pid) is None
+
+
+def test_memory_and_cpu_without_descriptors() -> None:
+    """A master that has no descriptor left shows no figures, and goes on."""
+
+    def master() -> bool:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        return memory_and_cpu(os.getpid()) is None
+
+    assert in_child(master)

@@ -164,10 +164,13 @@ class Call:
             message = f"{self._service.name} answers in a way this wsworker does not understand ({error}); restart it"
             raise ControlError("no_answer", message) from None
         for reply in found:
-            # the master could not read the command: it is of another version than this client
             if reply.final and reply.body.keys() == {"error"}:
+                refusal = reply.body["error"]
+                if refusal.get("code") == "busy":
+                    raise ControlError("no_answer", f"{self._service.name}: {refusal.get('message')}; try again later")
+                # the master could not read the command: it is of another version than this client
                 message = f"{self._service.name} does not understand this wsworker; restart it"
-                raise ControlError("no_answer", f"{message} ({reply.body['error'].get('message')})")
+                raise ControlError("no_answer", f"{message} ({refusal.get('message')})")
         return found
 
     def _hung_up(self) -> ControlError:

@@ -169,11 +169,11 @@ def cells(worker: Mapping[str, Any], weighted: bool, now: float) -> Sequence[str
 
 def _remarks(worker: Mapping[str, Any], now: float) -> str:
     """Say why a slot has no worker, and when it gets its next one; or what its last one died of lately; who helps."""
+    # what its successor or the empty slot says is not said twice
+    if worker["state"] == "draining":
+        return ""
     last = worker["last_exit"]
     parts = []
-    if worker["state"] == "draining":
-        # its successor, or the empty slot, shows the same
-        return ""
     if worker["pid"] is None and last:
         parts.append(_death(last))
     elif last and last["class"] != "asked" and now - last["time"] < LATELY_SECONDS:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import socket
 import struct
@@ -104,13 +105,17 @@ class Control:
         self._take_reserve()
         self._listen()
 
+    def is_there(self) -> bool:
+        """Whether the file at the path is the socket that we have bound. Raises OSError."""
+        # while we hold the socket its inode is not given to another file, even if that one was removed
+        return self._file() == self._bound
+
     def renew(self) -> bool:
         """Make the socket again if its file is gone; True if it was. Raises OSError as open, and all is as before then.
 
         What somebody else has put in its place is not removed: that is "address in use". Open connections go on.
         """
-        # while we hold the socket its inode is not given to another file, even if that one was removed
-        if self._file() == self._bound:
+        if self.is_there():
             return False
         gone = self._listener
         self.open()
@@ -206,7 +211,8 @@ class Control:
             return
         others = [client for client in self._clients.values() if not client.waits]
         if len(others) >= MAX_OTHERS:
-            self._drop(others[0])
+            # the oldest that has said nothing, rather than one that still reads its result
+            self._drop(min(others, key=lambda client: client.answered))
         client = Client(connection, self._next_token, self._now() + REQUEST_SECONDS)
         self._next_token += 1
         self._clients[client.token] = client
@@ -235,7 +241,7 @@ class Control:
             return
         except OSError:
             data = b""
-        if not data and client.commanded:
+        if not data and client.commanded and not _has_left(client.connection):
             client.deaf = True
             self._watch(client)
             return
@@ -253,7 +259,8 @@ class Control:
             self.answer(client.token, {"error": message})
             return
         if command and command.name == "reload" and sum(other.waits for other in self._clients.values()) >= MAX_WAITING:
-            self._drop(client)
+            message = {"code": "busy", "message": f"{MAX_WAITING} callers wait for a reload already"}
+            self.answer(client.token, {"error": message})
         elif command:
             client.commanded, client.give_up_at = True, None
             self._received(command, client.token)
@@ -295,6 +302,13 @@ class Control:
             client.connection.close()
             self._take_reserve()
             self._listen()
+
+
+def _has_left(connection: socket.socket) -> bool:
+    """Whether the other side is closed, and not only for what it sends: poll(2), POLLHUP."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
 
 
 def _may_command(connection: socket.socket) -> bool:

@@ -21,7 +21,7 @@ import setproctitle
 
 from wsworker import log
 from wsworker.assignment import Assignment
-from wsworker.errors import SHORTAGES, WireError
+from wsworker.errors import OUT_OF_DESCRIPTORS, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.events import Event, Reading, WorkerId
@@ -44,7 +44,7 @@ TRACE_CHARACTERS: Final = 9000
 REASONS: Final[Mapping[int | None, str]] = {
     errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",
     errno.ENOMEM: "out of memory",
-    **{number: "; ".join(words) for number, words in SHORTAGES.items()},
+    **{number: "; ".join(words) for number, words in OUT_OF_DESCRIPTORS.items()},
 }
 """Why a worker cannot be forked, in words."""
 
@@ -228,6 +228,11 @@ class Crew:
             words = stacks.trim(child.words.unread())
             if words:
                 self._feed(events.WorkerDumped(child.worker, words))
+
+    def send_late(self) -> None:
+        """Try again what the kernel could not take; to be called about once a second."""
+        for child in self._children.values():
+            child.orders.flush()
 
     def bury_late(self) -> None:
         """Reap those whose tracer had them first; to be called about once a second."""

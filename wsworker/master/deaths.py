@@ -24,7 +24,7 @@ def boot_failed(service: Service, worker: Worker, event: WorkerExited, now: floa
         error = f"worker {worker.slot} died before it was ready: {event}"
         worker.failure = WorkerFailed(worker.id, "app" if event.code == EX_CONFIG else "boot", error, event.words)
     slot = _remove(service, worker, event, now)
-    _not_started(service, worker, worker.failure, slot, now, retry)
+    _not_started(service, worker, worker.failure, slot, now, _boot_again)
 
 
 def spawn_failed(service: Service, event: SpawnFailed, now: float) -> None:
@@ -47,19 +47,17 @@ def _not_started(
     now: float,
     again: Callable[[Service, Slot, float], None],
 ) -> None:
-    """A worker that was to serve in a slot never will. again: says when the slot gets another one."""
+    """A worker that was to serve in a slot never will. again: says when the next one is tried."""
     if not any(other.open for other in service.roster.slots.values()):
         text = f"{failure.error}\n{failure.trace}".rstrip()
         stopping.end_with(service, Exit(EX_CONFIG if failure.kind == "app" else 1, text), now)
         return
     if service.roll and worker.id == service.roll.current:
         reload.roll_failed(service, service.roll, failure, now)
-    elif slot.ready:
-        _retry_replacement(service, slot, failure, now)
     else:
-        service.log("error", f"worker {slot.number} does not start: {failure.error}", failure.trace)
-    if slot.ready is None and slot.retry_at is None:
-        again(service, slot, now)
+        what = f"worker {slot.number} serves on, as its replacement" if slot.ready else f"worker {slot.number}"
+        service.log("error", f"{what} does not start: {failure.error}", failure.trace)
+    again(service, slot, now)
     judge(service, slot)
 
 
@@ -102,24 +100,36 @@ def retry(service: Service, slot: Slot, now: float) -> None:
     slot.retry_at = decision.at
     if slot.parked:
         service.log("error", f"worker {slot.number} is parked after {len(slot.history)} exits in a row")
-    elif slot.retry_at > now:
-        service.log("warning", f"worker {slot.number} starts again in {slot.retry_at - now:.1f} s")
+    else:
+        _tell_next(service, slot, slot.retry_at, now)
+
+
+def _boot_again(service: Service, slot: Slot, now: float) -> None:
+    """Say when a slot gets its next worker, or the one that serves there its next replacement."""
+    if slot.ready:
+        decision = verdict(slot.replacements, now, service.policy, service.draw())
+        slot.replacements, slot.replace_at = decision.history, decision.at
+        _tell_next(service, slot, slot.replace_at, now)
+    elif slot.retry_at is None:
+        retry(service, slot, now)
 
 
 def _fork_again(service: Service, slot: Slot, now: float) -> None:
     """Say when the next fork is tried: by the delays of a crash loop, and no sooner than after the last death."""
     slot.failed_forks += 1
     tries = max(slot.failed_forks + 1, len(slot.history))
-    slot.retry_at = now + restarts.wait(tries, service.policy, service.draw())
-    service.log("warning", f"worker {slot.number} is tried again in {slot.retry_at - now:.1f} s")
+    at = now + restarts.wait(tries, service.policy, service.draw())
+    if slot.ready:
+        slot.replace_at = at
+    else:
+        slot.retry_at = at
+    _tell_next(service, slot, at, now)
 
 
-def _retry_replacement(service: Service, slot: Slot, failure: WorkerFailed, now: float) -> None:
-    """Say when a replacement is tried again, while the worker it was for serves on."""
-    decision = verdict(slot.replacements, now, service.policy, service.draw())
-    slot.replacements, slot.replace_at = decision.history, decision.at
-    text = f"worker {slot.number} serves on, as its replacement does not start: {failure.error}"
-    service.log("error", f"{text}; the next one starts in {decision.at - now:.1f} s", failure.trace)
+def _tell_next(service: Service, slot: Slot, at: float, now: float) -> None:
+    if at > now:
+        who = f"the next replacement of worker {slot.number}" if slot.ready else f"worker {slot.number}"
+        service.log("warning", f"{who} starts {'' if slot.ready else 'again '}in {at - now:.1f} s")
 
 
 def _count(service: Service, now: float) -> None:

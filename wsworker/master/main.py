@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
@@ -30,9 +29,9 @@ import setproctitle
 from wsworker import log
 from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
-from wsworker.errors import SHORTAGES, AlreadyRunning, ConfigError, PlatformError, RunDirError
+from wsworker.errors import OUT_OF_DESCRIPTORS, ConfigError, PlatformError
 from wsworker.listeners import Group
-from wsworker.master import events, pidfile, view
+from wsworker.master import events, view
 from wsworker.master.cgroup import OomCounter, usable_cpus
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
@@ -47,8 +46,9 @@ from wsworker.master.events import (
     Token,
 )
 from wsworker.master.ports import Ports
+from wsworker.master.presence import Presence
 from wsworker.master.process import identity, may_signal_others, reap_strangers
-from wsworker.master.rundir import RunDir, paths
+from wsworker.master.rundir import paths
 from wsworker.master.signals import SignalCatcher
 from wsworker.master.supervisor import Supervisor
 from wsworker.master.systemd import Notifier, take_descriptors, take_environment
@@ -114,7 +114,6 @@ class Master:
         self._samples: dict[int, view.Sample] = {}
         self._exit: Exit | None = None
         self._catcher = SignalCatcher(self._selector)
-        self._trouble = ""
         self._now = time.monotonic()
         self._read_at = self._sample_at = self._watchdog_at = self._now
         self._view = view.Service(
@@ -147,9 +146,9 @@ class Master:
 
         Raises AlreadyRunning, RunDirError, BindError, ActivationError or PlatformError while nothing has started yet.
         """
-        run_dir = RunDir.claim(self._config.name, self._paths)
+        self._presence = Presence.claim(self._config.name, self._paths, self._config.pidfile, self._control)
         try:
-            slots = self._set_up(run_dir)
+            slots = self._set_up()
             self._feed(events.Started(self._config, slots))
             while self._exit is None:
                 self._turn()
@@ -159,30 +158,22 @@ class Master:
             self._control.finish()
             self._ports.close()
             self._notifier.finish()
-            if self._config.pidfile:
-                pidfile.remove(Path(self._config.pidfile), os.getpid())
-            run_dir.release()
+            self._presence.release()
 
     # Set-up
 
-    def _set_up(self, run_dir: RunDir) -> int:
+    def _set_up(self) -> int:
         """Make ready all that the master itself needs; return the number of slots."""
         _need_pidfd()
         self._need_permission()
         os.umask(self._config.umask)
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
-        self._run_dir = run_dir
         self._catcher.catch((*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2))
         descriptors = take_descriptors(os.environ, os.getpid())
         take_environment(os.environ)
         slots = max(self._slots(), self._ports.take_over(descriptors))
         self._ports.bind(slots)
-        try:
-            self._control.open()
-        except OSError as error:
-            why = SHORTAGES.get(error.errno, (error.strerror or str(error), "see `control_socket`"))
-            raise RunDirError(str(self._paths.socket), *why) from None
-        self._write_pid_files(run_dir)
+        self._presence.show()
         listen = ", ".join(self._view.listen)
         logger.info(
             "%s: %s, %d workers, pid %d, config %s",
@@ -209,37 +200,29 @@ class Master:
         assert isinstance(self._config.workers, int)
         return self._config.workers
 
-    def _write_pid_files(self, run_dir: RunDir) -> None:
-        writers: dict[Path, Callable[[], None]] = {run_dir.paths.pid: lambda: run_dir.write_pid(os.getpid())}
-        if self._config.pidfile:
-            configured = Path(self._config.pidfile)
-            writers[configured] = lambda: pidfile.write(configured, os.getpid())
-        for file, write in writers.items():
-            try:
-                write()
-            except OSError as error:
-                # for people only, the lock decides: a full disk must not keep a service from starting
-                logger.warning("cannot write the pid file %s: %s", file, error.strerror)
-
     # The loop
 
     def _turn(self) -> None:
         ready = self._selector.select(max(0.0, self._wake_at() - time.monotonic()))
-        self._now = time.monotonic()
-        # the beats come first: after a pause of the machine nothing is judged by an old reading
-        if self._now >= self._read_at:
-            self._read_at = self._now + READ_SECONDS
-            self._read_table()
+        # the beats come before all else: after a pause of the machine nothing is judged by an old reading
+        self._read_if_due()
         for key, _ in ready:
             key.data()
         self._signals()
-        self._now = time.monotonic()
+        # and again, as what was just done may have taken long
+        self._read_if_due()
         if self._now >= self._watchdog_at:
             self._notifier.watchdog()
             self._watchdog_at = self._now + (self._notifier.watchdog_seconds or READ_SECONDS)
         deadline = self._supervisor.next_deadline()
         if deadline is not None and deadline <= self._now:
             self._feed(events.DeadlinePassed())
+
+    def _read_if_due(self) -> None:
+        self._now = time.monotonic()
+        if self._now >= self._read_at:
+            self._read_at = self._now + READ_SECONDS
+            self._read_table()
 
     def _wake_at(self) -> float:
         times = [self._read_at, self._watchdog_at]
@@ -262,9 +245,10 @@ class Master:
 
     def _read_table(self) -> None:
         self._control.expire()
-        self._keep_run_dir()
+        self._presence.keep()
         self._notifier.flush()
         self._oom.look(self._now)
+        self._crew.send_late()
         self._crew.bury_late()
         reap_strangers(self._crew.pids().values())
         self._crew.read_words()
@@ -293,23 +277,6 @@ class Master:
                 reap_strangers(self._crew.pids().values())
             elif number not in SILENT_SIGNALS:
                 logger.info("%s means nothing here and is ignored", name)
-
-    def _keep_run_dir(self) -> None:
-        """Make again what somebody has removed from the run directory: nobody would find this service without it."""
-        try:
-            if self._run_dir.renew():
-                logger.warning("the run directory %s was emptied and is made again", self._run_dir.paths.folder)
-                self._write_pid_files(self._run_dir)
-            if self._control.renew():
-                logger.warning("the control socket %s was gone and is made again", self._paths.socket)
-            trouble = ""
-        except OSError as error:
-            trouble = f"cannot make the control socket {self._paths.socket} again: {error.strerror}"
-        except (RunDirError, AlreadyRunning) as error:
-            trouble = f"cannot make the run directory again: {error}"
-        if trouble not in ("", self._trouble):
-            logger.error("%s", trouble)
-        self._trouble = trouble
 
     def _command(self, command: Command, token: Token) -> None:
         match command.name:
@@ -351,7 +318,7 @@ class Master:
         self._catcher.close()
         self._control.close()
         self._notifier.close()
-        self._run_dir.close()
+        self._presence.close()
         self._ports.keep(slot)
 
     def _adopt(self, action: events.Adopt) -> None:
@@ -467,6 +434,6 @@ def _need_pidfd() -> None:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in SHORTAGES:
-            raise PlatformError("; ".join(SHORTAGES[error.errno])) from None
+        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+            raise PlatformError("; ".join(OUT_OF_DESCRIPTORS[error.errno])) from None
         raise PlatformError("wsworker needs Linux 5.4 or later (pidfd_open(2) is missing here)") from None

@@ -22,11 +22,14 @@ import socket
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wsworker.errors import SHORTAGES
+from wsworker.errors import OUT_OF_DESCRIPTORS
 from wsworker.wire import Order, OrderName, encode
 
 MAX_WAITING: Final = 600
 """More than ever wait: a recall and a lend for each of 256 slots, the log, and a few words on when to come and go."""
+
+PASSING: Final = frozenset({errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS})
+"""Memory is short, or too many descriptors are on their way: unix(7)."""
 
 logger = logging.getLogger("wsworker.master")
 
@@ -51,6 +54,7 @@ class Orders:
         self._selector = selector
         self._slot = slot
         self._rest = b""  # of the line that was cut
+        self._paused = False  # the kernel lacks something else than room
         self._queue: list[Waiting] = []
 
     def send(self, order: Order, descriptors: list[int]) -> None:
@@ -68,7 +72,8 @@ class Orders:
         self._watch()
 
     def flush(self) -> None:
-        """Send as much of what waits as fits now."""
+        """Send as much of what waits as fits now; to be called about once a second too."""
+        self._paused = False
         if self._channel.fileno() < 0:
             # its pidfd stood before it in the same turn of the loop
             return
@@ -91,7 +96,8 @@ class Orders:
 
     def _watch(self) -> None:
         """Have the selector tell when the channel can be written to, while there is something to write."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._rest or self._queue else 0)
+        waits = (self._rest or self._queue) and not self._paused
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0)
         key = self._selector.get_key(self._channel)
         if key.events != wanted:
             self._selector.modify(self._channel, wanted, key.data)
@@ -103,16 +109,12 @@ class Orders:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno == errno.ETOOMANYREFS:
-                # no descriptor can be sent, and the channel stays writable: waiting for it would spin the loop
-                logger.error(
-                    "an order to worker %d is lost: too many descriptors are on their way; raise LimitNOFILE= of the "
-                    "unit or `ulimit -n`",
-                    self._slot,
-                )
-            else:
-                # the worker is dead, its pidfd tells
-                self.close()
+            if error.errno in PASSING:
+                # the channel stays writable, and waiting for that would spin the loop
+                self._paused = True
+                return False
+            # the worker is dead, its pidfd tells
+            self.close()
             return True
         self._rest = line[sent:]
         return True
@@ -130,7 +132,7 @@ class Orders:
         try:
             duplicates = _duplicate(descriptors)
         except OSError as error:
-            self._lose(order, "; ".join(SHORTAGES.get(error.errno, (str(error),))))
+            self._lose(order, "; ".join(OUT_OF_DESCRIPTORS.get(error.errno, (str(error),))))
             return
         if older:
             # in its place: what the worker says while it drains belongs into the new file too

@@ -28,8 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-import psutil
-
 from wsworker.config import Config
 from wsworker.errors import PlatformError, PrivilegeError
 from wsworker.master.events import SignalName
@@ -242,7 +240,7 @@ def _take_worker_signals() -> None:
 
 
 def do_nothing(number: int, frame: object) -> None:
-    """Be a signal handler that only lets the wakeup descriptor tell."""
+    """Be the handler of a signal that means nothing to a worker."""
 
 
 def take_identity(identity: Identity) -> None:
@@ -292,15 +290,3 @@ def die_with_parent(parent_pid: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
-
-
-def memory_and_cpu(pid: int) -> tuple[int, float] | None:
-    """Return (resident bytes, CPU seconds so far) of a process, or None if it is gone."""
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            return process.memory_info().rss, times.user + times.system
-    except (psutil.Error, OSError):
-        # OSError: out of descriptors, which psutil does not translate
-        return None

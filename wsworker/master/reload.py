@@ -9,7 +9,7 @@ workers never exceed the slots by more than one. A worker that follows a dead on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from wsworker.master import roll
@@ -44,12 +44,13 @@ def ask(service: Service, event: ReloadRequested, now: float) -> None:
 
 def refuse(service: Service, event: ReloadRefused, now: float) -> None:
     """Answer a reload whose configuration is wrong; nothing has changed."""
-    service.last_reload = roll.refused(event.message[:SHOWN_CHARACTERS], service.generation)
-    service.log("error", f"reload refused: the configuration is wrong\n{event.message}")
+    # it may name a file whose name is no text
+    message = event.message.encode(errors="replace")[:ANSWER_BYTES].decode(errors="ignore")
+    service.last_reload = roll.refused(message[:SHOWN_CHARACTERS], service.generation)
+    service.log("error", f"reload refused: the configuration is wrong\n{message}")
     service.notify_status()
     if event.reply is not None:
-        answer = event.message.encode()[:ANSWER_BYTES].decode(errors="ignore")
-        service.want(Answer(event.reply, roll.refused(answer, service.generation)))
+        service.want(Answer(event.reply, roll.refused(message, service.generation)))
 
 
 def refuse_at_the_end(service: Service, event: ReloadRequested | ReloadRefused, now: float) -> None:
@@ -65,7 +66,7 @@ def move_on(service: Service, now: float) -> None:
     if service.state is ServiceState.SERVING and service.waiting:
         if service.roster.quiet():
             _begin(service, service.waiting, now)
-        elif in_the_way := _undying(service, now):
+        elif in_the_way := _undying(service.roster.workers.values(), now):
             _give_up(service, service.waiting, in_the_way)
     due = next((slot for slot in _slots_to_renew(service) if slot.replace_at <= now), None)
     if due:
@@ -84,9 +85,9 @@ def _slots_to_renew(service: Service) -> list[Slot]:
     return [slot for slot in service.roster.staying() if slot.ready and slot.ready.leaving and len(slot.workers) == 1]
 
 
-def _undying(service: Service, now: float) -> str:
+def _undying(workers: Iterable[Worker], now: float) -> str:
     """Name a worker that SIGKILL does not end, as its system call never returns; "" if there is none."""
-    for worker in service.roster.workers.values():
+    for worker in workers:
         if worker.state is WorkerState.KILLED and now - worker.killed_at > UNDYING_SECONDS:
             return f"worker {worker.slot} (pid {worker.pid}) was killed and does not die"
     return ""
@@ -139,10 +140,10 @@ def _roll_on(service: Service, reload: Roll, now: float) -> None:
     match roll.next_step(service.roster, service.generation):
         case Replace(slot):
             reload.current = service.spawn(service.roster.slots[slot], now).id
-        case Wait(None) if in_the_way := _undying(service, now):
+        case Wait(None, slot) if in_the_way := _undying(service.roster.slots[slot].workers, now):
             service.log("error", f"reload partial: {in_the_way}")
             _end(service, reload, roll.stuck(reload, service.roster, in_the_way), now)
-        case Wait(worker):
+        case Wait(worker, _):
             reload.current = worker
         case _:
             service.log("info", f"reloaded: generation {service.generation} runs in every slot")

@@ -38,9 +38,10 @@ class Roll:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until something happens; worker: whose verdict belongs to this roll, if anybody's does."""
+    """Nothing to do in this slot until something happens; worker: whose verdict belongs to this roll, if anybody's."""
 
     worker: WorkerId | None
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,9 @@ def next_step(roster: Roster, generation: int) -> Wait | Replace | None:
     for slot in roster.staying():
         if slot.booting:
             # it follows a dead worker; if it was started before the reload was accepted, the roll goes over it later
-            return Wait(slot.booting.id if slot.booting.generation == generation else None)
+            return Wait(slot.booting.id if slot.booting.generation == generation else None, slot.number)
         if slot.ready is None:
-            return Replace(slot.number) if slot.has_room else Wait(None)
+            return Replace(slot.number) if slot.has_room else Wait(None, slot.number)
         if slot.ready.generation != generation:
             return Replace(slot.number)
     return None

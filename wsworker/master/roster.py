@@ -92,6 +92,7 @@ class Worker:
         """Move all that is awaited of it: the machine or the master stood still meanwhile."""
         self.heard_at += seconds if self.heard_at else 0.0
         self.drain_until += seconds
+        self.killed_at += seconds
         self.deadline_at = None if self.deadline_at is None else self.deadline_at + seconds
 
 

@@ -30,7 +30,10 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """sun_path holds 108 bytes with its final zero: unix(7)."""
 
 LOCK_PATIENCE_SECONDS: Final = 0.2
-"""A client that looks whether the lock is held takes it for a moment; the patience of a start covers that."""
+"""A client that looks whether the lock is held takes it for a moment; the patience of a start covers that.
+
+A master that runs has none: its loop must not stand still, and it tries again a second later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class RunDir:
             cure = "set `control_socket` to a shorter path"
             raise RunDirError(str(at.folder), f"the control socket's path is over {MAX_SOCKET_PATH_BYTES} bytes", cure)
         _make_folder(at.folder)
-        lock = _take_lock(name, at)
+        lock = _take_lock(name, at, LOCK_PATIENCE_SECONDS)
         try:
             _remove_leftovers(at)
         except RunDirError:
@@ -99,18 +102,25 @@ class RunDir:
     def renew(self) -> bool:
         """Make the directory and the lock again if somebody has removed them; True if so. The lock says that we run.
 
-        Programs that clean /tmp do that. Raises RunDirError as claim, and AlreadyRunning if another master was faster.
+        Programs that clean /tmp do that. It never waits. Raises RunDirError as claim, and AlreadyRunning if another
+        master was faster.
         """
         if self._is_there():
             return False
         _make_folder(self.paths.folder)
-        lock = _take_lock(self._name, self.paths)
+        lock = _take_lock(self._name, self.paths, patience_seconds=0)
         os.close(self._lock)
         self._lock = lock
         return True
 
+    def clear(self) -> None:
+        """Remove what lies in the place of socket and pid file, as at the start. Raises RunDirError."""
+        _remove_leftovers(self.paths)
+
     def write_pid(self, pid: int) -> None:
         """Write the pid file: information only, so a failure must not stop a start; the caller logs it. OSError."""
+        # never into something that somebody has put there: a named pipe would hold us
+        self.paths.pid.unlink(missing_ok=True)
         self.paths.pid.write_text(f"{pid} {start_ticks(pid)}\n")
 
     def close(self) -> None:
@@ -152,21 +162,21 @@ def _make_folder(folder: Path) -> None:
         raise RunDirError(str(folder), "others can write to it", f"run `chmod 700 {folder}`")
 
 
-def _take_lock(name: str, at: Paths) -> int:
+def _take_lock(name: str, at: Paths, patience_seconds: float) -> int:
     try:
         lock = os.open(at.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise RunDirError(str(at.lock), error.strerror or str(error), "check its owner and permissions") from None
-    give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
+    give_up_at = time.monotonic() + patience_seconds
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock
         except BlockingIOError:
-            if time.monotonic() > give_up_at:
+            if time.monotonic() >= give_up_at:
                 os.close(lock)
                 raise AlreadyRunning(name, read_pid(at.pid)) from None
-            time.sleep(LOCK_PATIENCE_SECONDS / 10)
+            time.sleep(patience_seconds / 10)
         except OSError as error:
             os.close(lock)
             cure = "use a file system that has flock(2)"

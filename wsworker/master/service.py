@@ -186,8 +186,9 @@ class Service:
         if last and last["error"]:
             # a wrong configuration has a line for each mistake
             why, _, _ = (last["error"]["cause"] or last["error"]["message"]).partition("\n")
-            news = f"reload {last['result']}: {why}; "
-        return news + ("degraded: " if self.degraded else "") + self.roster.summary()
+            news = f"; last reload {last['result']}: {why}"
+        # the numbers first: what is too long is cut at its end
+        return ("degraded: " if self.degraded else "") + self.roster.summary() + news
 
     def notify_ready(self) -> None:
         """Tell the service manager that the service runs, at the start and after each reload."""

@@ -45,8 +45,11 @@ class SignalCatcher:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def caught(self) -> Iterator[int]:
-        """Yield the signals not yet asked for, oldest first, also those that come while an earlier one is acted on."""
-        while self._caught:
+        """Yield the signals not yet asked for, oldest first.
+
+        Those that come meanwhile wait for the next turn, and have woken it: a stream of them must not hold the loop.
+        """
+        for _ in range(len(self._caught)):
             yield self._caught.popleft()
 
     def terminal_hung_up(self) -> bool:

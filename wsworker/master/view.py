@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsworker.master.process import memory_and_cpu
+import psutil
+
 from wsworker.stats import Counters, Table
 
 
@@ -125,3 +126,15 @@ def _worker(row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample],
         "cpu": cpu.share if cpu else 0.0,
         "rss": measured[0] if measured else 0,
     }
+
+
+def memory_and_cpu(pid: int) -> tuple[int, float] | None:
+    """Return (resident bytes, CPU seconds so far) of a process, or None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return process.memory_info().rss, times.user + times.system
+    except (psutil.Error, OSError):
+        # OSError: out of descriptors, which psutil does not translate
+        return None

@@ -149,8 +149,11 @@ class Life:
 
     def obituary(self, error: BaseException) -> Report:
         """Return what the master is told of a fault that ends the worker."""
+        kind: FailureKind = "crash" if self._ready else "boot"
         if isinstance(error, SystemExit):
             text = "the app called sys.exit()"
+            if kind == "boot" and error.code == EX_CONFIG:
+                kind = "app"
         else:
             text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
             # as a traceback has it: user code may have written a __str__ that raises
@@ -159,7 +162,6 @@ class Life:
         if not isinstance(error, (SystemExit, KeyboardInterrupt)):
             # with all frames: it may be a bug of ours, and the master shows those of the user only
             logger.error("the event loop has failed", exc_info=error)
-        kind: FailureKind = "crash" if self._ready else "boot"
         return Report("failed", kind, error=text, trace=app_module.trace(error))
 
     def let_go(self) -> None:
@@ -231,7 +233,7 @@ class Life:
         acceptor = self._acceptor
         assert acceptor is not None, "nothing is awaited before it is there, so the loop has not read any order yet"
         match order.name:
-            case _ if len(descriptors) < order.fds:
+            case "lend" if len(descriptors) < order.fds:
                 acceptor.run_short()
             case "go":
                 acceptor.start()
