@@ -213,6 +213,7 @@ def test_a_dead_socket_and_a_pipe_in_the_place_of_ours(service: Service, tmp_pat
     """They are replaced as at a start: nobody answers there, and a pipe for a pid file must not hold the loop."""
     shutil.rmtree(service.at.folder)
     service.at.folder.mkdir(mode=0o700)
+    service.at.socket.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(service.at.socket))
     os.mkfifo(service.at.pid)
