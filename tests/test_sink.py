@@ -34,9 +34,7 @@ def over(fd: int) -> Iterator[Sink]:
     """Give a sink over a descriptor; what it opened for itself is closed afterwards."""
     sink = Sink(fd, report)
     yield sink
-    null = os.open(os.devnull, os.O_WRONLY)
-    sink.lead_to(null)
-    os.close(null)
+    sink._outlet.close()
 
 
 def drained(sink: Sink, fd: int) -> bytes:
@@ -233,29 +231,23 @@ def make_room() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def write_beyond_the_end(sink: Sink) -> None:
+    """Write five lines, of which some do not fit, and another one when there is room again."""
+    for _ in range(5):
+        sink.write(LINE)
+    make_room()
+    sink.write(b"new\n")
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """The line that the disk's end cuts is ended before the next one, when there is room again."""
-
-    def write(sink: Sink) -> None:
-        for _ in range(5):
-            sink.write(LINE)
-        make_room()
-        sink.write(b"new\n")
-
-    assert 3 == on_a_small_disk(tmp_path / "log", 250, write)
+    assert 3 == on_a_small_disk(tmp_path / "log", 250, write_beyond_the_end)
     assert LINE + LINE + LINE[:50] + b"\n3 lost\nnew\n" == (tmp_path / "log").read_bytes()
 
 
 def test_a_full_disk_without_a_torn_line(tmp_path: Path) -> None:
     """Where a line fits exactly, no empty one follows."""
-
-    def write(sink: Sink) -> None:
-        for _ in range(5):
-            sink.write(LINE)
-        make_room()
-        sink.write(b"new\n")
-
-    assert 3 == on_a_small_disk(tmp_path / "log", 200, write)
+    assert 3 == on_a_small_disk(tmp_path / "log", 200, write_beyond_the_end)
     assert LINE + LINE + b"3 lost\nnew\n" == (tmp_path / "log").read_bytes()
 
 

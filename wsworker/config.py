@@ -25,6 +25,7 @@ from wsworker import values as read
 from wsworker.values import ListenAddress as ListenAddress  # part of what a Config is made of: importable from here
 
 DAY_SECONDS: Final = 24 * 3600.0
+MAX_WORKERS: Final = 256
 LEAST_WORKER_BYTES: Final = 32 * 1024**2
 
 
@@ -181,7 +182,8 @@ class Config(_Section):
         (ListenAddress("127.0.0.1", 2346),), "Address that clients connect to, or a list of addresses.", reload=False
     )
     workers: Annotated[
-        Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Takes("a number from 1 to 256, or auto", "processes")
+        Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"],
+        Takes(f"a number from 1 to {MAX_WORKERS}, or auto", "processes"),
     ] = _setting(1, "Number of worker processes; auto is one for each CPU that this service may use.")
     worker_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Takes("a number from 1 to 1000000", "connections")

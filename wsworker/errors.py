@@ -40,6 +40,10 @@ OUT_OF_DESCRIPTORS: Final[Mapping[int | None, tuple[str, str]]] = {
 """By errno(3): which limit of descriptors a system call has reached, and how to raise it."""
 
 
+EX_CONFIG: Final = 78
+"""The exit code for a wrong configuration or app, of a worker and of every command; sysexits.h."""
+
+
 class WsworkerError(Exception):
     """Base of all documented conditions; str() is one sentence for a person."""
 

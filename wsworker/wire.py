@@ -19,6 +19,8 @@ from wsworker.errors import WireError
 
 VERSION = 1
 MAX_LINE_BYTES = 64 * 1024
+ERROR_CHARACTERS = 1000
+"""As much of an exception's own text as a report carries; it may say anything."""
 
 CommandName: TypeAlias = Literal["status", "reload", "stop", "reopen"]
 OrderName: TypeAlias = Literal["go", "drain", "lend", "recall", "reopen"]

@@ -35,11 +35,11 @@ from wsworker.assignment import Assignment
 from wsworker.config import Config, LogConfig
 from wsworker.master import events
 from wsworker.master.cgroup import OomCounter
-from wsworker.master.crew import ERROR_CHARACTERS, TRACE_CHARACTERS, Crew, EnterWorker
+from wsworker.master.crew import TRACE_CHARACTERS, Crew, EnterWorker
 from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
 from wsworker.master.process import Identity, identity
 from wsworker.stats import Counters, Table
-from wsworker.wire import Lines, Order, Report, decode_order, encode
+from wsworker.wire import ERROR_CHARACTERS, Lines, Order, Report, decode_order, encode
 
 CONFIG = Config(app="app", name="chat", workers=2)
 AS_WE_ARE = identity(CONFIG)

@@ -183,13 +183,18 @@ def raw_open(daemon: Daemon) -> socket.socket:
     """Return a TCP connection on which the handshake is done, and nothing more has come."""
     sock = raw(daemon)
     sock.sendall(UPGRADE)
+    await_upgrade(sock)
+    return sock
+
+
+def await_upgrade(sock: socket.socket) -> None:
+    """Read the answer to a handshake, and nothing of what comes behind it; fail unless it is 101."""
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         byte = sock.recv(1)
         assert byte, f"closed instead of opened: {answer!r}"
         answer += byte
     assert answer.startswith(b"HTTP/1.1 101 "), answer
-    return sock
 
 
 def read_to_end(sock: socket.socket) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from wsworker.errors import (
+    EX_CONFIG,
     ActivationError,
     AlreadyRunning,
     AppError,
@@ -34,7 +35,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 NOTHING_RUNNING: Final = 7
 PARKED: Final = 70
-BAD_CONFIG: Final = 78
+BAD_CONFIG: Final = EX_CONFIG
 INTERRUPTED: Final = 130
 
 TABLE: Final[Mapping[type[WsworkerError], tuple[int, str]]] = {

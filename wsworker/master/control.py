@@ -7,7 +7,7 @@ token names it inside the master; a caller that leaves does not cancel what it a
 The master's loop never waits for a caller: sockets do not block, a request must be whole within 5 s, replies that are
 not read pile up to 1 MiB, and whoever is over a limit is cut off. Callers that wait for a result (a reload takes long)
 do not keep others out: there may be MAX_WAITING of them, and a `stop` is heard in any case. Of all others there are
-MAX_OTHERS, and a newcomer takes the place of the oldest, as whoever has something to say has said it by then.
+MAX_OTHERS, and a newcomer takes the place of the oldest that has said nothing, or else has not read its result.
 
 A master without a descriptor left must still tell how it is. So one is held in reserve and given up for the next
 caller; when a caller leaves it is taken back.
@@ -140,7 +140,7 @@ class Control:
             self._write(client)
         # if ours was removed, another service may have made one at this path, and that is not ours to remove
         with contextlib.suppress(OSError):
-            if self._bound and self._file() == self._bound:
+            if self._bound and self.is_there():
                 self._path.unlink()
         self.close()
 

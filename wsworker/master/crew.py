@@ -29,7 +29,7 @@ from wsworker.master.orders import Orders
 from wsworker.master.process import Identity, Process, is_stopped, spawn
 from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
-from wsworker.wire import Lines, Order, Report, decode_report, encode
+from wsworker.wire import ERROR_CHARACTERS, Lines, Order, Report, decode_report, encode
 
 EnterWorker: TypeAlias = Callable[[Assignment], int]
 """What a forked worker runs until it is told to go; returns the exit code. The CLI hands in that of worker/main.py."""
@@ -37,9 +37,8 @@ EnterWorker: TypeAlias = Callable[[Assignment], int]
 SILENT_SECONDS: Final = 2.0
 """A beat older than this is worth a look into /proc: is the worker stopped?"""
 
-# at most six bytes a character in JSON, so the whole report stays below wire.MAX_LINE_BYTES
-ERROR_CHARACTERS: Final = 1000
 TRACE_CHARACTERS: Final = 9000
+"""Of a traceback; at most six bytes each in JSON, so that the report stays below wire.MAX_LINE_BYTES."""
 
 REASONS: Final[Mapping[int | None, str]] = {
     errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",

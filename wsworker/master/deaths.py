@@ -7,15 +7,13 @@ when the next one comes. The first of all boots is special: if it fails, nothing
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from wsworker.master import reload, restarts, rows, stopping
+from wsworker.errors import EX_CONFIG
+from wsworker.master import reload, rows, stopping
 from wsworker.master.events import Exit, Log, SpawnFailed, WorkerExited, WorkerFailed
-from wsworker.master.restarts import SPACING_SECONDS, Park, over_budget, recent, verdict
+from wsworker.master.restarts import SPACING_SECONDS, Park, over_budget, recent, verdict, wait
 from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
 from wsworker.master.service import Service
-
-EX_CONFIG: Final = 78
 
 
 def boot_failed(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
@@ -118,7 +116,7 @@ def _fork_again(service: Service, slot: Slot, now: float) -> None:
     """Say when the next fork is tried: by the delays of a crash loop, and no sooner than after the last death."""
     slot.failed_forks += 1
     tries = max(slot.failed_forks + 1, len(slot.history))
-    at = now + restarts.wait(tries, service.policy, service.draw())
+    at = now + wait(tries, service.policy, service.draw())
     if slot.ready:
         slot.replace_at = at
     else:
@@ -128,8 +126,9 @@ def _fork_again(service: Service, slot: Slot, now: float) -> None:
 
 def _tell_next(service: Service, slot: Slot, at: float, now: float) -> None:
     if at > now:
-        who = f"the next replacement of worker {slot.number}" if slot.ready else f"worker {slot.number}"
-        service.log("warning", f"{who} starts {'' if slot.ready else 'again '}in {at - now:.1f} s")
+        number = slot.number
+        what = f"the next replacement of worker {number} starts" if slot.ready else f"worker {number} starts again"
+        service.log("warning", f"{what} in {at - now:.1f} s")
 
 
 def _count(service: Service, now: float) -> None:

@@ -46,7 +46,7 @@ def deadline(service: Service) -> float | None:
 
 
 def _is_lent(service: Service, slot: Slot) -> bool:
-    borrower = service.roster.workers.get(slot.lent_to) if slot.lent_to is not None else None
+    borrower = service.roster.borrower(slot)
     return borrower is not None and borrower.takes_connections
 
 

@@ -45,6 +45,7 @@ from wsworker.master.events import (
     StopRequested,
     Token,
 )
+from wsworker.master.health import READ_SECONDS
 from wsworker.master.ports import Ports
 from wsworker.master.presence import Presence
 from wsworker.master.process import identity, may_signal_others, reap_strangers
@@ -55,7 +56,6 @@ from wsworker.master.systemd import Notifier, take_descriptors, take_environment
 from wsworker.stats import Table
 from wsworker.wire import Command
 
-READ_SECONDS: Final = 1.0
 SAMPLE_SECONDS: Final = 5.0
 EXTEND_SECONDS: Final = 10.0
 """What the service manager is asked for, once a second, while a start or a stop goes on within its own deadlines."""

@@ -176,6 +176,10 @@ class Roster:
         slot.workers.remove(worker)
         return slot
 
+    def borrower(self, slot: Slot) -> Worker | None:
+        """Return the living worker that accepts at a slot's listeners instead of its own, if there is one."""
+        return None if slot.lent_to is None else self.workers.get(slot.lent_to)
+
     def staying(self) -> Iterator[Slot]:
         """Yield the slots that are not given up, in their order."""
         return (slot for slot in self.slots.values() if not slot.closing)

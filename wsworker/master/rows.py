@@ -25,7 +25,7 @@ def rows(roster: Roster, weights: Sequence[int], now: float) -> Iterator[dict[st
     """
     for slot in roster.slots.values():
         weight = weights[slot.number - 1] if slot.number <= len(weights) else 0
-        borrower = roster.workers.get(slot.lent_to) if slot.lent_to is not None else None
+        borrower = roster.borrower(slot)
         lent = {"lent_to": borrower.slot if borrower else None}
         for row in [_worker_row(worker, slot, weight, now) for worker in slot.workers] or [_empty_row(slot, now)]:
             yield row | lent

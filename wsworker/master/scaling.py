@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from wsworker.config import MAX_WORKERS
 from wsworker.master.events import AddSlot, CloseSlot, ScaleRequested
 from wsworker.master.roster import ServiceState, Slot, WorkerState
 from wsworker.master.service import Service
 
-MAX_WORKERS: Final = 256
 CLOSE_SECONDS: Final = 3.0
 
 

@@ -157,8 +157,8 @@ class Service:
 
     def recall(self, slot: Slot) -> None:
         """Take the listeners of a slot back; a borrower that is dead has given them back already."""
-        if slot.lent_to is not None and slot.lent_to in self.roster.workers:
-            self.want(Tell(slot.lent_to, Order("recall", slot=slot.number)))
+        if borrower := self.roster.borrower(slot):
+            self.want(Tell(borrower.id, Order("recall", slot=slot.number)))
         slot.lent_to = None
 
     def weigh(self) -> None:

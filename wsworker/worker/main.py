@@ -29,9 +29,9 @@ from typing import Any, Final
 
 from wsworker import log
 from wsworker.assignment import Assignment
-from wsworker.errors import AppError
+from wsworker.errors import EX_CONFIG, AppError
 from wsworker.stats import Counters
-from wsworker.wire import FailureKind, Order, Report
+from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
 from wsworker.worker import copies
 from wsworker.worker.accept import Acceptor
@@ -43,7 +43,6 @@ from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 
 BEAT_SECONDS: Final = 1.0
-EX_CONFIG: Final = 78
 
 logger = logging.getLogger("wsworker.worker")
 
@@ -66,7 +65,7 @@ def run(assignment: Assignment) -> int:
         loop = _set_up(assignment)
     except Exception as error:
         # the log may be what has failed, so the master says it
-        text = f"a worker cannot start: {type(error).__name__}: {error}"[:1000]
+        text = f"a worker cannot start: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
         channel.send(Report("failed", kind="boot", error=text))
         return 1
     life = Life(assignment, channel, loop)
@@ -158,7 +157,7 @@ class Life:
             text = f"worker {self._assignment.slot} ended with {type(error).__name__}"
             # as a traceback has it: user code may have written a __str__ that raises
             if reason := str(traceback.TracebackException.from_exception(error)):
-                text += f": {reason}"[:1000]
+                text += f": {reason}"[:ERROR_CHARACTERS]
         if not isinstance(error, (SystemExit, KeyboardInterrupt)):
             # with all frames: it may be a bug of ours, and the master shows those of the user only
             logger.error("the event loop has failed", exc_info=error)

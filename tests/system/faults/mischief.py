@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from tests.system.clients import read_to_end
 from tests.system.daemon import Daemon
 from wsworker.wire import Command, decode_reply, encode
 
@@ -95,13 +96,7 @@ def callers(daemon: Daemon) -> int:
 
 def read_lines(sock: socket.socket) -> list[bytes]:
     """Return the lines that come until the other side closes; a reset counts as closed."""
-    received = b""
-    try:
-        while data := sock.recv(65536):
-            received += data
-    except ConnectionResetError:
-        pass
-    return received.splitlines(keepends=True)
+    return read_to_end(sock).splitlines(keepends=True)
 
 
 def bare_status(daemon: Daemon) -> dict[str, Any]:

@@ -122,10 +122,8 @@ def test_row_01_under_constant_connects(make_daemon: MakeDaemon) -> None:
     assert 0 == loop.told_to_go
 
 
-@pytest.mark.parametrize(("order", "name"), [("segv", "SIGSEGV"), ("abort", "SIGABRT")])
-def test_row_02_a_crash_in_c(make_daemon: MakeDaemon, order: str, name: str) -> None:
-    """A crash in C: the signal's name in status and log, the stack below that line, the others untouched."""
-    daemon = make_daemon(ORDERS, workers=2).start()
+def die_by_order(daemon: Daemon, order: str) -> dict[str, Any]:
+    """Let a client end the second of two workers; return the status once it is replaced, and the others untouched."""
     other, victim = daemon.workers
     with ExitStack() as stack:
         safe = clients_of(daemon, stack, other)
@@ -133,6 +131,15 @@ def test_row_02_a_crash_in_c(make_daemon: MakeDaemon, order: str, name: str) -> 
         kill_by_order(doomed, order)
         status = daemon.wait_status(replaced(2, victim))
         check_untouched(safe)
+    return status
+
+
+@pytest.mark.parametrize(("order", "name"), [("segv", "SIGSEGV"), ("abort", "SIGABRT")])
+def test_row_02_a_crash_in_c(make_daemon: MakeDaemon, order: str, name: str) -> None:
+    """A crash in C: the signal's name in status and log, the stack below that line, the others untouched."""
+    daemon = make_daemon(ORDERS, workers=2).start()
+    other, victim = daemon.workers
+    status = die_by_order(daemon, order)
     last_exit = slot(status, 2)["last_exit"]
     assert ("crash", name, None) == (last_exit["class"], last_exit["signal"], last_exit["code"])
     assert other == slot(status, 1)["pid"]
@@ -151,12 +158,7 @@ def test_row_03_the_process_ends_by_itself(make_daemon: MakeDaemon, order: str, 
     """sys.exit() and an error that ends the loop: exit code and last error in status, the others untouched."""
     daemon = make_daemon(ORDERS, workers=2).start()
     other, victim = daemon.workers
-    with ExitStack() as stack:
-        safe = clients_of(daemon, stack, other)
-        (doomed,) = clients_of(daemon, stack, victim, each=1)
-        kill_by_order(doomed, order)
-        status = daemon.wait_status(replaced(2, victim))
-        check_untouched(safe)
+    status = die_by_order(daemon, order)
     last_exit = slot(status, 2)["last_exit"]
     assert ("crash", code, None) == (last_exit["class"], last_exit["code"], last_exit["signal"])
     assert shown in f"{last_exit['reason']}\n{last_exit['error']}"

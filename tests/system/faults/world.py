@@ -29,7 +29,7 @@ import psutil
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.system.clients import TEXT, UPGRADE, frame, raw
+from tests.system.clients import TEXT, UPGRADE, await_upgrade, frame, raw
 from tests.system.daemon import PACKAGE, WHO, Daemon, eventually
 
 Row: TypeAlias = Mapping[str, Any]
@@ -215,12 +215,7 @@ def begin_handshakes(daemon: Daemon, stack: ExitStack, number: int = 20) -> list
 
 def end_handshake(sock: socket.socket) -> int:
     """Wait until such a connection is open, and return the pid of the worker that serves it."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        assert byte, f"closed instead of opened: {head!r}"
-        head += byte
-    assert head.startswith(b"HTTP/1.1 101 "), head
+    await_upgrade(sock)
     sock.sendall(frame(TEXT, b"who"))
     header = sock.recv(2, socket.MSG_WAITALL)
     return int(sock.recv(header[1], socket.MSG_WAITALL).split()[0])
