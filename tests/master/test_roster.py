@@ -149,3 +149,13 @@ def test_only_killed() -> None:
     assert not roster().only_killed()
     assert not roster(worker(1, 1, KILLED), worker(2, 2, DRAINING)).only_killed()
     assert roster(worker(1, 1, KILLED), worker(2, 2, KILLED)).only_killed()
+
+
+def test_the_borrower_of_a_slot() -> None:
+    """Nobody if nothing is lent, nor once the worker that had it is gone."""
+    known = roster(worker(1, 1))
+    assert known.borrower(known.slots[2]) is None
+    known.slots[2].lent_to = 1
+    assert known.workers[1] is known.borrower(known.slots[2])
+    known.remove(known.workers[1])
+    assert known.borrower(known.slots[2]) is None
