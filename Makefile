@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check cover bench soak clean
+.PHONY: help run test check cover browser compliance bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,8 +11,10 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   ruff (format and lint) and mypy --strict"
 	@echo "make cover   every branch of the pure files is covered by their own tests"
+	@echo "make browser  a headless Chromium against a running daemon; make test has it too where chromium is installed"
+	@echo "make compliance  the Autobahn test suite against a running daemon, a minute the first time; needs CPython 2.7"
 	@echo "make soak    twenty minutes of random faults under load"
-	@echo "make bench   echo benchmark against other servers, about two minutes"
+	@echo "make bench   echo benchmark against other servers, about three minutes"
 
 # the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
 $(BIN)/.ready: pyproject.toml
@@ -37,9 +39,19 @@ check: $(BIN)/.ready
 cover: $(BIN)/.ready
 	$(BIN)/python -m tests.pure
 
+# Playwright comes from PyPI without a browser; chromium is Debian's, or what $WSWORKER_CHROMIUM names
+browser: $(BIN)/.ready
+	WSWORKER_TEST_REQUIRE=all $(BIN)/python -m pytest tests/browser $(ARGS)
+
+# what it installs stays in .abts, also after make clean: its versions are pinned
+compliance: $(BIN)/.ready
+	$(BIN)/python -m tests.compliance $(ARGS)
+
 $(BIN)/.bench: $(BIN)/.ready
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > $(VENV)/bench.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/bench.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench-optional"], sep="\n")' > $(VENV)/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/bench.txt || echo "make bench goes on without these"
 	@touch $@
 
 bench: $(BIN)/.bench

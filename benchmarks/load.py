@@ -1,36 +1,28 @@
-"""The load client of the echo benchmark: one process, uvloop, no WebSocket library.
+"""The load of the echo benchmark: some connections, on each of them a fixed number of messages in flight.
 
-It must cost less than the server, or it would measure itself. So every client frame is built once, with a fixed mask
-key, and every reply is known in advance: an unfragmented, unmasked frame with the same payload (RFC 6455 section 5.2).
-What arrives must be the endless repetition of that frame. Comparing it with a prepared piece of the repetition is one
-memcmp, which checks each byte of each echo and tells how many replies are complete.
-
-CPU time of the server is read here, at the same moments as the message count, from the processes below a given pid.
-The result goes to stdout as one JSON object.
+Client frames are built once, with a fixed mask key, and every reply is known in advance: an unfragmented, unmasked
+frame with the same payload (RFC 6455 section 5.2). What arrives must be the endless repetition of that frame. Comparing
+it with a prepared piece of the repetition is one memcmp, which checks each byte of each echo and tells how many replies
+are complete. So a portion of replies costs the client one read and one write, and there is nothing between it and the
+kernel: an event loop, even uvloop, would make it slower than the fastest of the servers.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import base64
-import hashlib
-import json
+import os
+import select
+import socket
 import time
+from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
 
-import psutil
-import uvloop
+from benchmarks import client
+from benchmarks.usage import cpu_seconds, processes
 
-HOST = "127.0.0.1"
 WARM_UP_SECONDS = 0.5
-CONNECT_SECONDS = 10.0
 MASK = bytes.fromhex("37fa213d")
-KEY = base64.b64encode(b"benchmark client")
-ACCEPT = base64.b64encode(hashlib.sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
 FIN_TEXT = 0x81
 
 
@@ -56,7 +48,7 @@ class Result:
 
     @property
     def per_cpu_second(self) -> float:
-        """Messages for each second of server CPU: the figure that peers are compared by."""
+        """Messages for each second of server CPU: the figure that servers are compared by."""
         # CPU time comes in ticks of 10 ms; an idle server has not answered anything either
         return self.messages / max(self.server_cpu_seconds, 0.01)
 
@@ -82,197 +74,125 @@ def reply_frame(payload: bytes) -> bytes:
 
 
 class Tally:
-    """What all connections count together. latencies: (seconds, how many messages took so long)."""
+    """What all connections count together: portions of messages that took equally long."""
 
     def __init__(self) -> None:
-        self.messages = 0
-        self.latencies: list[tuple[float, int]] = []
+        self.seconds = array("d")
+        self.counts = array("L")
 
-    def add(self, seconds: float, messages: int) -> None:
-        """Count messages that were answered after seconds."""
-        self.messages += messages
-        self.latencies.append((seconds, messages))
+    def count(self, sent: deque[tuple[float, int]], replies: int, now: float) -> None:
+        """Count replies of one connection, and as many messages that are sent for them now.
+
+        sent: (when, how many messages), oldest first. Replies come in their order, but not in the same portions.
+        """
+        sent.append((now, replies))
+        while replies:
+            sent_at, messages = sent.popleft()
+            if messages > replies:
+                sent.appendleft((sent_at, messages - replies))
+                messages = replies
+            self.seconds.append(now - sent_at)
+            self.counts.append(messages)
+            replies -= messages
+
+    @property
+    def messages(self) -> int:
+        """How many messages were answered."""
+        return sum(self.counts)
 
     def percentile(self, percent: float) -> float:
         """Return the latency in seconds that so many percent of the messages did not exceed."""
         rank = self.messages * percent / 100
         seen = 0
-        for seconds, messages in sorted(self.latencies):
-            seen += messages
+        for seconds, count in sorted(zip(self.seconds, self.counts, strict=True)):
+            seen += count
             if seen >= rank:
                 return seconds
         return 0.0
 
 
-class Client(asyncio.Protocol):
-    """One connection that keeps depth messages in flight until it is stopped.
+class Stream:
+    """What is under way on one connection. offset: bytes that came of an unfinished reply; sent: as Tally.count."""
 
-    failed: gets the first error of any connection. The tally can be replaced at any time.
-    """
+    __slots__ = ("offset", "sent")
 
-    def __init__(self, load: Load, tally: Tally, failed: asyncio.Future[None]) -> None:
+    def __init__(self) -> None:
+        self.offset = 0
+        self.sent: deque[tuple[float, int]] = deque()
+
+
+class Generator:
+    """Keeps messages in flight on connections that are open; nothing happens outside start and run."""
+
+    def __init__(self, load: Load, connections: Sequence[socket.socket]) -> None:
         payload = bytes(33 + position % 90 for position in range(load.size))
-        self.tally = tally
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._failed = failed
         self._depth = load.depth
         self._requests = [request_frame(payload) * count for count in range(load.depth + 1)]
         self._reply_bytes = len(reply_frame(payload))
         # no more than depth replies are outstanding, and the first may have come in part
         self._replies = reply_frame(payload) * (load.depth + 1)
-        self._offset = 0
-        self._sent: deque[tuple[float, int]] = deque()
-        self._head = b""
-        self._transport: asyncio.Transport | None = None
-
-    def itself(self) -> Client:
-        """Return this client, as the protocol factory that create_connection wants."""
-        return self
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the handshake."""
-        # uvloop's transports are no subclasses of asyncio's
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(
-            b"GET / HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
-        )
-
-    def data_received(self, data: bytes) -> None:
-        """Compare with what must come, count what is complete and send as much again."""
-        if not self.opened.done():
-            self._read_handshake(data)
-            return
-        if not self._replies.startswith(data, self._offset):
-            self._fail(f"the server did not echo: {data[:40]!r} came at byte {self._offset} of a reply")
-            return
-        replies, self._offset = divmod(self._offset + len(data), self._reply_bytes)
-        if replies:
-            now = time.perf_counter()
-            self._count(replies, now)
-            self._send(replies, now)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Lose a connection: an error, unless it was closed by us."""
-        if self._transport is not None:
-            self._fail(f"the server closed a connection: {exc}")
+        self._streams = {connection.fileno(): Stream() for connection in connections}
+        self._epoll = select.epoll()
+        for fd in self._streams:
+            self._epoll.register(fd, select.EPOLLIN)
 
     def start(self) -> None:
         """Send the first messages; from then on each reply sends the next one."""
-        self._send(self._depth, time.perf_counter())
+        for fd, stream in self._streams.items():
+            stream.sent.append((time.perf_counter(), self._depth))
+            os.write(fd, self._requests[self._depth])
+
+    def run(self, seconds: float) -> Tally:
+        """Answer replies for some seconds; raises RuntimeError if the server does not echo."""
+        # names of this function, and nothing called that could be avoided: this loop is what the client costs
+        read, write, clock = os.read, os.write, time.perf_counter
+        streams, requests, expected = self._streams, self._requests, self._replies
+        reply_bytes, most = self._reply_bytes, self._depth * self._reply_bytes
+        tally = Tally()
+        count = tally.count
+        until = clock() + seconds
+        while clock() < until:
+            ready = self._epoll.poll(client.TIMEOUT_SECONDS)
+            if not ready:
+                raise RuntimeError(f"no echo within {client.TIMEOUT_SECONDS} s")
+            for fd, _ in ready:
+                stream = streams[fd]
+                data = read(fd, most)
+                if not data or not expected.startswith(data, stream.offset):
+                    raise RuntimeError(f"no echo, but {data[:40]!r} at byte {stream.offset} of a reply")
+                replies, stream.offset = divmod(stream.offset + len(data), reply_bytes)
+                if replies:
+                    now = clock()
+                    count(stream.sent, replies, now)
+                    # it may block, but not for ever: the server can write, since all that it wrote has been read
+                    if write(fd, requests[replies]) != len(requests[replies]):
+                        raise RuntimeError("the server does not read what it is sent")
+        return tally
 
     def close(self) -> None:
-        """Drop the connection."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
-
-    def _read_handshake(self, data: bytes) -> None:
-        self._head += data
-        head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end:
-            return
-        if not head.startswith(b"HTTP/1.1 101 ") or ACCEPT not in head or rest:
-            self._fail(f"the server refused the handshake: {self._head[:200]!r}")
-            return
-        self.opened.set_result(None)
-
-    def _send(self, messages: int, now: float) -> None:
-        if self._transport is not None:
-            self._sent.append((now, messages))
-            self._transport.write(self._requests[messages])
-
-    def _count(self, replies: int, now: float) -> None:
-        # replies come in the order of the messages, but not in the same portions
-        while replies:
-            sent_at, messages = self._sent.popleft()
-            if messages > replies:
-                self._sent.appendleft((sent_at, messages - replies))
-                messages = replies
-            self.tally.add(now - sent_at, messages)
-            replies -= messages
-
-    def _fail(self, reason: str) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(RuntimeError(reason))
-        self.close()
+        """Give the epoll descriptor back."""
+        self._epoll.close()
 
 
-def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    """Return the user and system time of processes, in seconds; raises psutil.NoSuchProcess when one is gone."""
-    times = [process.cpu_times() for process in processes]
-    return sum(spent.user + spent.system for spent in times)
+def measure(load: Load, port: int, pid: int, seconds: float) -> Result:
+    """Drive the server on a port for some seconds after a warm-up; raises RuntimeError if it does not echo.
 
-
-async def measure(load: Load, port: int, server_pid: int, seconds: float) -> Result:
-    """Drive the server on a port for some seconds after a warm-up; raises RuntimeError if it does not echo."""
-    loop = asyncio.get_running_loop()
-    failed: asyncio.Future[None] = loop.create_future()
-    tally = Tally()
-    clients = [Client(load, tally, failed) for _ in range(load.connections)]
+    pid: the top process of the server.
+    """
+    connections = client.open_connections(port, load.connections)
+    generator = Generator(load, connections)
     try:
-        await connect(clients, port, failed)
-        for client in clients:
-            client.start()
-        await run_for(WARM_UP_SECONDS, failed)
-        top = psutil.Process(server_pid)
-        servers = [top, *top.children(recursive=True)]
-        tally = Tally()
-        for client in clients:
-            client.tally = tally
+        generator.start()
+        generator.run(WARM_UP_SECONDS)
+        servers = processes(pid)
         started, server, own = time.perf_counter(), cpu_seconds(servers), time.process_time()
-        await run_for(seconds, failed)
+        tally = generator.run(seconds)
         elapsed = time.perf_counter() - started
         server, own = cpu_seconds(servers) - server, time.process_time() - own
+    except OSError as exc:
+        raise RuntimeError(f"a connection broke: {exc}") from None
     finally:
-        for client in clients:
-            client.close()
+        generator.close()
+        client.drop(connections)
     p50, p99 = tally.percentile(50) * 1000, tally.percentile(99) * 1000
     return Result(tally.messages, elapsed, server, own, p50, p99)
-
-
-async def connect(clients: Sequence[Client], port: int, failed: asyncio.Future[None]) -> None:
-    """Open all connections, one after the other, and wait for the last handshake."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            for client in clients:
-                await loop.create_connection(client.itself, HOST, port)
-            opened = asyncio.gather(*(client.opened for client in clients))
-            waited_for: set[asyncio.Future[Any]] = {opened, failed}
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError:
-        # what went wrong with one of them says more
-        if not failed.done():
-            raise RuntimeError(f"the server did not answer every handshake within {CONNECT_SECONDS:g} s") from None
-    if failed.done():
-        failed.result()
-
-
-async def run_for(seconds: float, failed: asyncio.Future[None]) -> None:
-    """Let the clients work, at most until one of them fails, whose error is raised."""
-    await asyncio.wait({failed}, timeout=seconds)
-    if failed.done():
-        failed.result()
-
-
-def main() -> None:
-    """Measure once and print the result."""
-    parser = argparse.ArgumentParser(description="Drive a WebSocket echo server on the loopback and print JSON.")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pid", type=int, required=True, help="top process of the server")
-    parser.add_argument("--size", type=int, default=32, help="payload in bytes")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--depth", type=int, default=1, help="messages in flight per connection")
-    parser.add_argument("--seconds", type=float, default=3.0)
-    options = parser.parse_args()
-    load = Load(options.size, options.connections, options.depth)
-    try:
-        result = uvloop.run(measure(load, options.port, options.pid, options.seconds))
-    except (TimeoutError, OSError, RuntimeError, psutil.Error) as exc:
-        raise SystemExit(f"load client: {exc}") from exc
-    print(json.dumps(asdict(result)))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from wsworker import config
-from wsworker.config import KEYS, Config, ListenAddress, LogConfig, Mistake, WebSocketConfig, validate
+from wsworker.config import KEYS, Config, ListenAddress, Mistake, ProxiedAddress, validate
+from wsworker.sections import LogConfig, WebSocketConfig
 
 FOLDER = "/srv/hello"
 
@@ -47,15 +48,38 @@ def test_defaults() -> None:
         "umask": 0o027,
         "pidfile": None,
         "control_socket": "auto",
+        "forwarded_allow_ips": ("127.0.0.1", "::1"),
+        "forwarded_header": "x-forwarded-for",
+        "proxy_protocol": "none",
         "loop": "auto",
         "websocket.max_size": 1024**2,
         "websocket.send_buffer": 1024**2,
+        "websocket.slow_consumer": "drop_newest",
+        "websocket.write_timeout": 30.0,
         "websocket.ping_interval": 20.0,
         "websocket.ping_timeout": 20.0,
         "websocket.open_timeout": 5.0,
         "websocket.close_timeout": 10.0,
+        "websocket.idle_timeout": 0.0,
+        "websocket.auth_timeout": 0.0,
+        "websocket.message_timeout": 60.0,
+        "websocket.rate_messages": 0,
+        "websocket.rate_bytes": 0,
+        "websocket.rate_control": 1000,
+        "websocket.rate_handshakes": 0,
+        "websocket.max_handshakes": 512,
+        "websocket.max_per_address": 0,
+        "websocket.max_per_user": 0,
+        "websocket.compression": "none",
         "websocket.subprotocols": (),
         "websocket.origins": "same-origin",
+        "tls.certfile": None,
+        "tls.keyfile": None,
+        "tls.ca_certs": None,
+        "tls.min_version": "1.2",
+        "http.health": None,
+        "http.static": None,
+        "http.allowed_hosts": (),
         "log.level": "info",
         "log.file": "-",
     }
@@ -81,8 +105,8 @@ def test_every_key_is_described() -> None:
 
 
 def test_sections() -> None:
-    """Two subjects have a section, and each is described."""
-    assert config.SECTIONS == ("websocket", "log")
+    """Four subjects have a section, and each is described."""
+    assert config.SECTIONS == ("websocket", "tls", "http", "log")
     for section in config.SECTIONS:
         assert Config.model_fields[section].description
 
@@ -102,9 +126,18 @@ def test_values_are_normalised() -> None:
         umask="0o077",
         pidfile="run/x.pid",
         control_socket="x.sock",
+        forwarded_allow_ips=["10.0.0.0/255.0.0.0", "0::1", "unix"],
+        forwarded_header="Forwarded",
+        proxy_protocol=["0.0.0.0:80=v1", "unix:ws.sock=v2"],
         websocket__max_size="64KiB",
+        websocket__rate_bytes="64KiB",
+        websocket__auth_timeout="1m",
         websocket__subprotocols=["b", "a"],
         websocket__origins=["HTTPS://Example.org:443"],
+        tls__certfile="cert.pem",
+        tls__keyfile="key.pem",
+        http__static="public",
+        http__allowed_hosts=["Example.org"],
         log__file="logs/x.log",
     )
     assert loaded.app_dir == "/srv/app"
@@ -120,9 +153,20 @@ def test_values_are_normalised() -> None:
     assert loaded.umask == 0o077
     assert loaded.pidfile == "/srv/hello/run/x.pid"
     assert loaded.control_socket == "/srv/hello/x.sock"
+    assert loaded.forwarded_allow_ips == ("10.0.0.0/8", "::1", "unix")
+    assert loaded.forwarded_header == "forwarded"
+    assert loaded.proxy_protocol == (
+        ProxiedAddress(ListenAddress("0.0.0.0", 80), "v1"),
+        ProxiedAddress(ListenAddress("", 0, "/srv/hello/ws.sock"), "v2"),
+    )
     assert loaded.websocket.max_size == 65536
+    assert loaded.websocket.rate_bytes == 65536
+    assert loaded.websocket.auth_timeout == 60.0
     assert loaded.websocket.subprotocols == ("b", "a")
     assert loaded.websocket.origins == ("https://example.org",)
+    assert (loaded.tls.certfile, loaded.tls.keyfile) == ("/srv/hello/cert.pem", "/srv/hello/key.pem")
+    assert loaded.http.static == "/srv/hello/public"
+    assert loaded.http.allowed_hosts == ("example.org",)
     assert loaded.log.file == "/srv/hello/logs/x.log"
 
 
@@ -147,6 +191,43 @@ def test_one_address_needs_no_list() -> None:
 def test_limits_of_a_worker(key: str, value: object, taken: float) -> None:
     """Each is off at 0 and else within bounds that a worker can live in."""
     assert taken == config.value_of(valid(**{key: value}), key)
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ("none", "none"),
+        ("v1", "v1"),
+        ("v2", "v2"),
+        ([], ()),
+        ("127.0.0.1:2346=v2", (ProxiedAddress(ListenAddress("127.0.0.1", 2346), "v2"),)),
+    ],
+)
+def test_proxy_protocol(written: object, taken: object) -> None:
+    """One word is for all of `listen`; else each address that is named has its version."""
+    assert taken == valid(proxy_protocol=written).proxy_protocol
+
+
+def test_proxied_addresses_are_listened_on() -> None:
+    """An address that is not in `listen` is told at its place, and one that is there twice is told once."""
+    wrong = mistakes(proxy_protocol=["127.0.0.1:2346=v1", "127.0.0.1:2347=v2", "127.0.0.1:2346"])
+    names = "proxy_protocol names 127.0.0.1:2347, which is not in `listen`; remove it, or correct the address"
+    assert Mistake("proxy_protocol", 1, names) == wrong[0]
+    assert wrong[1].item == 2
+    assert wrong[1].message.endswith("not '127.0.0.1:2346'; write an address of `listen`, = and v1 or v2")
+    twice = mistakes(proxy_protocol=["127.0.0.1:2346=v1", "127.0.0.1:2346=v2"])
+    assert [Mistake("proxy_protocol", None, "proxy_protocol holds 127.0.0.1:2346 twice; remove one")] == twice
+
+
+def test_a_refused_listen_is_told_alone() -> None:
+    """While `listen` is wrong, nothing is said about the addresses that are not in it."""
+    assert ["listen"] == [mistake.key for mistake in mistakes(listen="x", proxy_protocol="127.0.0.1:2346=v1")]
+
+
+def test_one_proxy_needs_no_list() -> None:
+    """A single proxy, or a word, may stand alone."""
+    assert valid(forwarded_allow_ips="*").forwarded_allow_ips == ("*",)
+    assert valid(forwarded_allow_ips=[]).forwarded_allow_ips == ()
 
 
 @pytest.mark.parametrize("origins", ["*", "same-origin", ()])
@@ -183,6 +264,9 @@ def test_a_null_name_is_no_name() -> None:
         ("umask", [0, 0o1000, "27", "0", None, True]),
         ("pidfile", ["", 5]),
         ("control_socket", ["", None, "/" + "x" * 107]),
+        ("forwarded_allow_ips", [None, 5, "proxy", ["10.0.0.1/8"], ["::1", "0::1"], {"a": 1}]),
+        ("forwarded_header", ["x-real-ip", "", None, 5, True]),
+        ("proxy_protocol", ["v3", "V1", "", None, True, 1, ["v1"], ["127.0.0.1:80=v1"], {"a": 1}]),
         ("loop", ["", None, "Auto", True]),
         ("websocket__max_size", [0, -1, "1MB", 1024**3 + 1, 1.5, None]),
         ("websocket__send_buffer", [0]),
@@ -190,8 +274,28 @@ def test_a_null_name_is_no_name() -> None:
         ("websocket__ping_timeout", [0]),
         ("websocket__open_timeout", [0]),
         ("websocket__close_timeout", [0]),
+        ("websocket__slow_consumer", ["drop", None, True]),
+        ("websocket__write_timeout", [0]),
+        ("websocket__idle_timeout", [-1]),
+        ("websocket__auth_timeout", [-1]),
+        ("websocket__message_timeout", [-1]),
+        ("websocket__rate_messages", [-1, 10**6 + 1, "5"]),
+        ("websocket__rate_bytes", [-1, "1MB"]),
+        ("websocket__rate_control", [-1]),
+        ("websocket__rate_handshakes", [-1]),
+        ("websocket__max_handshakes", [0]),
+        ("websocket__max_per_address", [-1]),
+        ("websocket__max_per_user", [-1]),
+        ("websocket__compression", ["gzip", True, None]),
         ("websocket__subprotocols", ["chat", ["a b"], [5], ["a", "a"]]),
         ("websocket__origins", ["x", None, True, ["null"], [5]]),
+        ("tls__certfile", ["", 5]),
+        ("tls__keyfile", ["", "key.pem"]),
+        ("tls__ca_certs", ["", "ca.pem"]),
+        ("tls__min_version", ["1.1", 1.2, None]),
+        ("http__health", ["", "healthz", "/x?y"]),
+        ("http__static", ["", 5]),
+        ("http__allowed_hosts", ["*", ["https://example.org"], ["a", "A"], None]),
         ("log__level", ["INFO", None, 10]),
         ("log__file", ["", None]),
     ],
@@ -228,6 +332,9 @@ def test_sentences() -> None:
     """What is no question of spelling has a sentence of its own."""
     (mistake,) = mistakes(listen=["[::1]:80", "[0::1]:80"])
     assert Mistake("listen", None, "listen holds [::1]:80 twice; remove one") == mistake
+    (mistake,) = mistakes(tls__keyfile="key.pem")
+    sentence = "tls.keyfile has no effect without tls.certfile; set that as well, or remove this key"
+    assert Mistake("tls.keyfile", None, sentence) == mistake
 
 
 def test_digits_want_quotes() -> None:

@@ -299,6 +299,77 @@ def test_existing_accounts(folder: Path) -> None:
     assert ("root", "root") == (made.user, made.group)
 
 
+# What a client must never be sent
+
+
+def test_a_folder_of_files(folder: Path) -> None:
+    """A folder of its own is taken, relative to the file; it may lie beside the app or in a hidden place."""
+    Path("public").mkdir()
+    Path("app.py").touch()
+    assert f"{folder}/public" == loaded_from("app: app\nhttp: {static: public}\n").config.http.static
+    Path(".cache/site").mkdir(parents=True)
+    assert loaded_from("app: app\nhttp: {static: .cache/site}\n").config.http.static
+
+
+def test_no_folder_of_files(folder: Path) -> None:
+    """A folder that is not there, or is a file, is told with its place."""
+    Path("file").touch()
+    for name in ("public", "file"):
+        assert problems_of(f"app: hello\nhttp:\n  static: {name}\n") == [
+            f"config.yaml:3:11: error: no directory {folder}/{name}; create it or correct http.static"
+        ]
+    assert problems_of("app: hello\n", {"WSWORKER_HTTP__STATIC": "public"}) == [
+        f"environment WSWORKER_HTTP__STATIC: error: no directory {folder}/public; create it or correct http.static"
+    ]
+
+
+@pytest.mark.parametrize("static", [".", "..", "/", "link", "public/.."])
+def test_files_beside_the_config_file(folder: Path, static: str) -> None:
+    """The folder of the config file, or one above it, would give the file away, by whatever name it goes."""
+    Path("public").mkdir()
+    Path("link").symlink_to(".")
+    (problem,) = problems_of(f"app: hello\nhttp: {{static: {static}}}\n")
+    assert "holds this config file, " in problem
+    assert problem.endswith("config.yaml, which must not be served; give the files a folder of their own")
+    assert problem.startswith("config.yaml:2:16: error: /")
+
+
+def test_files_beside_the_app(folder: Path) -> None:
+    """Neither app_dir nor the module itself may lie among the files, also where app_dir is above them."""
+    Path("code/public").mkdir(parents=True)
+    Path("code/app.py").touch()
+    (problem,) = problems_of("app: app\napp_dir: code\nhttp: {static: code}\n")
+    assert f"{folder}/code holds app_dir, {folder}/code, which" in problem
+    assert loaded_from("app: app\napp_dir: code\nhttp: {static: code/public}\n").config.http.static
+    Path("chat/rooms").mkdir(parents=True)
+    Path("chat/__init__.py").touch()
+    Path("chat/rooms/__init__.py").touch()
+    Path("chat/app.py").touch()
+    for app in ("chat", "chat.app", "chat.app:rooms", "chat.rooms:app"):
+        (problem,) = problems_of(f"app: {app}\nhttp: {{static: chat}}\n")
+        assert f"{folder}/chat holds the app, {folder}/chat/" in problem
+    assert loaded_from("app: chat.app\nhttp: {static: chat/rooms}\n").config.http.static
+    # a module and a folder of files may share a name
+    Path("hello.py").touch()
+    Path("hello").mkdir()
+    assert loaded_from("app: hello\nhttp: {static: hello}\n").config.http.static
+
+
+def test_files_beside_a_key(folder: Path) -> None:
+    """The key of TLS and the log are no files for everybody either; a link to them is seen through."""
+    Path("public").mkdir()
+    Path("real.pem").touch()
+    Path("public/key.pem").touch()
+    Path("key.pem").symlink_to("public/key.pem")
+    tls = "tls: {certfile: real.pem, keyfile: key.pem}"
+    (problem,) = problems_of(f"app: hello\n{tls}\nhttp: {{static: public}}\n")
+    assert f"{folder}/public holds tls.keyfile, {folder}/key.pem, which" in problem
+    (problem,) = problems_of("app: hello\ntls: {certfile: public/key.pem}\nhttp: {static: public}\n")
+    assert "holds tls.certfile, " in problem
+    (problem,) = problems_of("app: hello\nlog: {file: public/x.log}\nhttp: {static: public}\n")
+    assert "holds log.file, " in problem
+
+
 # Peek
 
 

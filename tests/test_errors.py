@@ -14,6 +14,10 @@ from wsworker.errors import ConfigError, Problem, Reject, WsworkerError
 from wsworker.protocol.handshake import Opening
 
 SENTENCES = [
+    (
+        errors.TlsError("tls.certfile", "there is no file /x.pem", "create it"),
+        "tls.certfile: there is no file /x.pem; create it",
+    ),
     (errors.AppError("cannot import app 'hello'"), "cannot import app 'hello'"),
     (errors.AppError("app.py:3 raised", "Traceback\n  line\n"), "app.py:3 raised\nTraceback\n  line"),
     (errors.PlatformError("wsworker needs Linux"), "wsworker needs Linux"),

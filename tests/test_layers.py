@@ -34,6 +34,8 @@ class Place(NamedTuple):
 ORDER = [
     Place(0, "★", "errors.py"),
     Place(0, "★", "values.py"),
+    Place(0, "★", "kinds.py"),
+    Place(0, "★", "sections.py"),
     Place(0, "★", "config.py"),
     Place(0, " ", "yamlfile.py"),
     Place(0, "★", "spelling.py"),
@@ -133,7 +135,7 @@ HOMES = {
     "_typeshed": ("sink.py",),  # types alone: nothing of that name can be imported at run time
     "click": ("cli/",),
     "psutil": ("occupant.py", "master/", "cli/"),
-    "pydantic": ("config.py", "configfile.py"),
+    "pydantic": ("kinds.py", "sections.py", "config.py", "configfile.py"),
     "pydantic_core": ("config.py", "configfile.py"),
     "setproctitle": ("master/main.py", "master/crew.py", "worker/main.py"),
     "uvloop": ("worker/main.py",),

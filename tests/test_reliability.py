@@ -12,9 +12,6 @@ DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "reliability.md"
 FAULTS: Final = Path(__file__).parent / "system" / "faults"
 ROWS: Final = range(1, 53)
 
-NOT_BUILT: Final = frozenset({19})
-"""Rows that promise nothing yet, because what they are about is not there; each must say so."""
-
 _ROW: Final = re.compile(r"^\| *(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
 _NAME: Final = re.compile(r"`([^`]*)`")
 _FUNCTION: Final = re.compile(r"test_row_(\d\d)_\w+")
@@ -60,10 +57,8 @@ def disagreements(rows: Mapping[int, Row], tests: list[str]) -> list[str]:
             found.append(f"{test} names no row")
     for number, row in rows.items():
         there, named = by_row[number], {*row.tests}
-        if not there and number not in NOT_BUILT:
+        if not there:
             found.append(f"row {number} has no test")
-        if number in NOT_BUILT and "not built yet" not in row.promise:
-            found.append(f"row {number} does not say that it is not built yet")
         found += [f"row {number} names {test}, which is not there" for test in sorted(named - there)]
         found += [f"row {number} does not name {test}" for test in sorted(there - named)]
     return found
@@ -92,8 +87,8 @@ def test_the_table_is_found() -> None:
 
 def complete() -> tuple[dict[int, Row], list[str]]:
     """Return a table and tests that agree."""
-    tests = {number: f"test_row_{number:02}_what" for number in ROWS if number not in NOT_BUILT}
-    rows = {number: Row("a fault", "not built yet", (tests[number],) if number in tests else ()) for number in ROWS}
+    tests = {number: f"test_row_{number:02}_what" for number in ROWS}
+    rows = {number: Row("a fault", "a promise", (tests[number],)) for number in ROWS}
     return rows, [*tests.values()]
 
 
@@ -119,12 +114,11 @@ def test_a_renamed_test_is_noticed() -> None:
 
 
 def test_a_missing_row_is_noticed() -> None:
-    """A row that is not there, one too many, and one that is not built and does not say so, give a sentence each."""
+    """A row that is not there, and one too many, give a sentence each."""
     rows, tests = complete()
     without = {number: row for number, row in rows.items() if number != 7}
     assert ["row 7 is missing", "test_row_07_what names no row"] == disagreements(without, tests)
     assert ["row 53 is none", "row 53 has no test"] == disagreements(rows | {53: Row("a", "b", ())}, tests)
-    assert ["row 19 does not say that it is not built yet"] == disagreements(rows | {19: Row("a", "b", ())}, tests)
 
 
 def test_only_functions_count(tmp_path: Path) -> None:

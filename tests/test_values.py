@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsworker import values
-from wsworker.values import ListenAddress, Sentence
+from wsworker.values import ListenAddress, ProxiedAddress, Sentence
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,149 @@ def test_listen_address_of_any_text(text: str) -> None:
     except ValueError:
         return
     assert address == values.listen_address(str(address), "/srv")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("127.0.0.1:2346=v2", ProxiedAddress(ListenAddress("127.0.0.1", 2346), "v2")),
+        ("[0::1]:80=v1", ProxiedAddress(ListenAddress("::1", 80), "v1")),
+        ("unix:a=b.sock=v1", ProxiedAddress(ListenAddress("", 0, "/srv/a=b.sock"), "v1")),
+    ],
+)
+def test_proxied_address(written: str, expected: ProxiedAddress) -> None:
+    """A listener and a version are read, and their text reads as the same again."""
+    assert expected == values.proxied_address(written, "/srv")
+    assert expected == values.proxied_address(str(expected), "/elsewhere")
+    assert expected == values.proxied_address(expected, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("127.0.0.1:2346", "= and v1 or v2"),
+        ("127.0.0.1:2346=", "= and v1 or v2"),
+        ("127.0.0.1:2346=v3", "= and v1 or v2"),
+        ("127.0.0.1:2346=none", "= and v1 or v2"),
+        ("v2", "= and v1 or v2"),
+        (2346, "= and v1 or v2"),
+        (None, "= and v1 or v2"),
+        ("=v2", "host and port"),
+        ("localhost:80=v2", "host names are not"),
+    ],
+)
+def test_no_proxied_address(written: object, hint: str) -> None:
+    """What is missing is named: the version, or a part of the address."""
+    with pytest.raises(ValueError, match=hint):
+        values.proxied_address(written, "/srv")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1/32", "127.0.0.1"),
+        ("0::1", "::1"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("unix", "unix"),
+        ("*", "*"),
+    ],
+)
+def test_network(written: str, expected: str) -> None:
+    """An address or a network gets its shortest form, which reads as the same again; two words are taken as well."""
+    assert expected == values.network(written)
+    assert expected == values.network(expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("10.0.0.1/8", "write 10.0.0.0/8 for the network, or 10.0.0.1 for this address alone"),
+        ("2001:db8::1/32", "write 2001:db8::/32 for the network, or 2001:db8::1 for this address alone"),
+        ("10.0.0.0/33", "IP address or network"),
+        ("10.0.0.0/", "IP address or network"),
+        ("10.0.0", "IP address or network"),
+        ("10.0.0.1:80", "without port"),
+        ("[::1]", "brackets"),
+        ("proxy.example.org", "host names are not"),
+        ("Unix", "IP address or network"),
+        ("10.0.0.1, 10.0.0.2", "IP address or network"),
+        ("10.0.0.0/8\n", "IP address or network"),
+        ("", "IP address or network"),
+    ],
+)
+def test_no_network(written: str, hint: str) -> None:
+    """Bits behind the network are not guessed away: whose word is taken must be plain to see."""
+    with pytest.raises(ValueError, match=hint):
+        values.network(written)
+
+
+@given(st.text(alphabet="0123456789abcdef.:/", max_size=20))
+def test_network_of_any_text(text: str) -> None:
+    """Any text is a network, which then reads as itself, or a ValueError."""
+    try:
+        network = values.network(text)
+    except ValueError:
+        return
+    assert network == values.network(network)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("example.org", "example.org"),
+        ("WWW.Example.org:8080", "www.example.org:8080"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]", "[::1]"),
+        ("[::1]:80", "[::1]:80"),
+    ],
+)
+def test_host(written: str, expected: str) -> None:
+    """A host is what a Host header may hold, in lower case."""
+    assert expected == values.host(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("https://example.org", "without https:// and path"),
+        ("example.org/", "without https:// and path"),
+        ("*", "an empty list admits all"),
+        ("*.example.org", "patterns are not possible"),
+        ("::1", "brackets"),
+        ("example.org:", "perhaps with :port"),
+        ("example.org:http", "perhaps with :port"),
+        ("a b", "a name"),
+        ("example.org\n", "a name"),
+        ("", "a name"),
+    ],
+)
+def test_no_host(written: str, hint: str) -> None:
+    """A page, a pattern and a bare IPv6 address each have their own next step."""
+    with pytest.raises(ValueError, match=hint):
+        values.host(written)
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/-/health", "/%7Ehello/a=b&c:@!", '/"', "/$", "/>", "/~"])
+def test_url_path(path: str) -> None:
+    """A path of a URL is what stands in a request line before the query."""
+    assert path == values.url_path(path)
+
+
+@pytest.mark.parametrize("path", ["", "healthz", "/x?y", "/x#y", "/x y", "/é", "/x\n", "/\x7f", "http://x/"])
+def test_no_url_path(path: str) -> None:
+    """What no request line can hold there is refused: it would never be asked for."""
+    with pytest.raises(ValueError, match="starts with /"):
+        values.url_path(path)
+
+
+def test_lower() -> None:
+    """The name of a header has no case; what is no text goes on as it is."""
+    assert values.lower("X-Forwarded-For") == "x-forwarded-for"
+    assert values.lower(5) == 5
 
 
 def test_token() -> None:

@@ -6,6 +6,7 @@ Everything here is inherited and not sent: descriptors and shared memory survive
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ class Assignment:
     connection's id, unique to this run of the service. sockets: the slot's listeners, borrowed; shared: those of
     them that are one queue for all workers; channel: our end of the socketpair to the master; seat: ours in the shared
     table; others: tells whether any other slot has a worker now; words: a descriptor that takes the stacks which
-    faulthandler writes, and that the master reads.
+    faulthandler writes, and that the master reads. tls: holds the certificate, as it was loaded before the change of
+    user; None for plain TCP.
     """
 
     config: Config
@@ -35,3 +37,4 @@ class Assignment:
     seat: Seat
     others: Callable[[], bool]
     words: int
+    tls: ssl.SSLContext | None

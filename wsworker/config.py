@@ -1,9 +1,9 @@
-"""The settings: one class per section; every field has its default, bounds, unit and sentence here and nowhere else.
+"""The settings: a Config with its sections; every field has its default, bounds, unit and sentence in one place.
 
-The values of a Config are normalised (see values.py) and a Config never changes. The type of a field reads what a
-person writes, sets the bounds and carries the words for a refusal (Takes), so that each refusal is one sentence of one
-shape: "KEY must be WORDS, not VALUE; HINT". Pydantic's own wording is never shown: it speaks of types and of branches
-of unions, and the reader thinks of lines in a file.
+The values of a Config are normalised (see values.py) and a Config never changes. The type of a field (see kinds.py)
+reads what a person writes, sets the bounds and carries the words for a refusal, so that each refusal is one sentence of
+one shape: "KEY must be WORDS, not VALUE; HINT". Pydantic's own wording is never shown: it speaks of types and of
+branches of unions, and the reader thinks of lines in a file.
 
 Two ways in. validate() is for a file: it gives all mistakes by key, and relative paths start at the file's folder.
 Config(app="hello") is for code: paths stay as they are, and pydantic raises.
@@ -13,147 +13,51 @@ Nothing is opened or looked up here. Whether a user exists or a folder is there 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from wsworker import values as read
+from wsworker.kinds import (
+    Address,
+    AgeOrZero,
+    BeatSeconds,
+    FileOrNull,
+    MemoryOrZero,
+    Seconds,
+    SecondsOrZero,
+    Section,
+    Takes,
+    folder_of,
+    in_folder,
+    setting,
+)
+from wsworker.sections import HttpConfig, LogConfig, TlsConfig, WebSocketConfig
 from wsworker.values import ListenAddress as ListenAddress  # part of what a Config is made of: importable from here
+from wsworker.values import ProxiedAddress as ProxiedAddress
 
-DAY_SECONDS: Final = 24 * 3600.0
 MAX_WORKERS: Final = 256
-LEAST_WORKER_BYTES: Final = 32 * 1024**2
 
 
-@dataclass(frozen=True)
-class Takes:
-    """What a field accepts, in words that fit behind "must be", and the unit of its normalised value or ""."""
-
-    words: str
-    unit: str = ""
-
-
-def _in_folder(reader: Callable[[str, str], str], word: str | None = None) -> AfterValidator:
-    """Make a check of a path, which is told the folder of the config file; word is a value that is no path."""
-
-    def check(value: str, info: ValidationInfo) -> str:
-        return value if value == word else reader(value, _folder(info))
-
-    return AfterValidator(check)
+def _proxied(value: object, info: ValidationInfo) -> ProxiedAddress:
+    proxied = read.proxied_address(value, folder_of(info))
+    listen = info.data.get("listen")
+    # None: `listen` was refused, and that refusal is enough
+    if listen is not None and proxied.address not in listen:
+        raise read.Sentence(f"names {proxied.address}, which is not in `listen`; remove it, or correct the address")
+    return proxied
 
 
-def _folder(info: ValidationInfo) -> str:
-    return info.context["folder"] if info.context else ""
+def _of_different_addresses(several: tuple[ProxiedAddress, ...]) -> tuple[ProxiedAddress, ...]:
+    read.no_doubles(tuple(proxied.address for proxied in several))
+    return several
 
 
-def _off_or_room_for_a_worker(size: int) -> int:
-    # below what a worker without any client needs, workers would be replaced for ever
-    if size != 0 and size < LEAST_WORKER_BYTES:
-        raise ValueError
-    return size
-
-
-Seconds: TypeAlias = Annotated[
-    float,
-    BeforeValidator(read.seconds),
-    Field(gt=0, le=DAY_SECONDS),
-    Takes("a time above 0 and at most 24h, such as 30s", "seconds"),
-]
-SecondsOrZero: TypeAlias = Annotated[
-    float,
-    BeforeValidator(read.seconds),
-    Field(ge=0, le=DAY_SECONDS),
-    Takes("0 or a time up to 24h, such as 20s", "seconds"),
-]
-BeatSeconds: TypeAlias = Annotated[
-    float,
-    BeforeValidator(read.seconds),
-    Field(ge=4, le=DAY_SECONDS),  # signs of life come and are read once a second; three missed ones are suspicious
-    Takes("a time from 4s to 24h, such as 30s", "seconds"),
-]
-Bytes: TypeAlias = Annotated[
-    int,
-    BeforeValidator(read.size),
-    Field(ge=1, le=read.GIB),
-    Takes("a size from 1 to 1GiB, such as 1MiB or 65536", "bytes"),
-]
-AgeOrZero: TypeAlias = Annotated[
-    float,
-    BeforeValidator(read.seconds),
-    Field(ge=0, le=365 * DAY_SECONDS),
-    Takes("0 or a time up to 8760h, such as 24h", "seconds"),
-]
-MemoryOrZero: TypeAlias = Annotated[
-    int,
-    BeforeValidator(read.size),
-    AfterValidator(_off_or_room_for_a_worker),
-    Field(le=1024 * read.GIB),
-    Takes("0 or a size from 32MiB to 1024GiB, such as 512MiB", "bytes"),
-]
-Address: TypeAlias = Annotated[
-    ListenAddress, BeforeValidator(lambda value, info: read.listen_address(value, _folder(info)))
-]
-
-
-def _setting(default: Any, description: str, *, reload: bool = True) -> Any:
-    """Declare a field; reload says whether a reload applies a changed value or a restart has to."""
-    return Field(default=default, description=description, json_schema_extra={"reload": reload})
-
-
-class _Section(BaseModel):
-    # strict: the YAML reader has found the type already, so "4" where a number is due is a slip and True is no 1
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class WebSocketConfig(_Section):
-    """What a connection may do and how long it may take; the rules of RFC 6455 are not settings."""
-
-    max_size: Bytes = _setting(
-        1024**2, "Largest message a client may send, in bytes; a larger one closes the connection with 1009."
-    )
-    send_buffer: Bytes = _setting(
-        1024**2, "Bytes that may wait for a slow client; then on_buffer_full is called and send() returns False."
-    )
-    ping_interval: SecondsOrZero = _setting(20.0, "Time between pings to a client; 0 sends none.")
-    ping_timeout: Seconds = _setting(
-        20.0, "Time for the pong; then the connection is cut and on_close gets the code 1006."
-    )
-    open_timeout: Seconds = _setting(5.0, "Time from accepting a client to the end of its handshake.")
-    close_timeout: Seconds = _setting(10.0, "Time for the client's close frame after ours; then the connection is cut.")
-    subprotocols: Annotated[
-        tuple[Annotated[str, AfterValidator(read.token)], ...],
-        BeforeValidator(read.as_tuple),
-        AfterValidator(read.no_doubles),
-        Takes("a list of subprotocol names, such as [chat.v2, chat.v1]"),
-    ] = _setting(
-        (), "Subprotocols in order of preference; a client that offers none of them gets a connection without one."
-    )
-    origins: Annotated[
-        Literal["same-origin", "*"] | tuple[Annotated[str, AfterValidator(read.origin)], ...],
-        BeforeValidator(read.as_tuple),
-        Takes('same-origin, "*" or a list of origins such as [https://example.org]'),
-    ] = _setting(
-        "same-origin",
-        'Web pages that may connect: same-origin compares with the Host header, "*" admits every page, or a list.',
-    )
-
-
-class LogConfig(_Section):
-    """Where the log goes and how much of it."""
-
-    level: Annotated[Literal["debug", "info", "warning", "error"], Takes("one of debug, info, warning and error")] = (
-        _setting("info", "Least important messages that are still logged: debug, info, warning or error.")
-    )
-    file: Annotated[str, _in_folder(read.path, "-"), Takes('a path, or "-" (with its quotes) for standard error')] = (
-        _setting("-", 'File that the log is appended to; "-" is standard error.')
-    )
-
-
-class Config(_Section):
+class Config(Section):
     """Everything that config.yaml can set; defaults are those of a first try on one's own machine."""
 
     name: Annotated[
@@ -161,16 +65,16 @@ class Config(_Section):
         BeforeValidator(lambda value: "" if value is None else value),
         AfterValidator(lambda value: value and read.service_name(value)),
         Takes("1 to 64 letters, digits or . _ - that start with a letter, a digit or _"),
-    ] = _setting(
+    ] = setting(
         "",
         "Name of the service in process titles, log and control socket; null takes the name of this file's folder.",
         reload=False,
     )
     app: Annotated[
         str, AfterValidator(read.app), Takes("a module or module:attribute, such as hello or chat.rooms:app")
-    ] = _setting(..., "Module with your on_message, or module:attribute for an object that has it.")
-    app_dir: Annotated[str, _in_folder(read.path), Field(validate_default=True), Takes("the path of a folder")] = (
-        _setting(".", "Folder that is searched first for app and what it imports.")
+    ] = setting(..., "Module with your on_message, or module:attribute for an object that has it.")
+    app_dir: Annotated[str, in_folder(read.path), Field(validate_default=True), Takes("the path of a folder")] = (
+        setting(".", "Folder that is searched first for app and what it imports.")
     )
     listen: Annotated[
         tuple[Address, ...],
@@ -178,38 +82,38 @@ class Config(_Section):
         AfterValidator(read.not_empty),
         AfterValidator(read.no_doubles),
         Takes('an address such as 127.0.0.1:2346, "[::]:2346" or unix:/run/hello.ws'),
-    ] = _setting(
+    ] = setting(
         (ListenAddress("127.0.0.1", 2346),), "Address that clients connect to, or a list of addresses.", reload=False
     )
     workers: Annotated[
         Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"],
         Takes(f"a number from 1 to {MAX_WORKERS}, or auto", "processes"),
-    ] = _setting(1, "Number of worker processes; auto is one for each CPU that this service may use.")
+    ] = setting(1, "Number of worker processes; auto is one for each CPU that this service may use.")
     worker_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Takes("a number from 1 to 1000000", "connections")
-    ] = _setting(10000, "Connections that one worker takes; when all are full, clients get 503.")
-    backlog: Annotated[int, Field(ge=1, le=65535), Takes("a number from 1 to 65535", "connections")] = _setting(
+    ] = setting(10000, "Connections that one worker takes; when all are full, clients get 503.")
+    backlog: Annotated[int, Field(ge=1, le=65535), Takes("a number from 1 to 65535", "connections")] = setting(
         2048, "Clients that may wait at each listening socket to be accepted.", reload=False
     )
-    boot_timeout: Seconds = _setting(60.0, "Time for a new worker to import app and become ready.")
-    worker_timeout: BeatSeconds = _setting(30.0, "Silence of a worker's event loop after which it is replaced.")
-    graceful_timeout: Seconds = _setting(30.0, "Time for a stop or reload; what is still open then is cut.")
-    drain_window: SecondsOrZero = _setting(
+    boot_timeout: Seconds = setting(60.0, "Time for a new worker to import app and become ready.")
+    worker_timeout: BeatSeconds = setting(30.0, "Silence of a worker's event loop after which it is replaced.")
+    graceful_timeout: Seconds = setting(30.0, "Time for a stop or reload; what is still open then is cut.")
+    drain_window: SecondsOrZero = setting(
         10.0, "Time over which a stop or reload spreads the goodbyes (1001, 1012) to many clients."
     )
-    max_messages: Annotated[int, Field(ge=0, le=10**15), Takes("0 or a number of messages", "messages")] = _setting(
+    max_messages: Annotated[int, Field(ge=0, le=10**15), Takes("0 or a number of messages", "messages")] = setting(
         0, "A worker is replaced after it received so many messages, plus up to 10 % at random; 0 is never."
     )
-    max_worker_age: AgeOrZero = _setting(
+    max_worker_age: AgeOrZero = setting(
         0.0, "A worker is replaced when it is so old, plus up to 10 % at random; 0 is never."
     )
-    max_worker_rss: MemoryOrZero = _setting(
+    max_worker_rss: MemoryOrZero = setting(
         0, "A worker is replaced when it holds so much memory, and killed at twice as much; 0 is never."
     )
-    user: Annotated[str | None, Takes("the name of a user, or null")] = _setting(
+    user: Annotated[str | None, Takes("the name of a user, or null")] = setting(
         None, "User that workers run as when the service is started as root.", reload=False
     )
-    group: Annotated[str | None, Takes("the name of a group, or null")] = _setting(
+    group: Annotated[str | None, Takes("the name of a group, or null")] = setting(
         None, "Group that workers run as when the service is started as root; null is the user's own.", reload=False
     )
     umask: Annotated[
@@ -217,27 +121,50 @@ class Config(_Section):
         BeforeValidator(read.mode),
         Field(ge=1, le=0o777),
         Takes('an octal mode from "0001" to "0777", such as "0027"'),
-    ] = _setting(0o027, "Rights that files made by the service do not get.", reload=False)
-    pidfile: Annotated[Annotated[str, _in_folder(read.path)] | None, Takes("the path of a file, or null")] = _setting(
-        None, "File that holds the master's process id, for information only.", reload=False
-    )
-    control_socket: Annotated[str, _in_folder(read.socket_path, "auto"), Takes("auto or the path of a socket")] = (
-        _setting(
+    ] = setting(0o027, "Rights that files made by the service do not get.", reload=False)
+    pidfile: FileOrNull = setting(None, "File that holds the master's process id, for information only.", reload=False)
+    control_socket: Annotated[str, in_folder(read.socket_path, "auto"), Takes("auto or the path of a socket")] = (
+        setting(
             "auto",
             "Socket that commands such as `wsworker status` use; auto is NAME.sock in the run directory.",
             reload=False,
         )
     )
-    loop: Annotated[Literal["auto", "uvloop", "asyncio"], Takes("one of auto, uvloop and asyncio")] = _setting(
+    forwarded_allow_ips: Annotated[
+        tuple[Annotated[str, AfterValidator(read.network)], ...],
+        BeforeValidator(read.one_or_more),
+        AfterValidator(read.no_doubles),
+        Takes('a list of addresses or networks such as [127.0.0.1, 10.0.0.0/8, unix], or "*"'),
+    ] = setting(
+        ("127.0.0.1", "::1"),
+        "Proxies whose word about the client's address is taken; unix is the peers of unix sockets.",
+    )
+    forwarded_header: Annotated[
+        Literal["x-forwarded-for", "forwarded"],
+        BeforeValidator(read.lower),
+        Takes("x-forwarded-for or forwarded"),
+    ] = setting("x-forwarded-for", "Header in which those proxies name the client.")
+    proxy_protocol: Annotated[
+        Literal["none", "v1", "v2"]
+        | Annotated[
+            tuple[Annotated[ProxiedAddress, BeforeValidator(_proxied)], ...],
+            BeforeValidator(read.one_or_more),
+            AfterValidator(_of_different_addresses),
+        ],
+        Takes("none, v1, v2 or a list such as [127.0.0.1:2346=v2]"),
+    ] = setting("none", "Version of the PROXY protocol that every client must begin with, or a list by address.")
+    loop: Annotated[Literal["auto", "uvloop", "asyncio"], Takes("one of auto, uvloop and asyncio")] = setting(
         "auto", "Event loop of the workers; auto is uvloop."
     )
     websocket: WebSocketConfig = Field(default_factory=WebSocketConfig, description=str(WebSocketConfig.__doc__))
+    tls: TlsConfig = Field(default_factory=TlsConfig, description=str(TlsConfig.__doc__))
+    http: HttpConfig = Field(default_factory=HttpConfig, description=str(HttpConfig.__doc__))
     log: LogConfig = Field(default_factory=LogConfig, description=str(LogConfig.__doc__))
 
 
 def _leaves() -> Iterator[tuple[str, FieldInfo]]:
     for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from ((f"{name}.{key}", leaf) for key, leaf in field.annotation.model_fields.items())
         else:
             yield name, field
@@ -318,9 +245,10 @@ def _mistakes(errors: list[ErrorDetails], values: Mapping[str, object]) -> list[
     found = []
     for key in sorted(by_key, key=list(KEYS).index):
         # A union reports once for each of its branches. The branch that got as far as an item of a list is the one
-        # that was meant; without such a branch, one report is enough.
+        # that was meant, or else a branch of ours; without such a branch, one report is enough.
         of_items = {_item(error): error for error in by_key[key] if _item(error) is not None}
-        for item, error in (of_items or {None: by_key[key][0]}).items():
+        ours = (error for error in by_key[key] if error["type"] == "value_error")
+        for item, error in (of_items or {None: next(ours, by_key[key][0])}).items():
             found.append(Mistake(key, item, _message(key, item, error, values.get(key))))
     return found
 

@@ -16,7 +16,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ WORKING_FILE: Final = Path("config.yaml")
 SYSTEM_FILE: Final = Path("/etc/wsworker/config.yaml")
 PREFIX: Final = "WSWORKER_"
 # 022, 0o022 and "0022" are one mode to people, but 22, 18 and a text to YAML: the model gets what was written
-AS_WRITTEN: Final = ("umask",)
+AS_WRITTEN: Final = ("umask", "tls.min_version")
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class _Gathering:
             if mistake.key not in spoilt:
                 self.take_mistake(mistake, name_is_default)
                 wrong.add(mistake.key)
-        self.ask_system({key: value for key, value in raw.items() if key not in wrong}, str(path.parent))
+        self.ask_system({key: value for key, value in raw.items() if key not in wrong}, path)
         if self.problems:
             return None
         assert isinstance(judged, Config)
@@ -295,16 +295,47 @@ class _Gathering:
         else:
             self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
 
-    def ask_system(self, raw: Mapping[str, object], folder: str) -> None:
-        """Check what no look at the text can tell; raw: values that are right as text."""
+    def ask_system(self, raw: Mapping[str, object], file: Path) -> None:
+        """Check what no look at the text can tell. raw: values that are right as text; file: the config file."""
         for key, lookup in _ACCOUNTS.items():
             name = raw.get(key)
             if isinstance(name, str) and not _exists(lookup, name):
                 message = f"unknown {key} {values.shown(name)}; create it, or remove `{key}`"
                 self.problems.append(self.given[key].problem(message))
-        app_dir = raw.get("app_dir")
-        if isinstance(app_dir, str) and not os.path.isdir(full := values.path(app_dir, folder)):
-            self.problems.append(self.given["app_dir"].problem(f"no directory {full}; create it or correct app_dir"))
+        for key in ("app_dir", "http.static"):
+            folder = raw.get(key)
+            if isinstance(folder, str) and not os.path.isdir(full := values.path(folder, str(file.parent))):
+                self.problems.append(self.given[key].problem(f"no directory {full}; create it or correct {key}"))
+            elif key == "http.static" and isinstance(folder, str):
+                self.look_into_site(raw, full, file)
+
+    def look_into_site(self, raw: Mapping[str, object], site: str, file: Path) -> None:
+        """Refuse a folder of files for everybody that holds files which are for nobody. site: absolute."""
+        for what, path in _private_files(raw, file):
+            if _is_below(path, site):
+                message = f"{site} holds {what}, {path}, which must not be served; give the files a folder of their own"
+                self.problems.append(self.given["http.static"].problem(message))
+                return
+
+
+def _private_files(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
+    """Yield what a client must never be sent, in words and as an absolute path that need not exist."""
+    folder = str(file.parent)
+    yield "this config file", str(file)
+    app_dir = values.path(str(raw.get("app_dir", ".")), folder)
+    yield "app_dir", app_dir
+    module = os.path.join(app_dir, *str(raw.get("app", "")).partition(":")[0].split("."))
+    package = os.path.join(module, "__init__.py")
+    # as Python looks for them
+    yield "the app", package if os.path.exists(package) else f"{module}.py"
+    for key in ("tls.keyfile", "tls.certfile", "log.file"):
+        if isinstance(path := raw.get(key), str):
+            yield key, values.path(path, folder)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath((real, root)) == root
 
 
 _ACCOUNTS: Final[Mapping[str, Callable[[str], object]]] = {"user": pwd.getpwnam, "group": grp.getgrnam}

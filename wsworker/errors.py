@@ -2,6 +2,7 @@
 
     WsworkerError
     ├── ConfigError          the config file, the environment or a flag is wrong        exit 78
+    ├── TlsError             a file of `tls` cannot be used                                 78
     ├── AppError             the user's module cannot be imported, or a callback is wrong    78
     ├── PlatformError        not Linux, or a kernel without pidfd                            1
     ├── AlreadyRunning       another master holds the lock of this configuration             1
@@ -85,6 +86,21 @@ class ConfigError(WsworkerError):
         blocks = [str(problem) for problem in self.problems]
         blocks.append(f"wsworker: {count} error{'s' if count != 1 else ''} in {self.file}")
         return "\n".join(blocks)
+
+
+@dataclass(eq=False)
+class TlsError(WsworkerError):
+    """A certificate, key or file of authorities cannot be used.
+
+    key: the setting, such as "tls.certfile"; reason: a sentence that names the file; cure: the next step.
+    """
+
+    key: str
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}; {self.cure}"
 
 
 @dataclass(eq=False)

@@ -29,8 +29,9 @@ _WORD_BYTES: Final = 8
 class Counters:
     """What one worker counts, in plain attributes; all only grow.
 
-    accepted, rejected: handshakes answered with 101, and with anything else; messages and bytes (payload) in and out;
-    refused: sends that gave False; errors: exceptions of callbacks; log_dropped: lines for the log that were lost.
+    accepted, rejected: handshakes answered with 101, and with anything else; messages in and out; bytes in and out, as
+    they are read and written, heads and frames and all; refused: sends that gave False; dropped: messages that were
+    accepted and gave way to others; errors: exceptions of callbacks; log_dropped: lines for the log that were lost.
     """
 
     accepted: int = 0
@@ -40,6 +41,7 @@ class Counters:
     bytes_in: int = 0
     bytes_out: int = 0
     refused: int = 0
+    dropped: int = 0
     errors: int = 0
     log_dropped: int = 0
 

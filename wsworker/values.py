@@ -32,6 +32,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 )
+_HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_URL_PATH = re.compile(r"/[!-\"$->@-~]*")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 Value = TypeVar("Value")
@@ -61,6 +63,17 @@ class ListenAddress:
     def url(self) -> str:
         """The address as a client would write it."""
         return f"ws+{self}" if self.path else f"ws://{self}"
+
+
+@dataclass(frozen=True)
+class ProxiedAddress:
+    """An address of `listen` whose clients begin with a PROXY protocol header of this version: "v1" or "v2"."""
+
+    address: ListenAddress
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.address}={self.version}"
 
 
 def seconds(value: object) -> object:
@@ -167,6 +180,53 @@ def _host(text: str) -> str:
     return str(address)
 
 
+def proxied_address(value: object, folder: str) -> ProxiedAddress:
+    """Return the listener and version in "127.0.0.1:2346=v2"."""
+    if isinstance(value, ProxiedAddress):
+        return value
+    address, equals, version = value.rpartition("=") if isinstance(value, str) else ("", "", "")
+    if not equals or version not in ("v1", "v2"):
+        raise ValueError("write an address of `listen`, = and v1 or v2")
+    return ProxiedAddress(listen_address(address, folder), version)
+
+
+def network(value: str) -> str:
+    """Return an IP address or network in its shortest form, "unix" or "*"."""
+    if value in ("unix", "*"):
+        return value
+    try:
+        found = ipaddress.ip_network(value)
+    except ValueError:
+        try:
+            found = ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            raise ValueError(
+                "write an IP address or network without port and brackets, host names are not possible here"
+            ) from None
+        # one machine or its whole network: not ours to guess whose word is to be taken
+        address = value.partition("/")[0]
+        raise ValueError(f"write {found} for the network, or {address} for this address alone") from None
+    return str(found.network_address) if found.num_addresses == 1 else str(found)
+
+
+def host(value: str) -> str:
+    """Return the host of a Host header, with or without a port, in lower case."""
+    if "/" in value:
+        raise ValueError("write the host alone, without https:// and path")
+    if "*" in value:
+        raise ValueError("patterns are not possible, name each host; an empty list admits all")
+    if not _HOST.fullmatch(value.lower()):
+        raise ValueError("write a name or an IP address, IPv6 in brackets, perhaps with :port")
+    return value.lower()
+
+
+def url_path(value: str) -> str:
+    """Return a path of a URL, without query."""
+    if not _URL_PATH.fullmatch(value):
+        raise ValueError("it starts with / and has no space, ? or #")
+    return value
+
+
 def token(value: str) -> str:
     """Return the name of a subprotocol."""
     if not _TOKEN.fullmatch(value):
@@ -182,6 +242,11 @@ def origin(value: str) -> str:
     if match["port"] == _DEFAULT_PORTS.get(match["scheme"]):
         return f"{match['scheme']}://{match['host']}"
     return match[0]
+
+
+def lower(value: object) -> object:
+    """Return the name of a header, which has no case, in lower case."""
+    return value.lower() if isinstance(value, str) else value
 
 
 def as_tuple(value: object) -> object:

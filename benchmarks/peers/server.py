@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ HOST = "127.0.0.1"
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 CHECKOUT = Path(__file__).parent.parent.parent
+
+# The server has one CPU for all of its processes and threads, the client another one, where there is another one:
+# figures vary less, and CPU time of the one holds no cache misses of the other.
+CLIENT_CPU = min(os.sched_getaffinity(0))
+SERVER_CPU = max(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -47,28 +53,37 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(server: Server, port: int, folder: Path) -> Iterator[int]:
-    """Run a server that accepts on port; gives the pid of its top process, and ends all of its processes afterwards.
+def running(server: Server, cpu: int = SERVER_CPU) -> Iterator[tuple[int, int]]:
+    """Run a server on one CPU; gives its port and the pid of its top process, and ends all of its processes afterwards.
 
-    Raises RuntimeError with the server's own output when it does not come up.
+    Raises RuntimeError with the last line of the server's own output when it does not come up.
     """
-    output = folder / "output"
-    environ = os.environ | {"PYTHONPATH": str(CHECKOUT), "XDG_RUNTIME_DIR": str(folder)}
+    with tempfile.TemporaryDirectory(prefix="wsworker-bench-") as name:
+        port, folder = free_port(), Path(name)
+        output = folder / "output"
+        process = start([sys.executable, *server.arguments(port, folder)], folder, output, cpu)
+        try:
+            if not accepts(port, process):
+                said = output.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+                raise RuntimeError(f"did not start: {said[-1]}")
+            yield port, process.pid
+        finally:
+            stop(process)
+
+
+def start(command: list[str], folder: Path, output: Path, cpu: int) -> subprocess.Popen[bytes]:
+    """Start a command on one CPU, with all that it prints in a file."""
     with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, *server.arguments(port, folder)],
+        return subprocess.Popen(
+            command,
             cwd=folder,
-            env=environ,
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT), "XDG_RUNTIME_DIR": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
+            # before the first thread is there, as threads inherit it; safe, since this process has one thread
+            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
         )
-    try:
-        if not accepts(port, process):
-            raise RuntimeError(f"{server.name} did not start:\n{output.read_text(errors='replace')[-2000:]}")
-        yield process.pid
-    finally:
-        stop(process)
 
 
 def accepts(port: int, process: subprocess.Popen[bytes]) -> bool:

@@ -1,29 +1,12 @@
-"""uvicorn with a minimal ASGI application, on uvloop; without compression and pings, as at the other servers."""
+"""uvicorn on uvloop; without compression and pings, as at the other servers."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
+from benchmarks.peers.asgi import app
 from benchmarks.peers.server import HOST, Server
-
-
-async def app(
-    scope: dict[str, Any],
-    receive: Callable[[], Awaitable[dict[str, Any]]],
-    send: Callable[[dict[str, Any]], Awaitable[None]],
-) -> None:
-    """Send back what comes; scope is always a websocket, as lifespan is off."""
-    while True:
-        event = await receive()
-        if event["type"] == "websocket.connect":
-            await send({"type": "websocket.accept"})
-        elif event["type"] == "websocket.receive":
-            await send({"type": "websocket.send", "text": event["text"]})
-        else:
-            return
 
 
 def run(port: int) -> None:

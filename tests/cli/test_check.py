@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
 from tests.cli.conftest import STATUS, Answering, Place, Result, Script
 from wsworker import configfile
 from wsworker.cli.check import (
@@ -21,6 +22,8 @@ from wsworker.cli.check import (
     config_finding,
     files_findings,
     finding_lines,
+    setting_rows,
+    tls_findings,
 )
 from wsworker.config import ListenAddress
 
@@ -141,6 +144,31 @@ def test_backlog(place: Place) -> None:
     assert [] == [*backlog_findings(config, 8192)]
     expected = "config.yaml:2:10: backlog 8192 is above net.core.somaxconn 4096; the kernel will use 4096"
     assert [Finding("backlog", "warning", expected)] == [*backlog_findings(config, 4096)]
+
+
+def test_certificates(place: Place) -> None:
+    """Good files are a row, an expired certificate is a warning, and what cannot be used an error with its place."""
+    assert [] == [*tls_findings(loaded(place))]
+    authority = Authority(place.folder)
+    pair = authority.issue("one")
+    section = "tls:\n  keyfile: one.key\n  certfile: one.crt\n"
+    assert [Finding("tls", "ok", f"{pair.certfile}, TLS 1.2 or newer")] == [*tls_findings(loaded(place, section))]
+    authority.expired("one")
+    (warned,) = tls_findings(loaded(place, section))
+    text = f"config.yaml:4:13: clients will not take the certificate in {pair.certfile}: certificate has expired"
+    assert ("tls", "warning", True) == (warned.what, warned.verdict, warned.facts.startswith(text))
+    pair.keyfile.unlink()
+    (failed,) = tls_findings(loaded(place, section))
+    text = f"config.yaml:3:12: tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
+    assert Finding("tls", "failed", text) == failed
+
+
+def test_addresses_in_json(place: Place) -> None:
+    """They are shown as they are written, wherever they stand in a list."""
+    config = loaded(place, 'listen: ["127.0.0.1:2346"]\nproxy_protocol: ["127.0.0.1:2346=v2"]\n')
+    rows = {row["key"]: row["value"] for row in setting_rows(config)}
+    assert (["127.0.0.1:2346"], ["127.0.0.1:2346=v2"]) == (rows["listen"], rows["proxy_protocol"])
+    assert "none" == {row["key"]: row["value"] for row in setting_rows(loaded(place))}["proxy_protocol"]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
 from wsworker import configfile
-from wsworker.cli.start import flags, need_linux, ready_line, told
-from wsworker.errors import PlatformError
+from wsworker.cli.start import flags, load, need_linux, ready_line, told, warn_of_tls
+from wsworker.errors import ConfigError, PlatformError, Problem
 
 SCRIPT: Script = {"status": [STATUS]}
 
@@ -31,6 +33,24 @@ def test_flags_come_before_the_file(place: Place) -> None:
     assert (3, "debug") == (loaded.config.workers, loaded.config.log.level)
     assert ["[::1]:2346", "127.0.0.1:2346"] == [str(address) for address in loaded.config.listen]
     assert ["flag -w", "flag -b"] == [loaded.place("workers"), loaded.place("listen")]
+
+
+def test_files_of_tls_are_looked_at(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """What is wrong with one is a problem of the configuration, at the setting; bad dates are a warning."""
+    pair = Authority(place.folder).issue("one")
+    place.config.write_text("app: app\ntls:\n  certfile: one.crt\n  keyfile: one.key\n")
+    path = Path("config.yaml")
+    warn_of_tls(load(path, {}, {}))
+    assert [] == caplog.messages
+    Authority(place.folder).expired("one")
+    warn_of_tls(load(path, {}, {}))
+    text = f"clients will not take the certificate in {pair.certfile}: certificate has expired; replace it and reload"
+    assert [f"config.yaml:3:13: {text}"] == caplog.messages
+    pair.keyfile.unlink()
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    message = f"tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
+    assert ("config.yaml", (Problem("config.yaml", 4, 12, message),)) == (caught.value.file, caught.value.problems)
 
 
 def test_other_systems() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
 from tests.master.forks import (
     NOBODY,
     Child,
@@ -32,12 +33,13 @@ from tests.master.forks import (
     until,
 )
 from wsworker.assignment import Assignment
-from wsworker.config import Config, LogConfig
+from wsworker.config import Config
 from wsworker.master import events
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.crew import TRACE_CHARACTERS, Crew, EnterWorker
 from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
 from wsworker.master.process import Identity, identity
+from wsworker.sections import LogConfig, TlsConfig
 from wsworker.stats import Counters, Table
 from wsworker.wire import ERROR_CHARACTERS, Lines, Order, Report, decode_order, encode
 
@@ -222,6 +224,34 @@ Make = Callable[..., Deck]
 
 
 # --- what a worker gets -------------------------------------------------------------------------------------------
+
+
+def tls_of(given: Assignment) -> bool:
+    """Tell whether a worker has a certificate."""
+    return given.tls is not None
+
+
+@needs_root
+def test_a_worker_gets_the_certificate(make: Make, pipe: Pipe, tmp_path: Path) -> None:
+    """It was loaded before the change of user: the key need be readable for root alone. Without one there is no TLS."""
+    pair = Authority(tmp_path).issue("one")
+    pair.keyfile.chmod(0o600)
+    deck = make(telling(pipe, tls_of), Identity(NOBODY.pw_uid, NOBODY.pw_gid, (), 0o027))
+    deck.spawn(worker=1, config=CONFIG.model_copy(update={"tls": TlsConfig(**pair.settings)}))
+    assert pipe.hear() is True
+    deck.spawn(worker=2, slot=2)
+    assert pipe.hear() is False
+
+
+def test_a_worker_without_its_certificate(make: Make, tmp_path: Path) -> None:
+    """It never runs: it says what is wrong, as a fault of what is on disk, and exits as for a wrong configuration."""
+    pair = Authority(tmp_path).issue("one")
+    pair.keyfile.unlink()
+    deck = make(deaf)
+    deck.spawn(config=CONFIG.model_copy(update={"tls": TlsConfig(**pair.settings)}))
+    deck.until(lambda: len(deck.events) == 2)
+    text = f"tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
+    assert [WorkerFailed(7, "app", text), WorkerExited(7, code=78)] == deck.events
 
 
 def test_a_worker_gets_what_is_its_own(make: Make, pipe: Pipe) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from wsworker.protocol.admission import Admitted, Facts, Origins, Policy, Refusal, check
+from wsworker.protocol.admission import Admitted, Facts, Origins, Plain, Policy, Refusal, check, is_handshake
 
 GOOD = {
     "Host": "localhost:8080",
@@ -19,16 +21,21 @@ GOOD = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 OPEN = Policy("same-origin", ())
-FREE = Facts(full=False, draining=False, retry_after=3)
+FREE = Facts(full=False, draining=False, crowded=False, retry_after=3)
+LEAVING = Facts(full=True, draining=True, crowded=True, retry_after=3)
 
 
 def request_with(
-    *more: tuple[str, str], method: str = "GET", protocol: str = "HTTP/1.1", **changed: str | None
+    *more: tuple[str, str],
+    path: str = "/",
+    method: str = "GET",
+    protocol: str = "HTTP/1.1",
+    **changed: str | None,
 ) -> Request:
     """Return a good handshake with some headers changed (None: left out; _ for -) and more added."""
     changes = {name.replace("_", "-"): value for name, value in changed.items()}
     fields = [(name, value) for name, value in (GOOD | changes).items() if value is not None]
-    return Request("/", Headers([*fields, *more]), method, protocol)
+    return Request(path, Headers([*fields, *more]), method, protocol)
 
 
 def refusal(request: Request, policy: Policy = OPEN, facts: Facts = FREE) -> Refusal:
@@ -117,29 +124,146 @@ def test_order() -> None:
         "Sec_WebSocket_Key": "x",
     }
     policy, origin = Policy("same-origin", ()), ("Origin", "http://evil.example")
-    busy = Facts(full=True, draining=False, retry_after=1)
+    busy = Facts(full=True, draining=False, crowded=True, retry_after=1)
     seen = []
     while broken:
         seen.append(refusal(request_with(origin, **broken), policy, busy).status)  # type: ignore[arg-type]
         del broken[next(iter(broken))]
     assert seen == [400, 426, 405, 505, 426, 426, 400]
     assert refusal(request_with(origin), policy, busy).status == 503
+    assert refusal(request_with(origin), policy, replace(busy, full=False)).status == 429
     assert refusal(request_with(origin), policy, FREE).status == 403
 
 
 @pytest.mark.parametrize(
-    ("facts", "word"),
+    ("full", "draining", "crowded", "status", "word"),
     [
-        (Facts(full=True, draining=False, retry_after=4), "no place"),
-        (Facts(full=False, draining=True, retry_after=4), "shutting down"),
-        (Facts(full=True, draining=True, retry_after=4), "shutting down"),
+        (True, False, False, 503, "no place"),
+        (False, True, False, 503, "shutting down"),
+        (True, True, True, 503, "shutting down"),
+        (False, False, True, 429, "Too many handshakes"),
     ],
 )
-def test_capacity(facts: Facts, word: str) -> None:
-    """A full or draining worker says when to come back."""
-    found = refusal(request_with(), facts=facts)
-    assert (found.status, found.headers) == (503, {"Retry-After": "4"})
+def test_capacity(full: bool, draining: bool, crowded: bool, status: int, word: str) -> None:
+    """A full or leaving worker, and one that is asked too often, says when to come back."""
+    found = refusal(request_with(), facts=Facts(full, draining, crowded, retry_after=4))
+    assert (found.status, found.headers) == (status, {"Retry-After": "4"})
     assert word in found.body
+    assert crowded == ("websocket.rate_handshakes" in found.log) or draining
+
+
+# Plain HTTP
+
+
+def plain(path: str = "/", **changed: str | None) -> Request:
+    """Return a request of plain HTTP: a good handshake without its Upgrade."""
+    return request_with(path=path, Upgrade=None, **changed)  # type: ignore[arg-type]
+
+
+HEALTHY = Policy("same-origin", (), hosts=("example.org",), health="/healthz")
+SERVING = Policy("same-origin", (), has_site=True)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        plain("/healthz"),
+        plain("/healthz?from=balancer", method="HEAD"),
+        plain("/healthz", Host="10.0.0.7:2346"),
+        plain("/healthz", Host=None, protocol="HTTP/1.0"),
+        request_with(path="/healthz", Upgrade="h2c"),
+    ],
+)
+def test_health(request_: Request) -> None:
+    """A health check is let through at any time, whatever it calls us; in HTTP/1.0 it need not call us at all."""
+    assert Plain("health") == check(request_, HEALTHY, FREE)
+    assert Plain("health") == check(request_, HEALTHY, LEAVING)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (plain("/healthz/"), 426),
+        (plain("/HEALTHZ"), 426),
+        (plain("/%68ealthz"), 426),
+        (plain("http://example.org/healthz"), 426),
+        (plain("/healthz", method="POST"), 405),
+        (plain("/healthz", Host=None), 400),
+        (request_with(("Host", "b"), path="/healthz", Upgrade=None), 400),
+        (request_with(("Host", "b"), path="/healthz", Upgrade=None, protocol="HTTP/1.0"), 400),
+        (request_with(path="/healthz", Host="elsewhere.example"), 403),
+    ],
+)
+def test_what_is_no_health_check(request_: Request, status: int) -> None:
+    """The path is compared as it was sent, and a handshake on it is a handshake."""
+    policy = replace(HEALTHY, hosts=("example.org", "localhost"))
+    assert status == refusal(request_, policy).status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_files(method: str) -> None:
+    """With a folder of files all plain HTTP is about them, also while there is no place for a WebSocket."""
+    assert Plain("file") == check(plain("/x.js", method=method), SERVING, LEAVING)
+    assert Plain("file") == check(request_with(path="/x.js", Upgrade="h2c", method=method), SERVING, FREE)
+    assert Admitted(None) == check(request_with(path="/x.js"), SERVING, FREE)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
+def test_files_are_only_read(method: str) -> None:
+    """Any other method is told which ones there are."""
+    found = refusal(plain("/x.js", method=method), SERVING)
+    assert (405, {"Allow": "GET, HEAD"}) == (found.status, found.headers)
+
+
+def test_is_handshake() -> None:
+    """Whoever asks for a WebSocket is one, also with a defect; any other Upgrade is plain HTTP."""
+    assert is_handshake(request_with(Upgrade="WebSocket", Host=None, Sec_WebSocket_Key=None))
+    assert not is_handshake(request_with(Upgrade=None))
+    assert not is_handshake(request_with(Upgrade="h2c"))
+    assert not is_handshake(request_with(("Upgrade", "websocket")))
+
+
+# The Host
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "answered"),
+    [
+        ("elsewhere.example", (), True),
+        ("example.org", ("example.org",), True),
+        ("Example.ORG", ("example.org",), True),
+        ("example.org:2346", ("example.org",), True),
+        ("example.org:2346", ("a.example", "example.org:2346"), True),
+        ("example.org:2347", ("example.org:2346",), False),
+        ("example.org", ("example.org:2346",), False),
+        ("example.org", ("example.org:80",), True),
+        ("example.org", ("example.org:443",), True),
+        ("example.org:80", ("example.org:80",), True),
+        ("example.org:8080", ("example.org:80",), False),
+        ("[::1]:2346", ("[::1]",), True),
+        ("[::1]", ("[::1]",), True),
+        ("127.0.0.1:2346", ("localhost",), False),
+        ("evil.example", ("example.org",), False),
+        ("example.org.evil.example", ("example.org",), False),
+        ("evil.example:example.org", ("example.org",), False),
+        ("example.org:evil.example", ("example.org",), False),
+        ("example.org@evil.example:80", ("example.org",), False),
+        ("example.org, evil.example", ("example.org",), False),
+        ("", ("example.org",), False),
+    ],
+)
+def test_hosts(host: str, allowed: tuple[str, ...], answered: bool) -> None:
+    """A list of hosts holds for handshakes and plain HTTP; an entry without a port means any port."""
+    policy = Policy("*", (), hosts=allowed, has_site=True)
+    for request in (request_with(Host=host), plain(Host=host)):
+        verdict = check(request, policy, FREE)
+        assert answered == (not isinstance(verdict, Refusal))
+        if isinstance(verdict, Refusal):
+            assert verdict.status == 403
+            assert "http.allowed_hosts" in verdict.log
+
+
+# The Origin
 
 
 @pytest.mark.parametrize(
@@ -207,12 +331,35 @@ def test_listed_origins(origin: str, allowed: Origins, admitted: bool) -> None:
         assert "websocket.origins" in verdict.log
 
 
-def test_log_escapes_the_client_text() -> None:
-    """An Origin cannot forge a log line, paint the terminal or fill the disk."""
-    log = refusal(request_with(Origin="x\x9b31m\xe9" + "y" * 8000)).log
+@pytest.mark.parametrize(
+    ("origins", "origin", "hidden"),
+    [
+        ("*", "https://evil.example", True),
+        ("*", "null", True),
+        ("*", "http://localhost", True),
+        ("*", "", True),
+        ("*", "http://localhost:8080", False),
+        ("*", None, False),
+        ("same-origin", "http://localhost:8080", False),
+        ("same-origin", None, False),
+        (("https://example.org", "null"), "https://example.org", False),
+        (("https://example.org", "null"), "null", False),
+    ],
+)
+def test_cookies(origins: Origins, origin: str | None, hidden: bool) -> None:
+    """Where every page may connect, cookies are for pages of the same origin and for what is no browser."""
+    assert Admitted(None, hides_cookies=hidden) == check(request_with(Origin=origin), Policy(origins, ()), FREE)
+
+
+@pytest.mark.parametrize("name", ["Origin", "Host"])
+def test_log_escapes_the_client_text(name: str) -> None:
+    """Neither header can forge a log line, paint the terminal or fill the disk."""
+    changed: dict[str, str | None] = {"Origin": "http://a", name: "x\x9b31m\xe9" + "y" * 8000}
+    hosts = ("example.org",) if name == "Host" else ()
+    log = refusal(request_with(**changed), Policy("same-origin", (), hosts)).log  # type: ignore[arg-type]
     assert log.isascii()
     assert log.isprintable()
-    assert len(log) < 500
+    assert len(log) < 600
     assert "'..." in log
 
 
@@ -238,12 +385,16 @@ names = st.sampled_from([*GOOD, "Origin", "Sec-WebSocket-Protocol"])
 values = st.one_of(st.sampled_from([*GOOD.values(), "", "a,b"]), st.text(st.characters(codec="latin-1"), max_size=40))
 
 
-@given(st.lists(st.tuples(names, values)), st.sampled_from(["same-origin", "*", ("http://a",)]))
-def test_never_raises(fields: list[tuple[str, str]], origins: Origins) -> None:
+@given(
+    st.lists(st.tuples(names, values)),
+    st.sampled_from(["same-origin", "*", ("http://a",)]),
+    st.sampled_from([(), ("localhost:8080",)]),
+)
+def test_never_raises(fields: list[tuple[str, str]], origins: Origins, hosts: tuple[str, ...]) -> None:
     """Whatever the headers hold, there is a verdict; a refusal has a status of the table."""
     headers = Headers()
     for name, value in fields:
         headers.set_insecure(name, value)
-    verdict = check(Request("/", headers), Policy(origins, ("a",)), FREE)
+    verdict = check(Request("/", headers), Policy(origins, ("a",), hosts), FREE)
     if isinstance(verdict, Refusal):
         assert verdict.status in (400, 403, 426)

@@ -124,3 +124,14 @@ def test_reading_never_fails(fields: list[tuple[str, str]], target: str) -> None
     assert request.path.startswith("/")
     assert all(isinstance(value, str) for value in [*request.query, *request.headers.values(), *request.cookies])
     assert isinstance(request.subprotocols, tuple)
+
+
+def test_cookies_can_be_hidden() -> None:
+    """After that there is no trace of them, and all the rest is as it was."""
+    fields = (("Host", "a"), ("Cookie", "a=1"), ("X-Cookie", "b=2"), ("cOOKIE", "c=3"), ("Cookie2", "d=4"))
+    request = request_of("/cookie:x?Cookie:y", *fields)
+    request._hide_cookies()
+    assert {} == request.cookies
+    assert {"host": "a", "x-cookie": "b=2", "cookie2": "d=4"} == dict(request.headers)
+    assert ("/cookie:x", {"Cookie:y": ""}) == (request.path, dict(request.query))
+    assert not any("=1" in str(value) or "=3" in str(value) for value in vars(request).values())

@@ -18,9 +18,11 @@ import pytest
 
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
+from wsworker.config import Config
 from wsworker.stats import Counters
 from wsworker.worker import accept
 from wsworker.worker.accept import Acceptor
+from wsworker.worker.entrance import Entrance
 
 BACKLOG = 300
 log = logging.getLogger("wsworker.worker")
@@ -100,6 +102,11 @@ def room() -> bool:
     return False
 
 
+def none() -> int:
+    """Be the question how many handshakes are under way, of a worker where they take no time."""
+    return 0
+
+
 def nobody() -> bool:
     """Be the question whether there are other workers, where there are none."""
     return False
@@ -117,18 +124,31 @@ def acceptor_of(
     shared: Collection[socket.socket] = (),
     full: Callable[[], bool] = room,
     others: Callable[[], bool] = nobody,
+    unfinished: Callable[[], int] = none,
+    most_handshakes: int = 512,
     changed: Callable[[], None] = nothing,
     counters: Counters | None = None,
 ) -> Acceptor:
-    """Return an acceptor, by default that of the only worker."""
+    """Return an acceptor with plain TCP, by default that of the only worker; protocol: is given accept's address."""
     counters = counters or Counters()
+    entrance = Entrance(
+        loop,
+        lambda arrival: protocol(arrival.peer),
+        config=Config(app="app"),
+        tls=None,
+        changed=nothing,
+        counters=counters,
+        log=log,
+    )
     return Acceptor(
         loop,
         listeners,
-        protocol,
+        entrance,
         shared=shared,
         full=full,
         others=others,
+        unfinished=unfinished,
+        most_handshakes=most_handshakes,
         changed=changed,
         counters=counters,
         log=log,
@@ -209,6 +229,26 @@ def test_a_unix_listener_serves(run: Run, tmp_path: object) -> None:
             await acceptor.close()
             guests.leave()
             close(*clients)
+
+    run(main())
+
+
+def test_small_writes_are_not_held_back(run: Run, listener: socket.socket) -> None:
+    """Nagle's algorithm would keep an answer for the 40 ms that a client may delay its ACK, on either loop."""
+
+    async def main() -> None:
+        guests = Guests()
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener.dup()], guests)
+        acceptor.start()
+        with listening() as other:
+            acceptor.lend(2, [other.dup()])
+            clients = [dial(listener), dial(other)]
+            await until(lambda: len(guests.transports) == 2)
+            sockets = [transport.get_extra_info("socket") for transport in guests.transports]
+            assert [True, True] == [bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) for sock in sockets]
+            await acceptor.close()
+        guests.leave()
+        close(*clients)
 
     run(main())
 
@@ -650,6 +690,115 @@ def test_a_full_worker_looks_away_from_what_is_lent(run: Run, listener: socket.s
             acceptor.wake()
             await until(lambda: len(guests.transports) == 2)
             await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+# As many handshakes as there may be
+
+
+class Handshakes:
+    """How many handshakes of this worker are under way."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self) -> int:
+        return self.number
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["one of many", "alone"])
+def test_at_the_cap_of_handshakes_clients_wait(
+    run: Run, queue_of_clients: socket.socket, others: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many are accepted as there is room for; the next ones once a handshake is over, as soon as that is told."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests, handshakes = Guests(), Handshakes(3)
+        acceptor = acceptor_of(
+            loop, [queue_of_clients], guests, others=lambda: others, unfinished=handshakes, most_handshakes=5
+        )
+        clients = [dial(queue_of_clients) for _ in range(6)]
+        acceptor.start()
+        await until(lambda: caplog.messages)
+        # those two are counted by the worker from now on
+        handshakes.number = 5
+        await until(lambda: len(guests.transports) == 2)
+        # not looked at meanwhile, or the loop would spin
+        assert not loop.remove_reader(queue_of_clients)
+        assert not acceptor.short
+        for number in (3, 4):
+            handshakes.number = 4
+            acceptor.wake()
+            await until(lambda: len(guests.addresses) == number)  # noqa: B023
+            handshakes.number = 5
+            await turns()
+            assert number == len(guests.addresses)
+        text = "5 handshakes are under way, as many as websocket.max_handshakes allows; new clients wait"
+        assert [text] == caplog.messages
+        # another holder of the queue takes who waits
+        close(queue_of_clients.accept()[0])
+        await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_the_cap_is_looked_at_again(run: Run, listener: socket.socket) -> None:
+    """A handshake that ends without a word is noticed too; then all goes on as ever, at a borrowed listener as well."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests, handshakes = Guests(), Handshakes(1)
+        with listening() as other:
+            acceptor = acceptor_of(loop, [listener.dup()], guests, unfinished=handshakes, most_handshakes=1)
+            acceptor.start()
+            acceptor.lend(2, [other.dup()])
+            clients = [dial(listener), dial(other)]
+            await turns()
+            assert (0, 1, 1) == (len(guests.addresses), queue(listener), queue(other))
+            handshakes.number = 0
+            await until(lambda: len(guests.transports) == 2)
+            clients.append(dial(listener))
+            await until(lambda: len(guests.transports) == 3)
+            await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+
+
+def test_a_full_worker_answers_no_more_than_the_cap(
+    run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who have waited in vain are accepted to be told so; that is a handshake like any other."""
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 0.05)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guests, handshakes = Guests(), Handshakes(0)
+        acceptor = acceptor_of(
+            loop,
+            [listener],
+            guests,
+            full=lambda: True,
+            others=lambda: True,
+            unfinished=handshakes,
+            most_handshakes=2,
+        )
+        clients = [dial(listener) for _ in range(3)]
+        acceptor.start()
+        await until(lambda: guests.addresses)
+        handshakes.number = 2
+        await turns()
+        assert (2, 1) == (len(guests.addresses), queue(listener))
+        handshakes.number = 1
+        await until(lambda: len(guests.transports) == 3)
+        await acceptor.close()
         guests.leave()
         close(*clients)
 

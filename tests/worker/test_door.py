@@ -1,4 +1,4 @@
-"""The door: the rules, the user, the room asked twice. The answers on the wire are tested with the connection."""
+"""The door: the rules, the user, the room asked twice, plain HTTP. The wire is tested with the connection."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.worker.service import head, make_app, make_hub, until
 from wsworker.errors import Reject
+from wsworker.protocol.admission import Policy
+from wsworker.protocol.events import Handshake
+from wsworker.protocol.plain import Answer
 from wsworker.protocol.request import Address, Request
-from wsworker.protocol.session import Handshake, Session
+from wsworker.protocol.session import Session
 from wsworker.worker.door import Door, busy
 from wsworker.worker.hub import Hub
+from wsworker.worker.site import Site
 
 
 class Client:
@@ -27,26 +33,45 @@ class Client:
     def _admit(self, subprotocol: str | None) -> None:
         self.told.append(("admit", subprotocol))
 
+    def _answer(self, answer: Answer) -> None:
+        self.told.append((int(answer.head.split()[1]), answer.body.decode()))
+        if answer.file is not None:
+            with answer.file as file:
+                self.told.append(file.read())
+
     def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
         if headers and "é" in "".join(headers.values()):
             raise ValueError("header 'X' holds characters that a header must not have")
         self.told.append((status, body))
 
 
-def _handshake(more: str) -> Handshake:
+def _handshake(data: bytes) -> Handshake:
     session = Session(1000)
-    session.receive(head("/", more))
+    session.receive(data)
     event = session.next_event()
     assert isinstance(event, Handshake)
     return event
 
 
-def _ask(hub: Hub, more: str = "") -> tuple[Door, Client]:
+def _ask(hub: Hub, more: str = "", host: str = "192.0.2.1") -> tuple[Door, Client]:
+    return _ask_with(hub, head("/", more), host)
+
+
+def _ask_with(hub: Hub, data: bytes, host: str = "192.0.2.1") -> tuple[Door, Client]:
     client = Client()
-    handshake = _handshake(more)
-    door = Door(hub, client, Request(handshake.request, Address("192.0.2.1", 4711)))
+    handshake = _handshake(data)
+    door = Door(hub, client, Request(handshake.request, Address(host, 4711)))
     door.ask(handshake)
     return door, client
+
+
+async def _answer_of(client: Client) -> list[Any]:
+    await until(lambda: client.told)
+    return client.told
+
+
+def _get(target: str, method: str = "GET") -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
 def test_without_on_handshake_the_rules_decide(caplog: pytest.LogCaptureFixture) -> None:
@@ -198,3 +223,156 @@ def test_refused_clients_are_spread_over_five_seconds() -> None:
         assert {"1", "2", "3", "4", "5"} == {busy(hub)[1]["Retry-After"] for _ in range(100)}
 
     asyncio.run(main())
+
+
+# Visitors
+
+
+def test_who_comes_too_often(caplog: pytest.LogCaptureFixture) -> None:
+    """Over the rate an address gets 429 and others do not; the user is not asked, and the log names the setting."""
+    caplog.set_level(logging.INFO)
+    asked: list[str] = []
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=lambda request: asked.append(request.remote.host)), rate_handshakes=2)
+        told = [_ask(hub)[1].told[0] for _ in range(4)]
+        assert [("admit", None), ("admit", None)] == told[:2]
+        assert [429, 429] == [status for status, _ in told[2:]]
+        assert [("admit", None)] == _ask(hub, host="192.0.2.2")[1].told
+
+    asyncio.run(main())
+    assert ["192.0.2.1", "192.0.2.1", "192.0.2.2"] == asked
+    assert all("websocket.rate_handshakes" in record.getMessage() for record in caplog.records)
+    assert 2 == len(caplog.records)
+
+
+def test_plain_http_is_not_counted(tmp_path: Path) -> None:
+    """Health checks and files use up nothing of an address's rate, and are answered when it is used up."""
+    (tmp_path / "index.html").write_text("start")
+
+    async def main() -> None:
+        hub = make_hub(make_app(), rate_handshakes=1)
+        hub.policy, hub.site = Policy("same-origin", (), health="/up", has_site=True), Site(str(tmp_path))
+        for _ in range(5):
+            assert [(200, "ready\n")] == _ask_with(hub, _get("/up"))[1].told
+            assert [(200, ""), b"start"] == _ask_with(hub, _get("/"))[1].told
+        assert [("admit", None)] == _ask(hub)[1].told
+        assert 429 == _ask(hub)[1].told[0][0]
+        assert [(200, "ready\n")] == _ask_with(hub, _get("/up"))[1].told
+
+    asyncio.run(main())
+
+
+def test_too_many_of_one_address(caplog: pytest.LogCaptureFixture) -> None:
+    """The place is taken with the word to come in, and the client's to give back; without one it is 429."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        hub = make_hub(make_app(), max_per_address=1)
+        assert [("admit", None)] == _ask(hub)[1].told
+        assert [(429, "This address has too many connections already.\n")] == _ask(hub)[1].told
+        assert [("admit", None)] == _ask(hub, host="192.0.2.2")[1].told
+        hub.visitors.leave("192.0.2.1")
+        assert [("admit", None)] == _ask(hub)[1].told
+
+    asyncio.run(main())
+    (record,) = caplog.records
+    assert "websocket.max_per_address" in record.getMessage()
+
+
+def test_who_is_not_let_in_takes_no_place() -> None:
+    """Neither a refusal of ours nor one of the user counts as a connection, nor does a door that was shut."""
+    refused = [Reject(403), LookupError()]
+
+    async def on_handshake(request: Request) -> None:
+        await asyncio.sleep(0)
+        if refused:
+            raise refused.pop()
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=on_handshake), max_per_address=1)
+        assert [(500, "Internal server error.\n")] == await _answer_of(_ask(hub)[1])
+        assert [(403, "")] == await _answer_of(_ask(hub)[1])
+        assert 403 == _ask(hub, "Origin: https://evil.example\r\n")[1].told[0][0]
+        _ask(hub)[0].shut()
+        assert [("admit", None)] == await _answer_of(_ask(hub)[1])
+
+    asyncio.run(main())
+
+
+def test_one_place_is_given_once() -> None:
+    """Of many who wait in on_handshake for the last place of their address, one gets it."""
+    may_answer = asyncio.Event()
+
+    async def on_handshake(request: Request) -> None:
+        await may_answer.wait()
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=on_handshake), max_per_address=1)
+        clients = [_ask(hub)[1] for _ in range(5)]
+        may_answer.set()
+        told = [(await _answer_of(client))[0][0] for client in clients]
+        assert ["admit", 429, 429, 429, 429] == told
+
+    asyncio.run(main())
+
+
+# Plain HTTP
+
+
+def test_health(caplog: pytest.LogCaptureFixture) -> None:
+    """200 while the worker serves, also when it is full; 503 once it leaves. None of it is logged."""
+    caplog.set_level(logging.DEBUG)
+
+    async def main() -> None:
+        hub = make_hub(make_app(), worker_connections=1)
+        hub.policy = Policy("same-origin", (), health="/up")
+        connection: Any = SimpleNamespace(id="x")
+        hub.opened(connection)
+        assert hub.full
+        assert 503 == _ask(hub)[1].told[0][0]
+        caplog.clear()
+        assert [(200, "ready\n")] == _ask_with(hub, _get("/up"))[1].told
+        assert [(200, "")] == _ask_with(hub, _get("/up", "HEAD"))[1].told
+        hub.draining = True
+        assert [(503, "draining\n")] == _ask_with(hub, _get("/up"))[1].told
+
+    asyncio.run(main())
+    assert [] == [record for record in caplog.records if record.name.startswith("wsworker")]
+
+
+def test_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Files are served without asking the user; why one is not served is logged, that there is none is not."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "a.js").write_text("let a")
+    (tmp_path / "out").symlink_to("/etc/passwd")
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=lambda request: 1 / 0))
+        hub.policy, hub.site = Policy("same-origin", (), has_site=True), Site(str(tmp_path))
+        assert [(200, ""), b"let a"] == _ask_with(hub, _get("/a.js"))[1].told
+        assert [404, 404] == [_ask_with(hub, _get(target))[1].told[0][0] for target in ("/none", "/out")]
+        assert [(405, "Only GET and HEAD are answered here.\n")] == _ask_with(hub, _get("/a.js", "POST"))[1].told
+
+    asyncio.run(main())
+    messages = [record.getMessage() for record in caplog.records]
+    assert "192.0.2.1:4711: out is not served: a link leads out of http.static" == messages[0]
+    assert "refused a request with 405" in messages[1]
+    assert 2 == len(messages)
+
+
+def test_cookies_are_hidden_from_the_user() -> None:
+    """Where every page may connect, the user sees the cookies of none but those of the same origin."""
+    seen: list[dict[str, str]] = []
+
+    def on_handshake(request: Request) -> None:
+        seen.append(dict(request.cookies))
+        assert ("cookie" in request.headers) == bool(request.cookies)
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=on_handshake), origins="*")
+        for origin in ("Origin: https://evil.example\r\n", "Origin: http://127.0.0.1\r\n", ""):
+            assert [("admit", None)] == _ask(hub, f"Cookie: sid=1\r\n{origin}")[1].told
+
+    asyncio.run(main())
+    assert [{}, {"sid": "1"}, {"sid": "1"}] == seen

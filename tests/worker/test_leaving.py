@@ -17,6 +17,7 @@ from wsworker.wire import DrainReason
 from wsworker.worker import accept
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.connection import Connection
+from wsworker.worker.entrance import Entrance
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 
@@ -28,13 +29,24 @@ class Scene:
         self.listener = listener
         self.hub = hub
         self.said = said
+        entrance = Entrance(
+            hub.loop,
+            lambda arrival: Connection(hub, arrival),
+            config=Config(app="app"),
+            tls=None,
+            changed=lambda: None,
+            counters=hub.counters,
+            log=hub.log,
+        )
         self.acceptor = Acceptor(
             hub.loop,
             [listener.dup()],
-            lambda peer: Connection(hub, peer),
+            entrance,
             shared=[],
             full=lambda: hub.full,
             others=lambda: True,
+            unfinished=lambda: 0,
+            most_handshakes=512,
             changed=lambda: None,
             counters=hub.counters,
             log=hub.log,

@@ -189,6 +189,7 @@ class Ward:
                     seat=seat,
                     others=lambda: self.table.others(1),
                     words=self.words,
+                    tls=None,
                 )
             )
 
@@ -1294,7 +1295,7 @@ ours, theirs = socket.socketpair()
 ours.sendall(encode(Order("drain", "stop")))
 config = Config(app="chat", app_dir=sys.argv[1], loop=sys.argv[2])
 seat = Table(1).claim(1, 1)
-code = run(Assignment(config, 1, 1, 1, "n", [], [], theirs, seat, lambda: False, os.memfd_create("words")))
+code = run(Assignment(config, 1, 1, 1, "n", [], [], theirs, seat, lambda: False, os.memfd_create("words"), None))
 print(code, "uvloop" in sys.modules)
 """
 

@@ -36,11 +36,11 @@ def rest(client: socket.socket) -> str:
         return client.makefile().read()
 
 
-def short(body: Callable[[Reserve], Any], spare: int = 0) -> Any:
+def short(body: Callable[[Reserve], Any], spare: int = 0, mute: bool = False) -> Any:
     """Run body in a child with a reserve and no other descriptor but so many; return what it returns."""
 
     def child() -> Any:
-        reserve = Reserve()
+        reserve = Reserve(mute)
         highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
         taken = []
@@ -68,6 +68,13 @@ def test_a_client_is_told_to_come_again(listener: socket.socket, sent: bytes) ->
         assert {"Connection: close", f"Content-Length: {len(body)}"} <= set(start.splitlines())
     lines = [next(line for line in answer.splitlines() if line.startswith("Retry-After")) for answer in answers]
     assert [f"Retry-After: {seconds}" for seconds in (1, 2, 3, 4, 5, 1)] == lines
+
+
+def test_a_client_that_expects_tls_is_told_nothing(listener: socket.socket) -> None:
+    """It is closed all the same: plain text is none of what it could read."""
+    client = dial(listener)
+    assert short(lambda reserve: reserve.turn_away(listener), mute=True)
+    assert "" == rest(client)
 
 
 def test_a_client_that_has_left_is_no_fault(listener: socket.socket) -> None:

@@ -27,7 +27,7 @@ from wsworker.cli import ask, importapp
 from wsworker.cli.failures import BAD_CONFIG, OK, SCHEMA
 from wsworker.cli.options import Settings, global_options
 from wsworker.cli.text import lines, visible
-from wsworker.errors import BindError, ControlError
+from wsworker.errors import BindError, ControlError, TlsError
 
 if TYPE_CHECKING:
     from wsworker.config import Config
@@ -60,6 +60,7 @@ def check(settings: Settings, show_values: bool) -> int:
     findings = [
         config_finding(loaded),
         app_finding(loaded.config),
+        *tls_findings(loaded),
         *address_findings(loaded, _is_running(path)),
         *files_findings(loaded, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *backlog_findings(loaded, int(SOMAXCONN.read_text())),
@@ -102,8 +103,9 @@ def setting_rows(loaded: Loaded) -> list[dict[str, Any]]:
     for key in KEYS:
         section, dot, name = key.partition(".")
         value = values[section][name] if dot else values[key]
-        if key == "listen":
-            value = [str(address) for address in value_of(loaded.config, key)]
+        if isinstance(value, list):
+            # addresses as they are written
+            value = [str(item) for item in value_of(loaded.config, key)]
         rows.append({"key": key, "value": value, "origin": loaded.place(key)})
     return rows
 
@@ -189,6 +191,25 @@ def address_findings(loaded: Loaded, running: bool) -> Iterator[Finding]:
                 yield Finding("listen", "failed", str(error))
         else:
             yield Finding("listen", "ok", f"{address} is free")
+
+
+def tls_findings(loaded: Loaded) -> Iterator[Finding]:
+    """Load certificate, key and authorities as a worker would, as the user who asks; nothing to say without them."""
+    config = loaded.config.tls
+    if config.certfile is None:
+        return
+    from wsworker import tls
+
+    try:
+        tls.context(config)
+        objection = tls.objection(config)
+    except TlsError as error:
+        yield Finding("tls", "failed", f"{loaded.place(error.key)}: {error}")
+        return
+    if objection:
+        yield Finding("tls", "warning", f"{loaded.place('tls.certfile')}: {objection}")
+    else:
+        yield Finding("tls", "ok", f"{visible(config.certfile)}, TLS {config.min_version} or newer")
 
 
 def files_findings(loaded: Loaded, limit: int) -> Iterator[Finding]:

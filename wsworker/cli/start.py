@@ -26,7 +26,7 @@ from wsworker import configfile
 from wsworker.cli.failures import BAD_CONFIG, EXIT_CODES, FAILED, OK, SCHEMA, Failed, Failure, describe, failure
 from wsworker.cli.options import Settings, global_options
 from wsworker.cli.version import banner, version
-from wsworker.errors import PlatformError
+from wsworker.errors import ConfigError, PlatformError, Problem, TlsError
 
 if TYPE_CHECKING:
     from wsworker.configfile import Loaded
@@ -83,10 +83,27 @@ def prepare(
     if daemon and os.environ.get("NOTIFY_SOCKET"):
         raise click.UsageError("-d is not for systemd, which watches the foreground; remove -d from ExecStart")
     path, environ, given = settings.config_path(), dict(os.environ), flags(workers, bind, log_level)
-    loaded = configfile.load(path, environ, given)
+    loaded = load(path, environ, given)
     if daemon and loaded.config.log.file == "-":
         raise Failed("config_invalid", "-d needs `log.file`: there will be no terminal to log to", BAD_CONFIG)
     return Prepared(settings, loaded, path, environ, given, daemon)
+
+
+def load(path: Path, environ: Mapping[str, str], given: Mapping[str, tuple[str, str]]) -> Loaded:
+    """Read the configuration, and look at the files of `tls`; raises ConfigError, in the latter case with one problem.
+
+    Each worker loads the files once more. Here the line of the setting is known, and nothing has been started.
+    """
+    loaded = configfile.load(path, environ, given)
+    if loaded.config.tls.certfile is not None:
+        from wsworker import tls
+
+        try:
+            tls.context(loaded.config.tls)
+        except TlsError as error:
+            origin = loaded.origins[error.key]
+            raise ConfigError(loaded.shown, (Problem(origin.place, origin.line, origin.column, str(error)),)) from None
+    return loaded
 
 
 def need_linux(platform: str) -> None:
@@ -193,11 +210,22 @@ class Prepared:
         from wsworker.worker.main import preload, run
 
         preload(self.loaded.config.loop)
+        warn_of_tls(self.loaded)
 
         def load_again() -> Loaded:
-            return configfile.load(self.path, self.environ, self.flags)
+            loaded = load(self.path, self.environ, self.flags)
+            warn_of_tls(loaded)
+            return loaded
 
         return Master(self.loaded, load_again, enter_worker=run, settled=settled, leave=leave, version=version())
+
+
+def warn_of_tls(loaded: Loaded) -> None:
+    """Log it if no client would take the certificate: it is served all the same."""
+    from wsworker import tls
+
+    if objection := tls.objection(loaded.config.tls):
+        logger.warning("%s: %s", loaded.place("tls.certfile"), objection)
 
 
 def ready_line(outcome: Mapping[str, Any]) -> str:

@@ -13,15 +13,16 @@ import logging
 import os
 import selectors
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import setproctitle
 
-from wsworker import log
+from wsworker import log, tls
 from wsworker.assignment import Assignment
-from wsworker.errors import OUT_OF_DESCRIPTORS, WireError
+from wsworker.errors import EX_CONFIG, OUT_OF_DESCRIPTORS, TlsError, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.events import Event, Reading, WorkerId
@@ -29,7 +30,7 @@ from wsworker.master.orders import Orders
 from wsworker.master.process import Identity, Process, is_stopped, spawn
 from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
-from wsworker.wire import ERROR_CHARACTERS, Lines, Order, Report, decode_report, encode
+from wsworker.wire import ERROR_CHARACTERS, FailureKind, Lines, Order, Report, decode_report, encode
 
 EnterWorker: TypeAlias = Callable[[Assignment], int]
 """What a forked worker runs until it is told to go; returns the exit code. The CLI hands in that of worker/main.py."""
@@ -162,13 +163,21 @@ class Crew:
     ) -> Process:
         """Raises OSError."""
         config = action.config
+        context: ssl.SSLContext | None = None
 
         def prepare() -> None:
+            nonlocal context
             ours.close()
             self.close()
             self._leave(action.slot)
             # while it may still open a log file that is new in this configuration: the user it becomes may not
             log.set_up(config.log.level, config.log.file, f"worker {action.slot}")
+            # and while it may read the key
+            try:
+                context = tls.context(config.tls)
+            except TlsError as error:
+                report("app", str(error))
+                raise SystemExit(EX_CONFIG) from None
 
         def run() -> int:
             setproctitle.setproctitle(f"wsworker: worker {action.slot} [{self._name}] gen {action.generation}")
@@ -185,14 +194,15 @@ class Crew:
                 seat=seat,
                 others=lambda: self._table.others(action.slot),
                 words=words.fd,
+                tls=context,
             )
             return self._enter_worker(assignment)
 
-        def failed(reason: str, trace: str) -> None:
-            report = Report("failed", kind="boot", error=reason[:ERROR_CHARACTERS], trace=trace[-TRACE_CHARACTERS:])
-            theirs.sendall(encode(report))
+        def report(kind: FailureKind, reason: str, trace: str = "") -> None:
+            failure = Report("failed", kind, error=reason[:ERROR_CHARACTERS], trace=trace[-TRACE_CHARACTERS:])
+            theirs.sendall(encode(failure))
 
-        return spawn(prepare, self._identity, run, failed)
+        return spawn(prepare, self._identity, run, lambda reason, trace: report("boot", reason, trace))
 
     def tell(self, action: events.Tell) -> None:
         """Send an order, and with `lend` the listeners of its slot; a busy worker gets it once it reads again."""

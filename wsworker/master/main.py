@@ -121,7 +121,7 @@ class Master:
             pid=os.getpid(),
             version=version,
             config=str(loaded.path),
-            listen=tuple(address.url for address in config.listen),
+            listen=_urls(config),
             log=config.log.file,
             began_at=self._now,
         )
@@ -328,7 +328,7 @@ class Master:
         except PlatformError as error:
             logger.error("%s; the log stays where it was", error)
             return
-        self._view = replace(self._view, log=action.config.log.file)
+        self._view = replace(self._view, log=action.config.log.file, listen=_urls(action.config))
 
     def _reopen_log(self, action: events.ReopenLog) -> None:
         try:
@@ -428,6 +428,12 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
 def _with_number_of_workers(config: Config) -> Config:
     """Resolve `workers: auto`."""
     return config if config.workers != "auto" else config.model_copy(update={"workers": usable_cpus()})
+
+
+def _urls(config: Config) -> tuple[str, ...]:
+    """Return the addresses as clients would write them; RFC 6455 section 3."""
+    urls = tuple(address.url for address in config.listen)
+    return urls if config.tls.certfile is None else tuple(f"wss{url.removeprefix('ws')}" for url in urls)
 
 
 def _need_pidfd() -> None:

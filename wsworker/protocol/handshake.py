@@ -12,11 +12,13 @@ refusal of bodies, folded lines and bare LF that leaves request smuggling nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from websockets import http11
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.server import ServerProtocol
 
 from wsworker.errors import InternalError
@@ -29,6 +31,10 @@ _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _TARGET = re.compile(r"[!-~]+")
 _OTHER_VERSION = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9.]+")
 _FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
+
+
+# Without context takeover on either side a message compressed once fits everybody, and a connection holds no window.
+_DEFLATE: Final = (ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True),)
 
 
 class _Silent:
@@ -48,13 +54,16 @@ SILENT = cast(Any, _Silent())
 
 
 class Opening:
-    """One connection's handshake, up to the answer. Drop it afterwards: its parser keeps the whole request alive."""
+    """One connection's handshake, up to the answer. Drop it afterwards: its parser keeps the whole request alive.
+
+    deflate: agree on permessage-deflate if the client offers it.
+    """
 
     __slots__ = ("_bytes", "_lines", "_protocol", "request")
 
-    def __init__(self) -> None:
+    def __init__(self, deflate: bool = False) -> None:
         self.request: http11.Request | None = None
-        self._protocol = ServerProtocol(logger=SILENT)
+        self._protocol = ServerProtocol(extensions=_DEFLATE if deflate else None, logger=SILENT)
         self._bytes = 0  # of the head taken so far
         self._lines = 0
 
@@ -62,6 +71,16 @@ class Opening:
     def started(self) -> bool:
         """Whether a line of the head has been taken."""
         return self._lines > 0
+
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """What accept has agreed on."""
+        return self._protocol.extensions
+
+    @property
+    def window_bits(self) -> int:
+        """The window that the client has for our messages, 0 if there is no compression."""
+        return next((item.local_max_window_bits for item in self.extensions if isinstance(item, PerMessageDeflate)), 0)
 
     def take(self, inbox: bytearray) -> tuple[int, str] | None:
         """Take the lines of the head off the front of inbox, no byte more.

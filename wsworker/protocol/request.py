@@ -82,6 +82,11 @@ class Request:
         """The subprotocols that the client offered, in its order."""
         return list_items(_values(self._fields, "sec-websocket-protocol"))
 
+    def _hide_cookies(self) -> None:
+        """Take the Cookie headers out of the head, before anybody has read any of it."""
+        lines = self._head.split(b"\r\n")
+        self._head = b"\r\n".join(line for line in lines if line.partition(b":")[0].lower() != b"cookie")
+
     @property
     def _target(self) -> str:
         return self._head.split(b" ", 2)[1].decode("ascii")

@@ -4,11 +4,17 @@ ServerProtocol of websockets owns the rules and the connection's state: control 
 closing. The session stands in front of it and decides what it gets, and when: nothing before the 101 is in the output,
 then one frame at a time, only whole, and only after the caller has dealt with every event before. Fed freely, it would
 answer a ping that came with the handshake before the handshake itself; fed frame by frame, the answer to a good message
-leaves before the Close that a bad frame behind it causes. Unfinished frames wait in the session's inbox. ServerProtocol
-is never owed a byte, so the inbox always starts at a frame boundary.
+leaves before the Close that a bad frame behind it causes.
+
+Most frames never get there. While the state is open and no fragmented message is, plain frames take the fast lane
+(frames.decode_run), a run of them at a time. What it leaves takes the slow one, for that one frame, and then the
+conditions are tested again. Both lanes give the same events for the same bytes. Unfinished frames wait in the inbox:
+ServerProtocol is never owed a byte, so the inbox always starts at a frame boundary. Many connections never need a
+ServerProtocol behind the 101, so there is none before the first frame that does.
 
 What ServerProtocol is looser about is judged here: a header that is wrong by itself (frames.defect), the size of a
-message, UTF-8. The verdict is carried out by its own fail(), so state and Close keep one owner.
+message and the number of its fragments, UTF-8. The verdict is carried out by its own fail(), so state and Close keep
+one owner.
 
 All that a connection is at a frame boundary stands in the fields of Session and in state and current_size of its
 ServerProtocol: plain values, nothing in closures, so that another process could go on from them.
@@ -16,18 +22,19 @@ ServerProtocol: plain values, nothing in closures, so that another process could
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from websockets import http11
+from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
 from wsworker.protocol import frames
+from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
+from wsworker.protocol.fragments import Fragments, most_fragments
 from wsworker.protocol.handshake import SILENT, Opening
 
 StateName: TypeAlias = Literal["connecting", "open", "closing", "closed"]
@@ -38,132 +45,127 @@ _Phase: TypeAlias = Literal["head", "held", "frames", "discard", "refused"]
 
 _STATE_NAMES: dict[State, StateName] = {State.OPEN: "open", State.CLOSING: "closing", State.CLOSED: "closed"}
 
-
-@dataclass(frozen=True, slots=True)
-class Handshake:
-    """The head is complete. You must answer with accept or reject; until then no further byte is read."""
-
-    request: http11.Request
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The head was malformed or over a limit. The answer and the half-close are in the output; nothing follows.
-
-    reason: the sentence in the body of that answer.
-    """
-
-    status: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """A ping came; the pong is in the output."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """A pong came, asked for or not."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The end; comes at most once, and nothing follows.
-
-    clean: the client sent a Close; code and reason are its own, 1005 if it was empty. failed: the connection was failed
-    on our side; code and reason are our verdict; Close and half-close are in the output. Neither: the stream ended
-    without a Close; code is 1006 and reason says how.
-    """
-
-    code: int
-    reason: str
-    failed: bool = False
-    clean: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """A frame was handled and there is nothing to do about it: a message goes on, or data came after our Close.
-
-    It is an event so that who counts events counts frames: no flood of empty fragments passes for one event.
-    """
-
-
-Event: TypeAlias = str | bytes | Handshake | Refused | Ping | Pong | Closed | Handled
-
-_HANDLED = Handled()
+_HANDLED: Final = Handled()
 
 
 class Session:
     """The protocol half of a connection.
 
-    max_size: bytes of the largest message, whole or in fragments.
+    max_size: bytes of the largest message, whole, in fragments or inflated; deflate: agree on permessage-deflate with
+    whoever offers it; fast: whether there is a fast lane, which changes nothing but the time it takes.
 
-    After receive, receive_eof and accept you must call next_event until it returns None. After each of these calls, and
-    after each call that sends, take_output and write what it returns.
+    output: what must be written, in order; you must take it out after receive_eof, after next_event and after each call
+    that sends, and may put frames of messages in while the state is open. finished: half-close behind the output.
+    After receive, receive_eof and accept you must call next_run and next_event until neither gives anything.
+    window_bits: of the compression that was agreed on, 0 for none. unread: received and not yet given, empty or not;
+    eof: the stream has ended; with neither, a run was all there is.
     """
 
     __slots__ = (
-        "_checked",
-        "_eof",
-        "_inbox",
-        "_is_text",
-        "_max_size",
+        "_deflate",
+        "_extensions",
+        "_fast",
+        "_fragments",
         "_opening",
-        "_output",
-        "_partial",
         "_phase",
+        "_position",
         "_protocol",
         "_wanted",
+        "behind",
+        "eof",
+        "finished",
+        "lane",
+        "max_size",
+        "output",
+        "unread",
+        "window_bits",
     )
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
+    def __init__(self, max_size: int, *, deflate: bool = False, fast: bool = True) -> None:
+        self.max_size = max_size
+        self._deflate = deflate
+        self._fast = fast
         self._phase: _Phase = "head"
-        self._opening: Opening | None = Opening()  # in phase head and held
-        self._protocol: _Protocol | None = None  # in phase frames and discard
-        self._inbox = bytearray()  # received, not yet handed over
-        self._output: list[bytes] = []
-        self._eof = False
-        self._wanted = 0  # bytes that complete the frame at the start of the inbox, 0 if not known
-        self._partial = bytearray()  # payload of the fragmented message that is open
-        self._is_text = False  # what kind that message is
-        self._checked = 0  # bytes of it that are known to be UTF-8
+        self._opening: Opening | None = Opening(deflate)  # in phase head and held
+        self._protocol: _Protocol | None = None  # in phase frames and discard, as soon as it is needed
+        self._extensions: Sequence[Extension] = ()
+        self.unread: bytes | bytearray = b""  # what stands before the position is done
+        self._position = 0
+        self._wanted = 0  # bytes that complete the frame at the position, 0 if not known
+        self.lane = False
+        self.behind: list[str | bytes] = []
+        self._fragments: Fragments | None = None  # of the message that is open
+        self.eof = False
+        self.output: list[bytes] = []
+        self.finished = False
+        self.window_bits = 0
 
     @property
     def state(self) -> StateName:
         """Where the connection is: closing begins with the first Close sent or received, closed with the end of TCP."""
         if self._protocol is not None:
             return _STATE_NAMES[self._protocol.state]
+        if self._phase == "frames":
+            return "open"
         return "closed" if self._opening is None else "connecting"
 
     @property
     def head_started(self) -> bool:
         """Whether any byte of a head has come; a client that sent none when its time is up gets no answer either."""
-        return self._opening is None or self._opening.started or len(self._inbox) > 0
+        return self._opening is None or self._opening.started or len(self.unread) > 0
 
-    def receive(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the network; they are copied."""
-        assert not self._eof, "bytes after the end of the stream"
-        if self._phase not in ("discard", "refused"):
-            self._inbox += data
+    @property
+    def in_message(self) -> bool:
+        """Whether a fragmented message has begun and not ended."""
+        return self._fragments is not None
+
+    def receive(self, data: bytes, position: int = 0) -> None:
+        """Take bytes from the network, from position on."""
+        assert not self.eof, "bytes after the end of the stream"
+        if not self.unread:
+            if self._phase not in ("discard", "refused"):
+                self.unread = data
+                self._position = position
+            return
+        self._copy_out()
+        self.unread += data[position:]
 
     def receive_eof(self) -> None:
         """Take the end of the stream."""
-        self._eof = True
+        self.eof = True
         if self._phase == "discard":
             self._rules.receive_eof()
+
+    def next_run(self, most: int) -> list[str | bytes]:
+        """Return the next messages, at most so many, as long as they take the fast lane; none if it is closed.
+
+        Their order with what next_event gives is that of the bytes. You may answer them one by one.
+        """
+        if self.behind:
+            run, self.behind = self.behind[:most], self.behind[most:]
+            return run
+        if not self.lane or len(self.unread) - self._position < self._wanted:
+            return []
+        messages, self._position = frames.decode_run(self.unread, self._position, self.max_size, most)
+        if self._position == len(self.unread):
+            self.unread = b""
+            self._position = 0
+        self._wanted = 0
+        return messages
+
+    def give_back(self, messages: list[str | bytes]) -> None:
+        """Take back the end of the run that next_run gave last; it comes again, unless the state is not open any more.
+
+        You must do so with what you have not handled when you stop, before anything else.
+        """
+        if self.state == "open":
+            self.behind = messages
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes, or the answer to a Handshake, are needed first.
 
-        A message is a str or bytes by itself. A call handles at most one frame, so you may answer it before the next
-        one is looked at, and may stop whenever you like. Never raises over what a client sends.
+        A call handles at most one frame, so you may answer it before the next one is looked at, and may stop whenever
+        you like. Never raises over what a client sends.
         """
         if self._phase == "head":
             return self._next_of_head()
@@ -171,13 +173,8 @@ class Session:
             return self._next_of_frames()
         return None
 
-    def take_output(self) -> list[bytes]:
-        """Return what must be written, in order; b"" means: half-close after what stands before it."""
-        output, self._output = self._output, []
-        return output
-
     def accept(self, subprotocol: str | None, headers: Mapping[str, str] | None = None) -> bool:
-        """Answer a Handshake with 101. False: ServerProtocol found a fault, its refusal and half-close are the output.
+        """Answer a Handshake with 101. False: ServerProtocol found a fault; its refusal is in the output.
 
         Arguments and errors as for Opening.accept; after an error you still owe the answer.
         """
@@ -187,31 +184,26 @@ class Session:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._refuse(response)
             return False
-        self._output.append(response.serialize())
+        self.output.append(response.serialize())
+        self._extensions = self._opening.extensions
+        self.window_bits = self._opening.window_bits
         self._phase = "frames"
+        self.lane = self._fast
         self._opening = None
-        # ServerProtocol counts a control frame against the message it interrupts, so it gets room for one on top of the
-        # limit; the limit itself is kept in _next_frame.
-        self._protocol = _Protocol(self._max_size + frames.MAX_CONTROL_BYTES)
         return True
 
     def reject(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
-        """Answer with an HTTP response instead of a 101, and half-close. Also allowed before a Handshake, for 408.
+        """Answer with an HTTP response instead of a 101, and finish. Also allowed before a Handshake, for 408.
 
         Arguments and errors as for Opening.reject; after an error you still owe the answer.
         """
         assert self._opening is not None, "reject comes instead of accept"
         self._refuse(self._opening.reject(status, headers or {}, body))
 
-    def send(self, data: str | bytes | bytearray | memoryview) -> int:
-        """Put a message into the output and return its payload bytes; only in state open.
-
-        Raises TypeError for other types and UnicodeEncodeError for a lone surrogate; nothing is sent then.
-        """
-        assert self.state == "open", "send needs an open connection"
-        frame = frames.build(data)
-        self._output.append(frame)
-        return frames.payload_size(frame)
+    def step_aside(self) -> None:
+        """Take part no longer: the caller answers the Handshake itself, with plain HTTP, and closes behind it."""
+        assert self._phase == "held", "to step aside is one of the answers to a Handshake"
+        self._end("refused")
 
     def ping(self, payload: bytes) -> None:
         """Put a ping into the output; does nothing unless open. ValueError if payload is over 125 bytes."""
@@ -228,11 +220,12 @@ class Session:
         """
         _check_close_code(code)
         if self.state == "open":
+            self.behind = []
             self._rules.send_close(code, frames.cut_reason(reason))
             self._collect()
 
     def fail(self, code: int, reason: str) -> None:
-        """Put Close and half-close into the output and read no further; next_event gives Closed with failed set.
+        """Put Close into the output, finish and read no further; next_event gives Closed with failed set.
 
         Does nothing before the 101 and if the connection has failed or ended already. code and reason as for close.
         """
@@ -242,12 +235,16 @@ class Session:
 
     @property
     def _rules(self) -> _Protocol:
-        assert self._protocol is not None
+        if self._protocol is None:
+            # ServerProtocol counts a control frame against the message it interrupts, so it gets room for one on top of
+            # the limit; the limit itself is kept in _next_frame and _event_of.
+            self._protocol = _Protocol(self.max_size + frames.MAX_CONTROL_BYTES, self._extensions)
         return self._protocol
 
     def _next_of_head(self) -> Handshake | Refused | Closed | None:
         assert self._opening is not None
-        defect = self._opening.take(self._inbox)
+        inbox = self._copy_out()
+        defect = self._opening.take(inbox)
         if defect is not None:
             status, reason = defect
             self.reject(status, None, reason + "\n")
@@ -255,54 +252,56 @@ class Session:
         if self._opening.request is not None:
             self._phase = "held"
             return Handshake(self._opening.request)
-        if self._eof:
-            self._output.append(SEND_EOF)
+        if self.eof:
             self._end("refused")
+            self.finished = True
             return Closed(1006, "the client left before its handshake was complete")
         return None
 
     def _refuse(self, response: http11.Response) -> None:
-        self._output += [response.serialize(), SEND_EOF]
+        self.output.append(response.serialize())
         self._end("refused")
+        self.finished = True
 
     def _next_of_frames(self) -> str | bytes | Ping | Pong | Closed | Handled | None:
-        # A fast lane belongs here: while there is no verdict, state is OPEN and current_size is None, it may take a run
-        # of plain frames off the inbox and decode them without ServerProtocol.
-        event = self._handle_frame() if self._rules.verdict is None else None
-        verdict = self._rules.verdict
+        frame = self._next_frame() if self._verdict is None else None
+        event = None if frame is None else self._event_of(frame)
+        verdict = self._verdict
         if verdict is not None:
             code, reason = verdict
             self._end("discard")
             return Closed(code, reason, failed=True)
-        if event is None and self._eof:
-            where = "in the middle of a frame" if self._inbox else "without a Close"
+        if event is None and self.eof:
+            where = "in the middle of a frame" if self.unread else "without a Close"
             self._end("discard")
             return Closed(1006, f"the client ended the stream {where}")
         return event
 
-    def _handle_frame(self) -> str | bytes | Ping | Pong | Closed | Handled | None:
-        """Return the event of the next frame; None if it is not whole, or if there is a verdict now."""
-        frame = self._next_frame()
-        return None if frame is None else self._event_of(frame)
+    @property
+    def _verdict(self) -> tuple[int, str] | None:
+        return None if self._protocol is None else self._protocol.verdict
 
     def _next_frame(self) -> Frame | None:
-        """Hand the frame at the start of the inbox over; None if it is not whole, or if there is a verdict now."""
-        if len(self._inbox) < self._wanted:
+        """Hand the next frame over; None if it is not whole, or if there is a verdict now."""
+        if not self.unread:
             return None
-        header = frames.read_header(self._inbox)
+        inbox = self._copy_out()
+        if len(inbox) < self._wanted:
+            return None
+        header = frames.read_header(inbox)
         if header is None:
             return None
-        broken = frames.defect(header, self._max_size - (self._rules.current_size or 0))
+        broken = frames.defect(header, self._room, self.window_bits > 0)
         if broken is not None:
             self._fail(*broken)
             return None
         if header.length is None:
             return None
         self._wanted = header.size + header.length
-        if len(self._inbox) < self._wanted:
+        if len(inbox) < self._wanted:
             return None
-        data = self._inbox[: self._wanted]
-        del self._inbox[: self._wanted]
+        data = inbox[: self._wanted]
+        del inbox[: self._wanted]
         self._wanted = 0
         self._rules.receive_data(data)
         self._collect()
@@ -312,6 +311,11 @@ class Session:
         frame = events[0]
         assert isinstance(frame, Frame)
         return frame
+
+    @property
+    def _room(self) -> int:
+        """Bytes by which the message that is open may grow, or that the next one may have."""
+        return self.max_size - (0 if self._fragments is None else self._fragments.size)
 
     def _event_of(self, frame: Frame) -> str | bytes | Ping | Pong | Closed | Handled | None:
         payload = bytes(frame.data)
@@ -326,8 +330,12 @@ class Session:
             return Closed(close.code, close.reason, clean=True)
         if self._rules.state is not State.OPEN:
             # after our Close nobody waits for a message any more; ServerProtocol still minds the order
-            self._partial.clear()
+            self._fragments = None
             return _HANDLED
+        if len(payload) > self._room:
+            # what was inflated; ServerProtocol lets it have the room of a control frame more
+            self._fail(1009, "the message is larger than websocket.max_size")
+            return None
         if not frame.fin or frame.opcode is Opcode.CONT:
             return self._join(frame.opcode, payload, frame.fin)
         return self._decode(payload) if frame.opcode is Opcode.TEXT else payload
@@ -336,59 +344,74 @@ class Session:
         try:
             return payload.decode()
         except UnicodeDecodeError as error:
-            self._fail_text(error.start)
+            self._fail_text(error)
             return None
 
     def _join(self, opcode: Opcode, payload: bytes, fin: bool) -> str | bytes | Handled | None:
-        """Add a fragment to the open message; return the message if this completes it, None if it is not UTF-8.
-
-        The fragments are kept in one buffer and not in a list: a flood of tiny ones must not cost an object each.
-        Text is checked as it comes, so that a bad byte fails the connection before the rest has been sent.
-        """
-        if opcode is not Opcode.CONT:
-            self._is_text = opcode is Opcode.TEXT
-            self._checked = 0
-        self._partial += payload
-        assert len(self._partial) <= self._max_size
-        if self._is_text:
-            try:
-                self._checked += codecs.utf_8_decode(self._partial[self._checked :], "strict", fin)[1]
-            except UnicodeDecodeError as error:
-                self._fail_text(self._checked + error.start)
-                return None
+        """Add a fragment to the open message; return the message if this completes it, None if it breaks a rule."""
+        if self._fragments is None:
+            self._fragments = Fragments(opcode is Opcode.TEXT)
+        fragments = self._fragments
+        try:
+            fragments.add(payload, fin)
+        except UnicodeDecodeError as error:
+            self._fail_text(error)
+            return None
+        if fragments.count > most_fragments(self.max_size):
+            self._fail(1008, f"the message has more than {most_fragments(self.max_size)} fragments")
+            return None
         if not fin:
             return _HANDLED
-        message = self._partial.decode() if self._is_text else bytes(self._partial)
-        self._partial.clear()
-        return message
+        self._fragments = None
+        return fragments.message()
 
-    def _fail_text(self, position: int) -> None:
-        self._fail(1007, f"the text is not UTF-8 at byte {position}")
+    def _fail_text(self, error: UnicodeDecodeError) -> None:
+        self._fail(1007, f"the text is not UTF-8 at byte {error.start}")
 
     def _fail(self, code: int, reason: str) -> None:
         self._rules.fail(code, reason)
         self._collect()
 
     def _collect(self) -> None:
-        self._output += self._rules.data_to_send()
+        """Take what ServerProtocol has to send, and see whether the fast lane is open again."""
+        rules = self._rules
+        for data in rules.data_to_send():
+            if data == SEND_EOF:
+                self.finished = True
+            else:
+                self.output.append(data)
+        self.lane = self._fast and rules.state is State.OPEN and rules.current_size is None
+
+    def _copy_out(self) -> bytearray:
+        """Make what is unread one that can grow, without what is done: a large read is not kept for its end."""
+        if isinstance(self.unread, bytes):
+            self.unread = bytearray(memoryview(self.unread)[self._position :])
+        elif self._position:
+            del self.unread[: self._position]
+        self._position = 0
+        return self.unread
 
     def _end(self, phase: _Phase) -> None:
         """Enter one of the two last phases; nothing that was received matters any more."""
         self._phase = phase
+        self.lane = False
         self._opening = None
-        self._inbox.clear()
-        self._partial.clear()
-        if self._protocol is not None and self._eof:
-            self._protocol.receive_eof()
+        self.unread = b""
+        self._position = 0
+        self.behind = []
+        self._fragments = None
+        if phase == "discard" and self.eof:
+            self._rules.receive_eof()
             self._collect()
 
 
 class _Protocol(ServerProtocol):
     """ServerProtocol behind the 101 that remembers the verdict, ours or its own; None while there is none."""
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, extensions: Sequence[Extension]) -> None:
         self.verdict: tuple[int, str] | None = None
         super().__init__(state=State.OPEN, max_size=max_size, logger=SILENT)
+        self.extensions = list(extensions)
 
     def fail(self, code: int, reason: str = "") -> None:
         self.verdict = (int(code), reason)

@@ -17,7 +17,12 @@ times a second who waits, and only who has waited for long, which means that no 
     no descriptors                  after 1 s tried again; when there still is none, told 503 by means of the reserve
     any other error                 after 1 s tried again
 
-The listeners are the master's. They are never shut down here (that would hit every holder), only closed.
+A worker with websocket.max_handshakes clients whose handshake is not over looks away as well, whether there are others
+or not, until one of them is through: that takes open_timeout at most, and who waits in the queue costs it nothing. The
+master does not see it, as it usually is over before it would look.
+
+Until a client has its protocol it is the entrance's, see there. The listeners are the master's. They are never shut
+down here (that would hit every holder), only closed.
 """
 
 from __future__ import annotations
@@ -29,9 +34,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Final
 
 from wsworker.stats import Counters
+from wsworker.worker.entrance import Entrance
 from wsworker.worker.reserve import Reserve
 from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 
@@ -73,11 +79,11 @@ PASSING: Final = frozenset(
 class Acceptor:
     """Accepts from some listeners.
 
-    protocol: makes the asyncio protocol of one client, given the address that accept(2) gave: once a client has reset
-    the connection, nobody can be asked for it any more. shared: those of the listeners that all workers accept from.
+    entrance: takes each client that was accepted. shared: those of the listeners that all workers accept from.
     others: whether other workers may take who comes while full() is true; without them such a client is accepted at
-    once, and its handshake refused. changed: called when `short` has. You must call wake() whenever a connection has
-    closed.
+    once, and its handshake refused. unfinished: how many clients have a protocol and no answer to their handshake yet;
+    with those in the entrance there are most_handshakes at most. changed: called when `short` has. You must call wake()
+    whenever a handshake is over or a connection has closed.
 
     short: nobody is accepted, for want of descriptors.
     """
@@ -86,11 +92,13 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
-        protocol: Callable[[Any], asyncio.Protocol],
+        entrance: Entrance,
         *,
         shared: Collection[socket.socket],
         full: Callable[[], bool],
         others: Callable[[], bool],
+        unfinished: Callable[[], int],
+        most_handshakes: int,
         changed: Callable[[], None],
         counters: Counters,
         log: logging.Logger,
@@ -98,15 +106,16 @@ class Acceptor:
         self._loop = loop
         self._own = list(listeners)
         self._lent: dict[int, list[socket.socket]] = {}
-        self._protocol = protocol
+        self._entrance = entrance
         self._shared = shared
         self._full = full
         self._others = others
+        self._unfinished = unfinished
+        self._most_handshakes = most_handshakes
         self._changed = changed
         self._counters = counters
         self._log = log
-        self._reserve = Reserve()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._reserve = Reserve(mute=entrance.secure)
         self._started = False
         self._leaving = False  # nobody follows: who waits now is told at once
         self.short = False
@@ -116,6 +125,8 @@ class Acceptor:
         self._short_until = 0.0  # at least; it has no meaning while we are not short
         self._came_at = 0.0
         self._logged_at = -LOG_SECONDS
+        self._crowd_logged_at = -LOG_SECONDS
+        self._take_up(listeners)
 
     # What the worker says
 
@@ -136,6 +147,7 @@ class Acceptor:
         """Accept from the listeners of another slot too; they are ours to close. Those lent before are replaced."""
         self.recall(slot)
         self._lent[slot] = list(listeners)
+        self._take_up(listeners)
         if self._started and not self._looks_away:
             self._watch()
 
@@ -154,7 +166,7 @@ class Acceptor:
             self._pause()
 
     def wake(self) -> None:
-        """Look at once who waits: a connection has closed, so there is room, and a descriptor in the loop's next turn.
+        """Look at once who waits: there is room, and if a connection has closed a descriptor in the loop's next turn.
 
         Does nothing while clients are accepted as ever.
         """
@@ -189,13 +201,13 @@ class Acceptor:
     async def close(self) -> None:
         """Close our copies of the listeners; the master and a new worker keep theirs.
 
-        Returns when every client that was accepted has its protocol, so that whoever counts connections then finds it.
+        Returns when every client that was accepted has its protocol or is gone, so that whoever counts connections then
+        finds it.
         """
         self.stop()
         self._close(self._listeners)
         self._own, self._lent = [], {}
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._entrance.close()
 
     def let_go(self) -> None:
         """Close the listeners in a process that user code has forked; the loop's epoll is shared with the worker."""
@@ -210,13 +222,25 @@ class Acceptor:
     def _listeners(self) -> list[socket.socket]:
         return [*self._own, *(listener for lent in self._lent.values() for listener in lent)]
 
+    def _take_up(self, listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            if listener.family != socket.AF_UNIX:
+                # For those accepted from it: asyncio asks for IPPROTO_TCP in a socket before it does this itself, and
+                # accept() passes on the 0 that most listeners are made with. tcp(7)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._entrance.know(listener)
+
     def _ready(self, listener: socket.socket) -> None:
         """Accept from a listener at which somebody waits."""
-        if not (self._full() and self._others()):
-            self._accept(listener, 1 if listener in self._shared else ACCEPTS_PER_TURN)
+        limit = min(ACCEPTS_PER_TURN, self._most_handshakes - self._unfinished() - self._entrance.pending)
+        if limit <= 0:
+            self._report_crowd()
+            self._look_away(LOOK_SECONDS)
+        elif not (self._full() and self._others()):
+            self._accept(listener, 1 if listener in self._shared else limit)
         elif not self._waiting.is_over(listener, CROWD_SECONDS, self._loop.time()):
             self._look_away(LOOK_SECONDS)
-        elif self._accept(listener, ACCEPTS_PER_TURN):
+        elif self._accept(listener, limit):
             # who stands behind those has waited in vain as well
             self._look_away(0.0)
         else:
@@ -233,19 +257,9 @@ class Acceptor:
                 if error.errno in PASSING:
                     continue
                 return self._fail(listener, error)
-            client.setblocking(False)
             self._came_at = self._loop.time()
-            task = self._loop.create_task(self._connect(client, address))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._entrance.admit(listener, client, address)
         return True
-
-    async def _connect(self, client: socket.socket, address: Any) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: self._protocol(address), client)
-        except OSError:
-            # it went away between accept and now
-            client.close()
 
     # Looking away
 
@@ -326,11 +340,19 @@ class Acceptor:
             what, hint = "out of file descriptors or memory", ", see LimitNOFILE= or ulimit -n"
         self._log.error("%s (%s); new clients wait%s", what, error.strerror, hint)
 
+    def _report_crowd(self) -> None:
+        now = self._loop.time()
+        if now - self._crowd_logged_at >= LOG_SECONDS:
+            self._crowd_logged_at = now
+            text = "%d handshakes are under way, as many as websocket.max_handshakes allows; new clients wait"
+            self._log.warning(text, self._most_handshakes)
+
     def _close(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
             # first, since the socket itself lives on with its other holders, and so would its place in the epoll
             self._loop.remove_reader(listener)
             self._waiting.forget(listener)
+            self._entrance.forget(listener)
             listener.close()
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wsworker.worker")
 
-_is_copy = False
+is_copy = False
+"""Whether this process is one; only read it."""
 
 
 def watch(loop: asyncio.AbstractEventLoop, let_go: Callable[[], None]) -> None:
@@ -49,16 +50,16 @@ def end_if_copy(error: BaseException | None) -> None:
     error: what it has raised, if anything. The exit code is the interpreter's. It ends at once: what is open in it, as
     the tasks, is the worker's, which goes on.
     """
-    if _is_copy:
+    if is_copy:
         _end(error)
 
 
 def _begin(loop: asyncio.AbstractEventLoop, epolls: list[int], let_go: Callable[[], None]) -> None:
-    global _is_copy
-    if _is_copy:
+    global is_copy
+    if is_copy:
         # a copy of the copy: the numbers that were closed then may be those of its own files by now
         return
-    _is_copy = True
+    is_copy = True
     let_go()
     with contextlib.suppress(OSError), select.epoll() as empty:
         for epoll in epolls:

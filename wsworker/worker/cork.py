@@ -1,21 +1,24 @@
 """Cork: what goes out to one client, joined into few writes and measured against its limit.
 
-A write to a socket costs far more than the bytes in it. So what is sent while one read is handled stays in the
-session's output and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's
-tick. Frames of 16 KiB and more are not worth a copy and are written by themselves. `flush` is the only place that
-writes to a client.
+A write to a socket costs far more than the bytes in it. So what is sent while one read is handled stays in `frames`
+and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of
+16 KiB and more are not worth a copy and are written by themselves. `flush` is the only place that writes to a client.
 
-A client that does not read must not fill the memory. Two marks, on what has been accepted and is not yet taken by the
-kernel (cork and transport together):
+A client that does not read must not fill the memory. The transport gets 64 KiB; what it does not take stays here, where
+a frame that goes to many clients is one object, and where the oldest can still be dropped. Two marks, on what has been
+accepted and is not yet taken by the kernel (frames and transport together):
 
-    the limit      no further message is accepted, and the client is not read from either (choked); the first time it
-                   is reached, an episode begins (filled)
+    the limit      the policy decides about a further message, and the client is not read from (choked); the first
+                   time it is reached, an episode begins (filled)
     half of it     the client is read again (eased), drain() returns
     nothing left   the episode is over (emptied); it may have been choked many times
 
-The kernel is asked before anybody is told: reaching the limit first writes what is corked. So whoever sends a burst to
-a client that reads is never choked. The way down is heard from the transport, whose own marks are set to the next one
+The kernel is asked before anybody is told: reaching the limit first writes what is there. So whoever sends a burst to
+a client that reads is never choked. The way down is heard from the transport, whose own mark is set to the next one
 that matters.
+
+`size` is never too small: every message adds to it, and only look() takes off what the kernel has taken meanwhile. To
+ask the transport after each write would cost a tenth of an echo.
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from wsworker.protocol.frames import is_message
 from wsworker.protocol.session import Session
+from wsworker.stats import Counters
 
 UNJOINED_BYTES: Final = 16 * 1024
+TRANSPORT_BYTES: Final = 64 * 1024
 
 
 class Edges(Protocol):
@@ -47,134 +53,188 @@ class Edges(Protocol):
 class Cork:
     """The way out of one connection. limit: bytes, at least 1.
 
-    choked: the client is not read from. finished: the half-close is out, so nothing is written any more.
+    frames: the session's output, in order; whoever puts something in adds its bytes to size, and calls press if that
+    reaches the limit. choked: the client is not read from. finished: the half-close is out, nothing is written any
+    more. progress: the kernel has taken something since whoever asks has last set it to False.
     """
 
     __slots__ = (
-        "_corked",
+        "_counters",
         "_drainers",
         "_edges",
         "_episode",
-        "_left",
-        "_limit",
-        "_seen",
+        "_paused",
         "_session",
         "_transport",
         "choked",
         "finished",
+        "frames",
+        "limit",
+        "progress",
+        "size",
     )
 
-    def __init__(self, edges: Edges, session: Session, transport: asyncio.Transport, limit: int) -> None:
+    def __init__(
+        self, edges: Edges, session: Session, transport: asyncio.Transport, limit: int, counters: Counters
+    ) -> None:
         self._edges = edges
+        self._counters = counters
         self._session = session
         self._transport = transport
-        self._limit = limit
-        self._corked = 0  # bytes of messages in the session's output
-        self._left = 0  # bytes in the transport when it was last asked; never more than that now
-        self._seen = -1  # what stuck() saw last; -1: nothing since the choke
-        self._episode = False
-        self.finished = False
-        self._drainers: list[asyncio.Future[None]] = []
+        self.limit = limit
+        self.frames = session.output
+        self.size = 0
         self.choked = False
-        self._wait_for_half()
+        self.finished = False
+        self.progress = False
+        self._paused = False  # the transport has enough
+        self._episode = False
+        self._drainers: list[asyncio.Future[None]] | None = None  # a list when there is the first
+        self._set_mark()
 
     @property
     def buffered(self) -> int:
         """Bytes that were accepted and that the kernel has not taken."""
-        return self._corked + int(self._transport.get_write_buffer_size())
+        self.look()
+        return self.size
+
+    def look(self) -> None:
+        """Take off size what the kernel has taken."""
+        size = sum(map(len, self.frames)) + self._transport.get_write_buffer_size()
+        if size < self.size:
+            self.progress = True
+        self.size = size
+
+    def press(self) -> None:
+        """See to it that the limit is kept, as size has reached it: write, and if that does not help, choke."""
+        self.look()
+        if self.size < self.limit:
+            return
+        self.flush()
+        self.look()
+        # here and not where messages are sent: pongs fill a buffer too
+        if self.size >= self.limit and not self.choked:
+            self._choke()
 
     def has_room(self) -> bool:
         """Whether another message may be sent: one that fits only partly still goes in, so the limit may be passed."""
-        if self._corked + self._left >= self._limit:
-            self.flush()
-        return self._corked + self._left < self._limit
+        if self.size >= self.limit:
+            self.press()
+        return self.size < self.limit
 
-    def add(self, size: int) -> None:
-        """Count a message that went into the session's output; size: its payload bytes, to which the header comes."""
-        self._corked += size + (2 if size < 126 else 4 if size < 65536 else 10)
-        if self._corked + self._left >= self._limit:
-            self.flush()
+    def drop_oldest(self) -> int:
+        """Make room by dropping messages that are still here, oldest first; return how many, 0 if none could be."""
+        dropped = 0
+        kept: list[bytes] = []
+        for frame in self.frames:
+            if self.size >= self.limit and is_message(frame):
+                self.size -= len(frame)
+                dropped += 1
+            else:
+                kept.append(frame)
+        self.frames[:] = kept
+        return dropped
+
+    def drop_all(self) -> int:
+        """Drop all messages that are still here; return how many."""
+        kept = [frame for frame in self.frames if not is_message(frame)]
+        dropped = len(self.frames) - len(kept)
+        self.frames[:] = kept
+        self.look()
+        return dropped
 
     def flush(self) -> None:
-        """Write what the session has put out, and half-close if it says so."""
-        chunks = self._session.take_output()
-        self._corked = 0
-        if self.finished or self._transport.is_closing():
-            return
-        small: list[bytes] = []
-        for chunk in chunks:
-            if 0 < len(chunk) < UNJOINED_BYTES:
-                small.append(chunk)
-                continue
-            if small:
-                self._transport.write(b"".join(small))
-                small.clear()
-            if chunk:
-                self._transport.write(chunk)
+        """Write as much as the transport should have, and half-close behind all if the session says so.
+
+        After the half-close, or when the transport is closing, nothing is written any more.
+        """
+        frames = self.frames
+        if frames and not self._paused:
+            if self.finished or self._transport.is_closing():
+                frames.clear()
+            elif self.size < UNJOINED_BYTES or len(frames) == 1:
+                data = b"".join(frames)
+                frames.clear()
+                self._counters.bytes_out += len(data)
+                self._transport.write(data)
             else:
-                self.finish()
-                return
-        if small:
-            self._transport.write(b"".join(small) if len(small) > 1 else small[0])
-        self._left = self._transport.get_write_buffer_size()
-        # here and not in add: pongs fill a buffer too
-        if self._left >= self._limit and not self.choked:
-            self._choke()
+                self._write_in_parts()
+        if self._session.finished and not frames:
+            self.finish()
 
     def finish(self) -> None:
-        """Half-close behind all that was written; later output is dropped."""
-        if not self.finished and not self._transport.is_closing():
-            self.finished = True
-            try:
-                self._transport.write_eof()
-            except OSError:
-                # the client has reset the connection, and asyncio has not seen it yet; uvloop never raises here
-                self._transport.abort()
+        """Half-close behind all that was written; what is still here is dropped. With TLS, which has none, close."""
+        if self.finished or self._transport.is_closing():
+            return
+        self.finished = True
+        self.frames.clear()
+        if not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:
+            # the client has reset the connection, and asyncio has not seen it yet; uvloop never raises here
+            self._transport.abort()
 
-    def relieve(self) -> None:
-        """See how far the transport has come. You must call it from resume_writing."""
-        self._left = self._transport.get_write_buffer_size()
-        if self._left >= _half(self._limit):
+    def pause(self) -> None:
+        """Write no further. You must call it from pause_writing."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Write on, and see which mark was passed. You must call it from resume_writing."""
+        self._paused = False
+        self.flush()
+        self.progress = True
+        self.look()
+        if self.size >= _half(self.limit):
             return
         self._let_go()
-        if not self._episode:
-            return
-        if self._left:
+        if self._episode and self.size:
             # pause_writing follows at once, and resume_writing when nothing is left
             self._transport.set_write_buffer_limits(high=0, low=0)
-            return
-        self._episode = False
-        self._wait_for_half()
-        self._edges._emptied()
-
-    def stuck(self) -> bool:
-        """Whether a choked client has taken nothing since the last time this was asked; False the first time."""
-        left = self._transport.get_write_buffer_size()
-        stuck = 0 <= self._seen <= left
-        self._seen = left
-        return stuck
+        elif self._episode:
+            self._episode = False
+            self._set_mark()
+            self._edges._emptied()
 
     def drained(self) -> asyncio.Future[None] | None:
         """Return a future that is done below half of the limit or at release(); None if it is so now."""
         self.flush()
-        if self.buffered < _half(self._limit):
+        if self.buffered < _half(self.limit):
             return None
+        if self._drainers is None:
+            self._drainers = []
         future = asyncio.get_running_loop().create_future()
         self._drainers.append(future)
-        self._wait_for_half()
+        self._set_mark()
         return future
 
     def release(self) -> None:
         """Let everybody go who waits in drain(): the connection is over."""
-        for future in self._drainers:
+        for future in self._drainers or ():
             if not future.done():
                 future.set_result(None)
-        self._drainers.clear()
+        self._drainers = None
+
+    def _write_in_parts(self) -> None:
+        """Write frames, small ones joined, until there is none or the transport has enough."""
+        frames = self.frames
+        done = 0
+        while done < len(frames) and not self._paused:
+            # one large frame, or as many small ones as make a good write
+            first, joined = done, len(frames[done])
+            done += 1
+            while joined < UNJOINED_BYTES and done < len(frames) and len(frames[done]) < UNJOINED_BYTES:
+                joined += len(frames[done])
+                done += 1
+            self._counters.bytes_out += joined
+            self._transport.write(b"".join(frames[first:done]))
+        del frames[:done]
 
     def _choke(self) -> None:
         self.choked = True
-        self._seen = -1
-        self._wait_for_half()
+        self._set_mark()
         self._edges._choked()
         if not self._episode:
             self._episode = True
@@ -186,8 +246,8 @@ class Cork:
             self.choked = False
             self._edges._eased()
 
-    def _wait_for_half(self) -> None:
-        mark = _half(self._limit) - 1
+    def _set_mark(self) -> None:
+        mark = min(TRANSPORT_BYTES, _half(self.limit)) - 1
         self._transport.set_write_buffer_limits(high=mark, low=mark)
 
 

@@ -19,14 +19,27 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 from wsworker.stats import Counters
+from wsworker.worker import copies
 from wsworker.worker.app import App, Callback
 from wsworker.worker.copies import end_if_copy
 
 SLOW_SECONDS: Final = 0.1
 """A sync callback that runs longer is logged: every other client of the worker has waited for it."""
 
+MESSAGES_WAITING: Final = 16
+"""So many may wait for an async callback; then their client is not read from."""
+
 OURS: Final = "wsworker ends this task"
 """What we hand to Task.cancel, so that a callback's CancelledError can be told from the user's own."""
+
+
+HIDDEN_COROUTINE: Final = "it returned a coroutine; make it `async def`, or use functools.wraps in its decorator"
+
+
+class Turn(Protocol):
+    """What is asked between two messages. stopped: the next one must wait, or is not wanted any more."""
+
+    stopped: bool
 
 
 class Caller:
@@ -48,20 +61,28 @@ class Caller:
             if result is not None and asyncio.iscoroutine(result):
                 # a decorator without functools.wraps hid the async def; left alone, nothing would ever run it
                 result.close()
-                return TypeError(
-                    "it returned a coroutine; make it `async def`, or use functools.wraps in its decorator"
-                )
+                return TypeError(HIDDEN_COROUTINE)
         except BaseException as exc:
             end_if_copy(exc)
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
             return exc
         finally:
-            seconds = monotonic() - began_at
-            if seconds > SLOW_SECONDS:
-                facts = (self._name(callback), self._worker_id, seconds * 1000, callback.place)
-                self._log.warning("%s blocked worker %d for %d ms (%s)", *facts)
+            self.mind_time(callback, monotonic() - began_at)
         return None
+
+    def examine(self, result: object) -> None:
+        """Look at what on_message has returned; raise TypeError for a coroutine, as run() does. A copy ends here."""
+        end_if_copy(None)
+        if asyncio.iscoroutine(result):
+            result.close()
+            raise TypeError(HIDDEN_COROUTINE)
+
+    def mind_time(self, callback: Callback, seconds: float) -> None:
+        """Log that a callback has kept the loop for so long, if that is too long."""
+        if seconds > SLOW_SECONDS:
+            facts = (self._name(callback), self._worker_id, seconds * 1000, callback.place)
+            self._log.warning("%s blocked worker %d for %d ms (%s)", *facts)
 
     async def wait(self, callback: Callback, *args: object) -> BaseException | None:
         """Call any callback and wait until it is done; return what it raised, as run() does."""
@@ -109,6 +130,9 @@ class Client(Protocol):
     def _turn_over(self) -> None:
         """A callback that had to wait is done; the next, if any waits, has not begun."""
 
+    def _crowded(self) -> None:
+        """MESSAGES_WAITING callbacks wait: deliver nothing until a turn is over."""
+
     def _idle(self) -> None:
         """Nothing runs and nothing waits any more."""
 
@@ -152,6 +176,49 @@ class Delivery:
             self._begin()
         else:
             self._run(callback, *args)
+
+    def deliver(self, messages: list[str | bytes], turn: Turn) -> int:
+        """Call on_message with each message, at once or in turn, until the turn is stopped; return how many were taken.
+
+        This is what a worker does all day, so it repeats Caller.run without its calls. The time is taken once for all
+        messages: others are blocked by the sum of them anyway. You must stop the turn in _crowded and in _broke.
+        """
+        caller = self._caller
+        callback = caller.app.on_message
+        if callback is None:
+            return len(messages)
+        if callback.is_async or self._task is not None or self._waiting:
+            return self._line_up(callback, messages, turn)
+        function, client, count, raised = callback.function, self._client, 0, None
+        began_at = monotonic()
+        try:
+            for message in messages:
+                count += 1
+                result = function(client, message)
+                if result is not None or copies.is_copy:
+                    caller.examine(result)
+                if turn.stopped:
+                    break
+        except BaseException as exc:
+            end_if_copy(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+            raised = exc
+        seconds = monotonic() - began_at
+        if seconds > SLOW_SECONDS:
+            caller.mind_time(callback, seconds)
+        if raised is not None:
+            self._done(callback, raised)
+        return count
+
+    def _line_up(self, callback: Callback, messages: list[str | bytes], turn: Turn) -> int:
+        for count, message in enumerate(messages, 1):
+            self.call(callback, message)
+            if len(self._waiting) >= MESSAGES_WAITING:
+                self._client._crowded()
+            if turn.stopped:
+                return count
+        return len(messages)
 
     def signal(self, callback: Callback | None) -> None:
         """Call back about the buffer: a sync callback at once, past all that waits, since that may be what fills it."""

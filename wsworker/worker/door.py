@@ -1,7 +1,13 @@
 """Door: whether a client comes in. The rules decide first, then the user's on_handshake, and then once more the room.
 
 The room is asked twice, because an async on_handshake takes its time: meanwhile the worker may have filled up or begun
-to leave. There is no deadline here; the connection has one over its whole handshake and shuts the door when it passes.
+to leave. How often an address comes is counted at the first time, and how many of it are in at the second, together
+with taking the place: else many could wait in on_handshake for the last one.
+
+Who wants plain HTTP is served here as well, at any time and without the user. Health checks are neither counted nor
+logged, as they come every few seconds for ever.
+
+There is no deadline here; the connection has one over its whole handshake and shuts the door when it passes.
 
 What the user answers: nothing (come in), Reject (as given), any other exception (500 without a word of it).
 """
@@ -9,24 +15,32 @@ What the user answers: nothing (come in), Reject (as given), any other exception
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from websockets import http11
+
 from wsworker.errors import Reject
 from wsworker.log import escape
-from wsworker.protocol.admission import Facts, Refusal, check
+from wsworker.protocol import plain
+from wsworker.protocol.admission import Facts, Plain, Refusal, check, is_handshake
+from wsworker.protocol.events import Handshake
+from wsworker.protocol.plain import Answer
 from wsworker.protocol.request import Request
-from wsworker.protocol.session import Handshake
 from wsworker.worker.app import Callback
 from wsworker.worker.delivery import OURS
 from wsworker.worker.home import Home
 
 
 class Client(Protocol):
-    """Who stands at the door; exactly one of the two is called, unless the door is shut before."""
+    """Who stands at the door; exactly one of the three is called, unless the door is shut before."""
 
     def _admit(self, subprotocol: str | None) -> None:
-        """Come in."""
+        """Come in. Its address has taken a place among the visitors, which has to be given back at its end: leave()."""
+
+    def _answer(self, answer: Answer) -> None:
+        """Take this answer to plain HTTP, and go. It may hold an open file, which has to be closed."""
 
     def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
         """Stay out, with this response; ValueError if one of the headers cannot be sent."""
@@ -47,12 +61,19 @@ class Door:
 
     def ask(self, handshake: Handshake) -> None:
         """Let the rules and the user decide; the client hears of it now, or later if on_handshake is async."""
-        home = self._home
-        verdict = check(handshake.request, home.policy, Facts(home.full, home.draining, retry_after(home)))
+        home, request = self._home, handshake.request
+        # only those who want a WebSocket: health checks of a whole cluster may come from one address
+        crowded = is_handshake(request) and not home.visitors.knock(self._request.remote.host, home.loop.time())
+        verdict = check(request, home.policy, Facts(home.full, home.draining, crowded, retry_after(home)))
+        if isinstance(verdict, Plain):
+            self._serve(verdict, request)
+            return
         if isinstance(verdict, Refusal):
             home.log.info("%s: %s", self._request.remote, verdict.log)
             self._client._refuse(verdict.status, verdict.headers, verdict.body)
             return
+        if verdict.hides_cookies:
+            self._request._hide_cookies()
         self._subprotocol = verdict.subprotocol
         callback = home.app.on_handshake
         if callback is None:
@@ -67,6 +88,17 @@ class Door:
         self._is_shut = True
         if self._task is not None:
             self._task.cancel(OURS)
+
+    def _serve(self, verdict: Plain, request: http11.Request) -> None:
+        home, now = self._home, time.time()
+        if verdict.wants == "health":
+            self._client._answer(plain.health(home.draining, request.method == "HEAD", now))
+            return
+        assert home.site is not None, "the policy is made of the same configuration"
+        answer = home.site.answer(request, now)
+        if answer.log:
+            home.log.info("%s: %s", self._request.remote, answer.log)
+        self._client._answer(answer)
 
     async def _wait_for(self, callback: Callback) -> None:
         exc = await self._home.caller.wait(callback, self._request)
@@ -91,6 +123,10 @@ class Door:
         if self._home.full or self._home.draining:
             self._client._refuse(*busy(self._home))
             return
+        if not self._home.visitors.enter(self._request.remote.host):
+            self._home.log.info("%s: refused with 429: websocket.max_per_address is reached", self._request.remote)
+            self._client._refuse(429, _later(self._home), "This address has too many connections already.\n")
+            return
         if self._request.subprotocols and self._subprotocol is None:
             # RFC 6455 lets a client go on without; browsers fail the connection, and only this line says why
             offered = escape(", ".join(self._request.subprotocols))
@@ -100,7 +136,11 @@ class Door:
 
 def busy(home: Home) -> tuple[int, Mapping[str, str], str]:
     """Return the refusal of a worker that takes nobody now."""
-    return 503, {"Retry-After": str(retry_after(home))}, "This worker takes no connections now; connect again.\n"
+    return 503, _later(home), "This worker takes no connections now; connect again.\n"
+
+
+def _later(home: Home) -> Mapping[str, str]:
+    return {"Retry-After": str(retry_after(home))}
 
 
 def retry_after(home: Home) -> int:

@@ -12,16 +12,23 @@ from typing import Any, Protocol
 
 from wsworker.config import Config
 from wsworker.protocol.admission import Policy
+from wsworker.protocol.forwarded import Trusted
 from wsworker.stats import Counters
 from wsworker.worker.app import App
 from wsworker.worker.delivery import Caller
+from wsworker.worker.site import Site
+from wsworker.worker.users import Users
+from wsworker.worker.visitors import Visitors
+from wsworker.worker.watch import Spans
 
 
 class Home(Protocol):
     """What a connection needs of its worker.
 
     worker: the user's handle; random: for jitter; draining: no handshake succeeds any more; tick: the time of the
-    wheel, which a connection's deadline is counted from.
+    wheel, which a connection's deadline is counted from; visitors: how many come from each address; site: the files of
+    http.static, None if there are none; users: the connections of each; trusted: proxies that may name the client;
+    spans: how long an open connection may take for what.
     """
 
     config: Config
@@ -35,6 +42,11 @@ class Home(Protocol):
     random: Random
     draining: bool
     tick: int
+    visitors: Visitors
+    users: Users[Any]
+    trusted: Trusted
+    spans: Spans
+    site: Site | None
 
     @property
     def full(self) -> bool:
@@ -45,6 +57,9 @@ class Home(Protocol):
 
     def arrived(self, connection: Any) -> None:
         """Know a socket that was accepted."""
+
+    def answered(self, connection: Any) -> None:
+        """Know that its handshake is over, one way or the other."""
 
     def opened(self, connection: Any) -> None:
         """Know that its handshake succeeded; on_connect is next."""

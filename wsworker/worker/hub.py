@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from time import monotonic
 from types import MappingProxyType
@@ -21,11 +21,17 @@ from typing import Any, Final
 
 from wsworker.config import Config
 from wsworker.protocol.admission import Policy
+from wsworker.protocol.forwarded import Trusted
+from wsworker.protocol.frames import Shared
 from wsworker.stats import Counters
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.delivery import Caller
+from wsworker.worker.site import Site
 from wsworker.worker.timers import Timer, Timers
+from wsworker.worker.users import Users
+from wsworker.worker.visitors import Visitors
+from wsworker.worker.watch import Spans
 from wsworker.worker.wheel import TICK_SECONDS, Wheel
 
 FLUSH_SECONDS: Final = 0.005
@@ -66,9 +72,10 @@ class Hub:
     """The home of a worker's connections: loop.create_server(lambda: Connection(hub)).
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
-    random: where jitter comes from; changed: called whenever a connection has opened, has ended, or is gone with its
-    socket. draining: set by drain(). empty: set while there is no connection, not even one that is being accepted or
-    closed. You must call timers.cancel_all() at the end.
+    random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its handshake
+    behind it, or is gone with its socket. draining: set by drain(). unfinished: how many handshakes are not over.
+    empty: set while there is no connection, not even one that is being accepted or closed. You must call
+    timers.cancel_all() at the end.
     """
 
     def __init__(
@@ -87,7 +94,19 @@ class Hub:
     ) -> None:
         self.config = config
         self.app = app
-        self.policy = Policy(config.websocket.origins, config.websocket.subprotocols)
+        self.policy = Policy(
+            config.websocket.origins,
+            config.websocket.subprotocols,
+            config.http.allowed_hosts,
+            config.http.health,
+            has_site=config.http.static is not None,
+        )
+        self.visitors = Visitors(config.websocket.max_per_address, config.websocket.rate_handshakes)
+        self.site = None if config.http.static is None else Site(config.http.static)
+        self.users: Users[Connection] = Users(config.websocket.max_per_user)
+        self.trusted = Trusted.of(config.forwarded_allow_ips)
+        self.spans = Spans.of(config.websocket)
+        self.unfinished = 0
         self.counters = counters
         self._changed = changed
         self.loop = loop
@@ -124,7 +143,13 @@ class Hub:
     def arrived(self, connection: Connection) -> None:
         """Know a socket that was accepted."""
         self._present.add(connection)
+        self.unfinished += 1
         self.empty.clear()
+
+    def answered(self, connection: Connection) -> None:
+        """Count one handshake less that is not over."""
+        self.unfinished -= 1
+        self._changed()
 
     def opened(self, connection: Connection) -> None:
         """Show it in worker.connections."""
@@ -161,6 +186,14 @@ class Hub:
         if not self._corked:
             self.loop.call_soon(self._flush_corked)
         self._corked[connection] = None
+
+    def deliver(self, data: str | bytes, connections: Iterable[Connection]) -> int:
+        """Send a message to many connections, its frame built once; return how many have accepted it.
+
+        Written in the next tick of the loop. Errors as for Connection.send.
+        """
+        message = Shared(data)
+        return sum(connection._send_shared(message) for connection in connections)
 
     # What a drain needs
 

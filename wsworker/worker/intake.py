@@ -1,21 +1,34 @@
-"""Intake: what comes in from one client, and the reasons for which it is stopped.
+"""Intake: what comes in from one client, and the reasons for which it is stopped. The lowest layer of a connection.
+
+A connection is built in layers, a class each, every one knowing those beneath it: intake (bytes in), link (stages, and
+the end), entry (the handshake), vigil (what takes too long or is too much), connection (what users call). They are one
+object and not five that point at each other, because a worker has ten thousand of them.
+
+Messages come in runs. Nearly always a read brings whole plain frames and nothing speaks against handling them: then
+they are decoded, delivered and their answers written without a detour, in data_received. All else takes the way through
+the session, in `_deliver`.
 
 Reading and delivery stop for several reasons that come and go independently, so the reasons are bits of one number:
-while any is set, no event is handled and the socket is not read. Stopping the socket alone would not do: the session
-may hold a thousand messages that came with one read.
-
+while any is set, nothing is handled and the socket is not read. Stopping the socket alone would not do: the session
+may hold a thousand messages that came with one read. A run that is stopped in the middle goes back to the session.
 Reading goes on only when the session has nothing left to give. Were the socket read as soon as the last reason is gone,
 a client that is handled slower than it sends would fill the session with every turn.
 
-No client has the loop for itself: after EVENTS_PER_TURN events the others have their turn.
+No client has the loop for itself: after FRAMES_PER_TURN frames the others have their turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
-from wsworker.protocol.session import Event, Session
+from wsworker.protocol.events import Event
+from wsworker.protocol.frames import decode_run
+from wsworker.protocol.session import Session
+from wsworker.worker.cork import Cork
+from wsworker.worker.delivery import Delivery
+from wsworker.worker.home import Home
+from wsworker.worker.quota import Quota
 
 # why nothing is read or delivered
 ANSWER_OWED: Final = 1  # the handshake is not answered yet
@@ -25,86 +38,183 @@ CHOKED: Final = 8  # the client does not take what we send
 BROKEN: Final = 16  # a callback raised, and on_error has not had its turn
 CUT: Final = 32  # the socket is aborted; never taken back
 
-EVENTS_PER_TURN: Final = 256
+FRAMES_PER_TURN: Final = 256
 
 
-class Client(Protocol):
-    """What the intake of a connection tells it."""
+class Intake(asyncio.Protocol):
+    """The way in of one connection.
+
+    _handling: messages or events are being handled, and what is sent now is written behind them; _reading: the socket
+    is read; _holds: the reasons; stopped: the run that is being handled must end, for a reason or because the
+    connection is not open any more; _heard: something has come since this was last set to False.
+    """
+
+    __slots__ = (
+        "_active_at",
+        "_cork",
+        "_counters",
+        "_delivery",
+        "_handling",
+        "_heard",
+        "_holds",
+        "_home",
+        "_quota",
+        "_reading",
+        "_session",
+        "_transport",
+        "stopped",
+    )
+
+    _transport: asyncio.Transport
+    _cork: Cork
+    _delivery: Delivery
+
+    def __init__(self, home: Home) -> None:
+        settings = home.config.websocket
+        self._home = home
+        self._counters = home.counters
+        self._session = Session(settings.max_size, deflate=settings.compression == "deflate")
+        self._quota: Quota | None = None  # if messages or bytes have a rate
+        self._handling = False
+        self._reading = True
+        self._holds = 0
+        self.stopped = False
+        self._heard = False
+        self._active_at = 0  # tick of the last message, either way
+
+    # What the layers above add
 
     def _handle(self, event: Event) -> None:
         """Handle one event; the reasons may change meanwhile."""
+        raise NotImplementedError
 
-    def _flush(self) -> None:
-        """Write: the events of one read, or one turn, are handled."""
+    def _discard(self, size: int) -> bool:
+        """Return whether what comes is not wanted any more, after counting it."""
+        raise NotImplementedError
 
     def _reads_again(self) -> None:
-        """The socket is read again after a while in which it was not."""
+        """Know that the socket is read again after a while in which it was not."""
+        raise NotImplementedError
 
+    # What asyncio calls
 
-class Intake:
-    """The way in of one connection. handling: inside deliver; reading: the socket is read; holds: the reasons."""
-
-    __slots__ = ("_client", "_loop", "_session", "_transport", "handling", "holds", "reading")
-
-    def __init__(
-        self, client: Client, session: Session, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._client = client
-        self._session = session
-        self._transport = transport
-        self._loop = loop
-        self.handling = False
-        self.reading = True
-        self.holds = 0
-
-    def deliver(self) -> None:
-        """Have events handled one by one, until there is none or a reason against it; then have their answers written.
-
-        What is left comes in a later tick: after let_go, or of itself if only the turn was over.
-        """
-        if self.handling:
+    def data_received(self, data: bytes) -> None:
+        """Handle what one read has brought."""
+        self._heard = True
+        self._counters.bytes_in += len(data)
+        session = self._session
+        if not session.lane or session.unread or self._holds or self._handling or self._quota is not None:
+            self._receive(data)
             return
-        self.handling = True
-        left = EVENTS_PER_TURN
-        event: Event | None = None
-        try:
-            while left and not self.holds:
-                event = self._session.next_event()
-                if event is None:
-                    break
-                left -= 1
-                self._client._handle(event)
-        finally:
-            self.handling = False
-        self._client._flush()
-        if not left and not self.holds:
-            self._loop.call_soon(self.deliver)
-        self._read(not self.holds and event is None)
+        run, end = decode_run(data, 0, session.max_size, FRAMES_PER_TURN)
+        if end < len(data):
+            session.receive(data, end)
+        if run:
+            self.stopped = False
+            self._handling = True
+            try:
+                handled = self._delivery.deliver(run, self)
+            finally:
+                self._handling = False
+            self._counters.messages_in += handled
+            self._active_at = self._home.tick
+            if handled < len(run):
+                session.give_back(run[handled:])
+        if end == len(data) and not self._holds:
+            self._cork.flush()
+        else:
+            self._deliver(FRAMES_PER_TURN - len(run))
 
-    def hold(self, reason: int) -> None:
+    def _receive(self, data: bytes) -> None:
+        if self._discard(len(data)):
+            return
+        if self._quota is not None:
+            self._obey(self._quota.take_bytes(len(data), self._home.loop.time()))
+        self._session.receive(data)
+        self._deliver()
+
+    def _deliver(self, left: int = FRAMES_PER_TURN) -> None:
+        """Have what was received handled, until there is nothing or a reason against it; then write the answers.
+
+        What is left comes in a later tick: after _let_go, or of itself if only the turn was over.
+        """
+        if self._handling:
+            return
+        session = self._session
+        empty = False
+        while left > 0 and not self._holds and not empty:
+            run = session.next_run(left)
+            if run:
+                left -= len(run)
+                self._take(run)
+                continue
+            event = session.next_event()
+            if event is None:
+                empty = True
+            else:
+                left -= 1
+                self._handling = True
+                try:
+                    self._handle(event)
+                finally:
+                    self._handling = False
+        self._cork.flush()
+        self._read(empty and not self._holds)
+        if left <= 0 and not self._holds:
+            self._home.loop.call_soon(self._deliver)
+
+    def _take(self, run: list[str | bytes]) -> None:
+        """Have messages handled, and give back to the session what is not wanted now."""
+        over = None
+        if self._quota is not None:
+            allowed, over = self._quota.take_messages(len(run), self._home.loop.time())
+            if over is not None:
+                run = run[:allowed]
+        self.stopped = False
+        self._handling = True
+        try:
+            handled = self._delivery.deliver(run, self)
+        finally:
+            self._handling = False
+        self._counters.messages_in += handled
+        self._active_at = self._home.tick
+        if handled < len(run):
+            self._session.give_back(run[handled:])
+        elif over is not None:
+            self._obey(over)
+
+    def _obey(self, over: str | None) -> None:
+        """Close with 1008 if the quota says so, for the reason given."""
+        if over is not None and self._session.state == "open":
+            self._session.fail(1008, over)
+
+    # The reasons
+
+    def _hold(self, reason: int) -> None:
         """Stop reading and delivering for a reason."""
-        self.holds |= reason
-        if not self.handling:
+        self._holds |= reason
+        self.stopped = True
+        if not self._handling:
             self._read(False)
 
-    def let_go(self, reasons: int) -> None:
+    def _let_go(self, reasons: int) -> None:
         """Take reasons back; when none is left, delivery goes on in the next tick, and reading after it."""
-        if self.holds & reasons:
-            self.holds &= ~reasons
-            if not self.holds and not self.handling:
-                self._loop.call_soon(self.deliver)
+        if self._holds & reasons:
+            self._holds &= ~reasons
+            if not self._holds and not self._handling:
+                self._home.loop.call_soon(self._deliver)
 
-    def let_all_go(self) -> None:
+    def _let_all_go(self) -> None:
         """Take all reasons back but the one that is final, and read on at once: what comes is thrown away."""
-        self.holds &= CUT
-        self._read(not self.holds)
+        self._holds &= CUT
+        self._read(not self._holds)
 
     def _read(self, wanted: bool) -> None:
-        if wanted == self.reading or self._transport.is_closing():
+        if wanted is self._reading or self._transport.is_closing():
             return
-        self.reading = wanted
+        self._reading = wanted
         if wanted:
             self._transport.resume_reading()
-            self._client._reads_again()
+            self._reads_again()
         else:
             self._transport.pause_reading()

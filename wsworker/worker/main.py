@@ -39,6 +39,7 @@ from wsworker.worker.app import Callback
 from wsworker.worker.channel import Channel, close_all
 from wsworker.worker.connection import Connection
 from wsworker.worker.delivery import OURS
+from wsworker.worker.entrance import Entrance
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 
@@ -196,13 +197,24 @@ class Life:
             counters=self._counters,
             changed=self._count,
         )
+        entrance = Entrance(
+            self._loop,
+            lambda arrival: Connection(hub, arrival),
+            config=self._config,
+            tls=assignment.tls,
+            changed=self._count,
+            counters=self._counters,
+            log=logger,
+        )
         self._acceptor = Acceptor(
             self._loop,
             assignment.sockets,
-            lambda peer: Connection(hub, peer),
+            entrance,
             shared=assignment.shared,
             full=lambda: hub.full,
             others=assignment.others,
+            unfinished=lambda: hub.unfinished,
+            most_handshakes=self._config.websocket.max_handshakes,
             changed=self._show,
             counters=self._counters,
             log=logger,

@@ -2,7 +2,8 @@
 
 A worker that has used up its descriptors cannot accept, so a client that no other worker takes would hang. The reserve
 is given up, the client accepted with it and answered in a few plain bytes, its socket closed, and the reserve taken
-back. There is neither a handshake nor a connection: whatever the client has asked, it may come again.
+back. There is neither a handshake nor a connection: whatever the client has asked, it may come again. Where clients
+speak TLS they are closed without the answer, which would be plain text.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ UNREAD_BYTES: Final = 64 * 1024
 
 
 class Reserve:
-    """One descriptor of /dev/null, given up and taken back; it may be lost meanwhile, to a thread of the user."""
+    """One descriptor of /dev/null, given up and taken back; it may be lost meanwhile, to a thread of the user.
 
-    def __init__(self) -> None:
+    mute: clients are closed without a word.
+    """
+
+    def __init__(self, mute: bool = False) -> None:
+        self._mute = mute
         self._descriptor = _open_null()
         self._seconds = cycle(range(1, MOST_SECONDS + 1))
 
@@ -53,7 +58,8 @@ class Reserve:
         try:
             client, _ = listener.accept()
             with client:
-                self._answer(client)
+                if not self._mute:
+                    self._answer(client)
         except OSError:
             return False
         finally:

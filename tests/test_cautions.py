@@ -1,0 +1,52 @@
+"""Cautions: what is told at a start, and what `check` alone tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsworker.cautions import advice, warnings
+from wsworker.config import KEYS, Config, ListenAddress
+from wsworker.sections import HttpConfig, WebSocketConfig
+
+
+def test_the_defaults_are_no_mistake() -> None:
+    """A first try on one's own machine starts without a warning; `check` tells of DNS rebinding."""
+    assert {} == warnings(Config(app="app"))
+    assert ["http.allowed_hosts"] == list(advice(Config(app="app")))
+
+
+def test_every_origin() -> None:
+    """Who lets every page connect is told so at each start, with what that means and what to do."""
+    config = Config(app="app", websocket=WebSocketConfig(origins="*"))
+    (sentence,) = warnings(config).values()
+    assert sentence.startswith('websocket.origins is "*": ')
+    assert sentence.endswith("; list the origins that may")
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [
+        ((ListenAddress("127.0.0.1", 80),), True),
+        ((ListenAddress("192.0.2.1", 80), ListenAddress("::1", 80)), True),
+        ((ListenAddress("0.0.0.0", 80), ListenAddress("::", 80)), False),
+        ((ListenAddress("", 0, "/run/hello.ws"),), False),
+    ],
+)
+def test_rebinding_concerns_loopback(listen: tuple[ListenAddress, ...], told: bool) -> None:
+    """Only a service on loopback is out of reach for pages but by rebinding."""
+    assert told == ("http.allowed_hosts" in advice(Config(app="app", listen=listen)))
+
+
+def test_rebinding_needs_hosts_and_origins() -> None:
+    """A list of hosts keeps such a page out, and so does a list of origins."""
+    assert {} == advice(Config(app="app", http=HttpConfig(allowed_hosts=("localhost",))))
+    assert {} == advice(Config(app="app", websocket=WebSocketConfig(origins=("https://example.org",))))
+    assert {} != advice(Config(app="app", websocket=WebSocketConfig(origins="*")))
+
+
+def test_keys_are_keys() -> None:
+    """Each sentence stands under the key whose place in the file is to be shown, and begins with it."""
+    config = Config(app="app", websocket=WebSocketConfig(origins="*"))
+    found = warnings(config) | advice(config)
+    assert set(found) <= set(KEYS)
+    assert all(sentence.startswith(f"{key} is ") for key, sentence in found.items())

@@ -1,0 +1,39 @@
+"""Cautions: settings that are right and yet may be a mistake, each with what to do about it.
+
+There are two kinds. What somebody has chosen and ought to see in the log is told at each start and reload. What is the
+default, or cannot be told from a good choice, is told by `wsworker check` alone: said at every start it would be noise,
+above all at the first one, and a log whose first line is noise is not read.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from wsworker.config import Config
+
+
+def warnings(config: Config) -> dict[str, str]:
+    """Return what to warn of at a start or reload: from keys, as in config.KEYS, to one sentence each."""
+    found = {}
+    if config.websocket.origins == "*":
+        found["websocket.origins"] = (
+            'websocket.origins is "*": pages of every site may connect, and have their cookies hidden from the app; '
+            "list the origins that may"
+        )
+    return found
+
+
+def advice(config: Config) -> dict[str, str]:
+    """Return what `check` tells beyond the warnings, in the same form."""
+    found = {}
+    # behind a proxy of the same machine there is no browser beside it, but that cannot be seen from here
+    if _is_on_loopback(config) and not config.http.allowed_hosts and not isinstance(config.websocket.origins, tuple):
+        found["http.allowed_hosts"] = (
+            "http.allowed_hosts is empty: a web page open in a browser of this machine can connect under a name of its "
+            "own (DNS rebinding); list the hosts you use, such as [localhost, 127.0.0.1]"
+        )
+    return found
+
+
+def _is_on_loopback(config: Config) -> bool:
+    return any(ip_address(address.host).is_loopback for address in config.listen if address.host)

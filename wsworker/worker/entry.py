@@ -1,0 +1,108 @@
+"""Entry: the handshake of one connection: what the door says, and the answers. A layer of the connection.
+
+The door decides who comes in (door.py). Here its word is carried out: 101, a refusal, or a page of plain HTTP. Every
+answer other than 101 ends the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wsworker.protocol.events import Handshake
+from wsworker.protocol.forwarded import client_address
+from wsworker.protocol.plain import Answer
+from wsworker.protocol.request import Request
+from wsworker.worker.arrival import Arrival
+from wsworker.worker.door import Door, busy
+from wsworker.worker.home import Home
+from wsworker.worker.intake import ANSWER_OWED
+from wsworker.worker.link import DISCARD_SECONDS, HANDSHAKE, Link
+from wsworker.worker.site import Download
+from wsworker.worker.wheel import ticks
+
+
+class Entry(Link):
+    """The way of one client into its worker. request: what it asked for; subprotocol: the one agreed on, or None."""
+
+    __slots__ = ("_door", "request", "subprotocol")
+
+    request: Request
+
+    def __init__(self, home: Home, arrival: Arrival) -> None:
+        super().__init__(home, arrival)
+        self.subprotocol: str | None = None
+        self._door: Door | None = None  # while the handshake is to be answered
+
+    # What the layers above add
+
+    def _opened(self) -> None:
+        """Know that the 101 is in the output; on_connect is next."""
+        raise NotImplementedError
+
+    # What the session says
+
+    def _knock(self, event: Handshake) -> None:
+        """Ask the door, now that the request is complete."""
+        self._enter("answer")
+        self._hold(ANSWER_OWED)
+        home = self._home
+        if named := event.request.headers.get_all(home.config.forwarded_header):
+            self.remote = client_address(named, self.remote, home.config.forwarded_header, home.trusted)
+        self.request = Request(event.request, self.remote)
+        self._door = Door(home, self, self.request)
+        self._door.ask(event)
+
+    # What the door says
+
+    def _admit(self, subprotocol: str | None) -> None:
+        home = self._home
+        if not self._session.accept(subprotocol):
+            home.visitors.leave(self.remote.host)
+            self._refused()
+            return
+        self._enter("open")
+        self._door = None
+        self.subprotocol = subprotocol
+        self.id = home.next_id()
+        home.counters.accepted += 1
+        self._active_at = home.tick
+        home.opened(self)
+        self._opened()
+        self._let_go(ANSWER_OWED)
+        if not self._handling:
+            home.flush_later(self)
+        self._delivery.call(home.app.on_connect)
+
+    def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
+        self._session.reject(status, headers, body)
+        self._refused()
+
+    def _answer(self, answer: Answer) -> None:
+        self._enter("page")
+        self._shut_door()
+        self._session.step_aside()
+        self._home.schedule(self, ticks(self._home.config.websocket.write_timeout))
+        self._download = Download(self._home.loop, self._transport, answer, self._answered)
+        self._let_all_go()
+        self._download.start()
+
+    def _answered(self) -> None:
+        self._download = None
+        self._linger(DISCARD_SECONDS)
+
+    # What the hub says
+
+    def _turn_away(self) -> None:
+        """Answer a handshake that is still open with 503, because the worker leaves."""
+        if self._stage in HANDSHAKE:
+            self._refuse(*busy(self._home))
+
+    def _refused(self) -> None:
+        self._home.counters.rejected += 1
+        self._shut_door()
+        self._linger(DISCARD_SECONDS)
+
+    def _shut_door(self) -> None:
+        if self._door is not None:
+            self._door.shut()
+            self._door = None

@@ -1,0 +1,262 @@
+"""Link: the life of one connection in stages, from accept to the last byte. A layer of it, above the intake.
+
+    head ──▶ answer ──▶ open ──▶ closing ──▶ linger ──▶ gone
+      │       │ └─▶ page ─┼────────────────────▲  ▲
+      └───────┴───────────┴─────────────────────┘           and from everywhere to gone, when TCP ends
+
+    head      the request is not complete              closing  our Close is out, the client's is awaited; after
+    answer    on_handshake may run, nothing is read             a second the half-close goes out all the same
+    page      an answer to plain HTTP is being sent    linger   half-closed; what comes is discarded, until the
+    open      101 is sent, on_connect is called                 client closes as well or the time is up
+    gone      TCP has ended
+
+Why linger: closing a socket with unread input makes the kernel send RST, which can destroy what was written before.
+
+A connection has one deadline at any time, kept in the worker's wheel; the stage says what it means.
+
+on_close comes once and last: `_ending` is set by whatever ends the connection first, and `_settle` calls on_close when
+nothing runs or waits before it. Everything that a connection is stands in named fields, nothing in a closure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from wsworker.protocol.events import Closed
+from wsworker.protocol.request import Address
+from wsworker.worker.arrival import Arrival
+from wsworker.worker.cork import Cork
+from wsworker.worker.delivery import MESSAGES_WAITING, Delivery
+from wsworker.worker.home import Home
+from wsworker.worker.intake import BROKEN, CHOKED, CUT, PAUSED, QUEUE_FULL, Intake
+from wsworker.worker.site import Download
+from wsworker.worker.wheel import ticks
+
+Stage: TypeAlias = Literal["head", "answer", "page", "open", "closing", "linger", "gone"]
+
+_NEXT: Final[Mapping[Stage, tuple[Stage, ...]]] = {
+    "head": ("answer", "linger", "gone"),
+    "answer": ("page", "open", "linger", "gone"),
+    "page": ("linger", "gone"),
+    "open": ("closing", "linger", "gone"),
+    "closing": ("linger", "gone"),
+    "linger": ("gone",),
+    "gone": (),
+}
+HANDSHAKE: Final = ("head", "answer")
+
+ECHO_SECONDS: Final = 1.0
+"""So long a client may take to answer a Close before the half-close goes out; Chromium waits 2 s for that."""
+
+DISCARD_SECONDS: Final = 1.0
+DISCARD_BYTES: Final = 64 * 1024
+"""What a client may still send after a refused handshake, so that it reads the answer before the RST."""
+
+
+class Link(Intake):
+    """The stages of one connection, and its end. id: "" before the 101; remote: the client's address."""
+
+    __slots__ = ("_arrival", "_discarded", "_download", "_ending", "_stage", "_told", "_user", "id", "remote")
+
+    remote: Address
+
+    def __init__(self, home: Home, arrival: Arrival) -> None:
+        super().__init__(home)
+        self.id = ""
+        self._arrival: Arrival | None = arrival  # until the handshake is answered
+        self._stage: Stage = "head"
+        self._delivery = Delivery(self, home.caller, home.loop)
+        self._download: Download | None = None  # in stage page
+        self._user: str | None = None
+        self._ending: tuple[int, str] | None = None  # what on_close is given
+        self._told = False  # on_close was called
+        self._discarded = 0
+
+    # What the layers above add
+
+    def _shut_door(self) -> None:
+        """Ask nobody any more whether the client may come in."""
+        raise NotImplementedError
+
+    def _stalled(self) -> None:
+        """Know that the client does not take what waits for it."""
+        raise NotImplementedError
+
+    def _fail(self) -> None:
+        """Close because a callback has raised."""
+        raise NotImplementedError
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the deadline of the whole handshake runs since the client was accepted."""
+        home, settings, arrival = self._home, self._home.config.websocket, self._arrival
+        assert arrival is not None, "a connection is made once"
+        # uvloop's transports are no subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+        self._cork = Cork(self, self._session, self._transport, settings.send_buffer, home.counters)
+        self.remote = arrival.source or _address(arrival.peer)
+        home.arrived(self)
+        home.schedule(self, ticks(settings.open_timeout - (home.loop.time() - arrival.came_at)))
+
+    def eof_received(self) -> bool:
+        """Handle the client's half-close; unless a page is being sent, asyncio closes behind what is written."""
+        if self._stage == "page":
+            return True
+        if self._stage != "linger":
+            self._session.receive_eof()
+            self._deliver()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Finish: the socket is gone, and on_close comes as soon as nothing waits before it."""
+        self._enter("gone")
+        self._home.cancel(self)
+        self._shut_door()
+        if self._download is not None:
+            self._download.close()
+        if self.id:
+            self._home.visitors.leave(self.remote.host)
+        paused = self._holds & PAUSED
+        self._hold(CUT)
+        if paused:
+            # what a paused connection had not delivered is not delivered any more
+            self._delivery.drop()
+        self._delivery.release()
+        self._end(1006, f"the connection was lost: {exc}" if exc else "the connection was lost")
+        self._settle()
+
+    def pause_writing(self) -> None:
+        """Know that the transport has enough for now."""
+        self._cork.pause()
+        self._stalled()
+
+    def resume_writing(self) -> None:
+        """Look how much the client has taken."""
+        if self._download is not None:
+            self._download.pump()
+        else:
+            self._cork.resume()
+
+    # What the hub says
+
+    def _flush(self) -> None:
+        self._cork.flush()
+
+    def _business(self) -> tuple[bool, bool, int]:
+        """How busy it is, as a sort key: nothing under way and silent for long comes first."""
+        return self._delivery.busy, self._cork.buffered > 0, self._active_at
+
+    def _give_up(self) -> None:
+        """Drop the socket and what runs for it: the worker ends. on_close still comes."""
+        self._cut("the worker has ended")
+        self._delivery.stop()
+
+    # What the delivery says
+
+    def _crowded(self) -> None:
+        self._hold_open(QUEUE_FULL)
+
+    def _turn_over(self) -> None:
+        if self._delivery.waiting < MESSAGES_WAITING:
+            self._let_go(QUEUE_FULL)
+
+    def _idle(self) -> None:
+        self._settle()
+
+    def _broke(self) -> None:
+        self._hold_open(BROKEN)
+
+    # What the cork says
+
+    def _choked(self) -> None:
+        self._hold_open(CHOKED)
+
+    def _eased(self) -> None:
+        self._let_go(CHOKED)
+
+    def _filled(self) -> None:
+        if self._stage == "open":
+            self._delivery.signal(self._home.app.on_buffer_full)
+
+    def _emptied(self) -> None:
+        if self._stage == "open":
+            self._delivery.signal(self._home.app.on_buffer_drain)
+
+    def _hold_open(self, reason: int) -> None:
+        # only while open: once we close, the client's answer has to be read
+        if self._stage == "open":
+            self._hold(reason)
+
+    # The end
+
+    def _discard(self, size: int) -> bool:
+        if self._stage not in ("linger", "page"):
+            return False
+        self._discarded += size
+        if not self.id and self._discarded > DISCARD_BYTES:
+            self._transport.abort()
+        return True
+
+    def _over(self, event: Closed) -> None:
+        """Take the session's word that the connection has ended."""
+        self._linger(DISCARD_SECONDS if event.failed else self._home.config.websocket.close_timeout)
+        if event.failed:
+            self._home.log.info("%s closed with %d: %s", self.remote, event.code, event.reason)
+            self._end(1006, f"we closed with {event.code}: {event.reason}")
+        else:
+            self._end(event.code, event.reason)
+        self._settle()
+
+    def _cut(self, reason: str) -> None:
+        """Abort the socket; connection_lost follows."""
+        if self._stage == "gone":
+            return
+        self._end(1006, reason)
+        if self._stage != "linger":
+            self._enter("linger")
+        self._hold(CUT)
+        self._delivery.drop()
+        self._transport.abort()
+
+    def _end(self, code: int, reason: str) -> None:
+        """Fix what on_close is given, if the client ever came in; the first cause is the one that counts."""
+        if self.id and self._ending is None:
+            self._ending = (code, reason)
+            self._cork.release()
+            if self._user is not None:
+                self._home.users.leave(self._user, self)
+
+    def _settle(self) -> None:
+        """Call on_close when nothing comes before it any more, and leave the worker when all is done."""
+        if self._ending is not None and not self._told and not self._delivery.busy:
+            self._told = True
+            self._home.ended(self)
+            self._delivery.call(self._home.app.on_close, *self._ending)
+        # otherwise _idle comes back here, or connection_lost
+        if self._stage == "gone" and not self._delivery.busy:
+            self._home.closed(self)
+
+    def _linger(self, seconds: float) -> None:
+        """Write what is left, half-close behind it, and discard what still comes."""
+        self._enter("linger")
+        self._home.schedule(self, ticks(seconds))
+        self._cork.flush()
+        self._cork.finish()
+        self._let_all_go()
+
+    def _enter(self, stage: Stage) -> None:
+        assert stage in _NEXT[self._stage], f"{self._stage} to {stage}"
+        if self._stage in HANDSHAKE and stage not in HANDSHAKE:
+            self._arrival = None
+            self._home.answered(self)
+        if stage != "open":
+            self.stopped = True
+        self._stage = stage
+
+
+def _address(peer: Any) -> Address:
+    """peer: (host, port, ...) of TCP; anything else belongs to a unix socket."""
+    return Address(peer[0], peer[1]) if isinstance(peer, tuple) else Address("unix", 0)

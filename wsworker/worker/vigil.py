@@ -1,0 +1,163 @@
+"""Vigil: what takes one connection too long, or comes too often. A layer of the connection.
+
+The watch says what is due (watch.py); here it gets the facts and its verdict is carried out. The times of the other
+stages are few enough to stand here themselves.
+"""
+
+from __future__ import annotations
+
+from wsworker.protocol.events import Closed, Event, Handshake, Ping, Pong, Refused
+from wsworker.protocol.rates import Bucket
+from wsworker.worker.arrival import Arrival
+from wsworker.worker.entry import Entry
+from wsworker.worker.home import Home
+from wsworker.worker.link import DISCARD_SECONDS, HANDSHAKE
+from wsworker.worker.quota import Quota, bucket
+from wsworker.worker.watch import Facts, Verdict, Watch
+from wsworker.worker.wheel import ticks
+
+NOT_SIGNED_IN = 3502
+"""A code of ours: from 3500 on a client should not connect again by itself."""
+
+
+class Vigil(Entry):
+    """The deadlines and rates of one connection."""
+
+    __slots__ = ("_control", "_watch")
+
+    def __init__(self, home: Home, arrival: Arrival) -> None:
+        super().__init__(home, arrival)
+        self._watch: Watch | None = None  # since it is open
+        self._control: Bucket | None = None  # since the first ping or pong
+
+    # What the layers above add
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it."""
+        raise NotImplementedError
+
+    # What the layers beneath say
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, (str, bytes)):
+            self._take([event])
+        elif isinstance(event, (Ping, Pong)):
+            self._mind_control()
+        elif isinstance(event, Handshake):
+            self._knock(event)
+        elif isinstance(event, Refused):
+            self._home.log.info("refused %s with %d: %s", self.remote, event.status, event.reason)
+            self._refused()
+        elif isinstance(event, Closed) and self.id:
+            self._over(event)
+        elif isinstance(event, Closed):
+            # it gave up in the middle of its request
+            self._linger(DISCARD_SECONDS)
+        if self._stage == "open":
+            self._mind_message()
+
+    def _opened(self) -> None:
+        home, settings = self._home, self._home.config.websocket
+        self._watch = Watch(home.spans, home.tick, home.random.random())
+        home.schedule(self, self._ticks_left())
+        if settings.rate_messages or settings.rate_bytes:
+            self._quota = Quota(settings, home.loop.time())
+
+    def _reads_again(self) -> None:
+        if self._watch is not None and self._watch.pulse is not None:
+            self._watch.pulse.resumed(self._home.tick)
+
+    def _stalled(self) -> None:
+        if self._stage == "open" and self._watch is not None:
+            # the deadline that there is may be a later one
+            self._watch.stalled(self._home.tick)
+            self._home.schedule(self, self._ticks_left())
+
+    # Deadlines
+
+    def _expire(self) -> None:
+        """Do what the stage demands when its time is up; called by the worker's wheel."""
+        write_timeout = self._home.config.websocket.write_timeout
+        if self._stage == "open":
+            self._check_watch()
+        elif self._stage == "closing" and not self._cork.finished:
+            self._cork.flush()
+            self._cork.finish()
+            self._home.schedule(self, ticks(self._home.config.websocket.close_timeout))
+        elif self._stage == "closing":
+            self._cut("the client did not answer our Close")
+        elif self._download is not None and not self._download.stuck():
+            self._home.schedule(self, ticks(write_timeout))
+        elif self._stage in HANDSHAKE and self._session.head_started:
+            self._refuse(408, None, "The handshake took too long.\n")
+        else:
+            self._transport.abort()
+
+    def _facts(self) -> Facts:
+        waits = self._cork.buffered > 0
+        return Facts(
+            reading=self._reading,
+            heard=self._heard,
+            waits=waits,
+            progress=self._cork.progress,
+            in_message=self._session.in_message,
+            signed=self._user is not None,
+            active_at=self._active_at,
+        )
+
+    def _ticks_left(self) -> int:
+        assert self._watch is not None
+        return self._watch.ticks_left(self._home.tick, self._facts())
+
+    def _check_watch(self) -> None:
+        home, watch, facts = self._home, self._watch, self._facts()
+        assert watch is not None
+        self._heard = self._cork.progress = False
+        verdict = watch.check(home.tick, home.random.random(), facts)
+        if verdict == "ping":
+            assert watch.pulse is not None
+            self._session.ping(watch.pulse.payload())
+            home.flush_later(self)
+        elif verdict != "wait":
+            self._end_for(verdict)
+        if self._stage == "open":
+            home.schedule(self, self._ticks_left())
+
+    def _end_for(self, verdict: Verdict) -> None:
+        """End an open connection because its time is up."""
+        settings = self._home.config.websocket
+        if verdict == "silent":
+            self._cut(f"nothing came for {settings.ping_timeout:g} s after a ping")
+        elif verdict == "stuck":
+            self._cut(f"the client took nothing for {settings.write_timeout:g} s")
+        elif verdict == "unfinished":
+            limit = f"websocket.message_timeout = {settings.message_timeout:g} s"
+            self._session.fail(1008, f"a message took longer than {limit}")
+            self._deliver()
+        elif verdict == "unsigned":
+            self.close(NOT_SIGNED_IN, "not signed in in time")
+        else:
+            self.close(1000, f"no message for {settings.idle_timeout:g} s")
+
+    def _mind_message(self) -> None:
+        """Know whether a fragmented message is open, whose time runs from its first frame."""
+        assert self._watch is not None
+        if not self._session.in_message:
+            self._watch.message_ended()
+        elif self._watch.message_began(self._home.tick):
+            self._home.schedule(self, self._ticks_left())
+
+    # Rates
+
+    def _mind_control(self) -> None:
+        """Count a ping or a pong, and its answer, which no send has counted."""
+        home, cork = self._home, self._cork
+        now, rate = home.loop.time(), home.config.websocket.rate_control
+        if self._control is None:
+            self._control = bucket(rate, 1, now)
+        if self._control is not None and not self._control.take(1.0, now):
+            self._obey(f"more than websocket.rate_control = {rate}")
+        if cork.frames:
+            cork.size += len(cork.frames[-1])
+            if cork.size >= cork.limit:
+                cork.press()
