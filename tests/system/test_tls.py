@@ -194,6 +194,21 @@ def test_a_new_certificate(make_daemon: MakeDaemon, authority: Authority, loop: 
     assert "two" == certificate(daemon, authority)
 
 
+def test_tls_is_switched_on_by_a_reload(make_daemon: MakeDaemon, authority: Authority) -> None:
+    """Whoever comes after it speaks TLS, and the address is shown so; off again is the same."""
+    daemon = make_daemon(HELLO).start()
+    assert "hello tom" == daemon.echo("tom")
+    daemon.write_config(tls=authority.issue("one").settings)
+    assert 0 == daemon.cli("reload").code
+    eventually(lambda: is_served(daemon, authority.client()), "TLS")
+    daemon.wait_status(lambda status: status["listen"] == [f"wss://127.0.0.1:{daemon.port}"])
+    daemon.write_config(tls={"certfile": None})
+    assert 0 == daemon.cli("reload").code
+    daemon.wait_status(lambda status: status["listen"] == [f"ws://127.0.0.1:{daemon.port}"])
+    eventually(lambda: not is_served(daemon, authority.client()), "no TLS")
+    assert "hello tom" == daemon.echo("tom")
+
+
 def test_a_certificate_out_of_its_dates(make_daemon: MakeDaemon, authority: Authority) -> None:
     """It is served, as a reload for another reason must not fail by it; the log and `check` say what clients do."""
     pair = authority.issue("one")

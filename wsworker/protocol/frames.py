@@ -172,7 +172,7 @@ def build(data: str | bytes | bytearray | memoryview) -> bytes:
     if type(data) is str:
         payload = data.encode()
         size = len(payload)
-        return _TEXT_HEADERS[size] + payload if size < _LENGTH_16 else _header(_TEXT, size) + payload
+        return TEXT_HEADERS[size] + payload if size < _LENGTH_16 else _header(_TEXT, size) + payload
     if type(data) is bytes:
         return _header(_BINARY, len(data)) + data
     first, payload = _content(data)
@@ -263,4 +263,5 @@ def _header(first: int, length: int) -> bytes:
     return struct.pack("!BBQ", first, _LENGTH_64, length)
 
 
-_TEXT_HEADERS: Final = tuple(_header(_TEXT, length) for length in range(_LENGTH_16))
+TEXT_HEADERS: Final = tuple(_header(_TEXT, length) for length in range(_LENGTH_16))
+"""The header of each text frame whose length fits into the second byte."""

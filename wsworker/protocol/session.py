@@ -55,7 +55,8 @@ class Session:
     whoever offers it; fast: whether there is a fast lane, which changes nothing but the time it takes.
 
     output: what must be written, in order; you must take it out after receive_eof, after next_event and after each call
-    that sends, and may put frames of messages in while the state is open. finished: half-close behind the output.
+    that sends, and may put frames of messages in while the state is open. control: how much of it is no message; it is
+    yours to set back. finished: half-close behind the output.
     After receive, receive_eof and accept you must call next_run and next_event until neither gives anything.
     window_bits: of the compression that was agreed on, 0 for none. unread: received and not yet given, empty or not;
     eof: the stream has ended; with neither, a run was all there is.
@@ -72,6 +73,7 @@ class Session:
         "_protocol",
         "_wanted",
         "behind",
+        "control",
         "eof",
         "finished",
         "lane",
@@ -97,6 +99,7 @@ class Session:
         self._fragments: Fragments | None = None  # of the message that is open
         self.eof = False
         self.output: list[bytes] = []
+        self.control = 0
         self.finished = False
         self.window_bits = 0
 
@@ -185,6 +188,7 @@ class Session:
             self._refuse(response)
             return False
         self.output.append(response.serialize())
+        self.control += 1
         self._extensions = self._opening.extensions
         self.window_bits = self._opening.window_bits
         self._phase = "frames"
@@ -260,6 +264,7 @@ class Session:
 
     def _refuse(self, response: http11.Response) -> None:
         self.output.append(response.serialize())
+        self.control += 1
         self._end("refused")
         self.finished = True
 
@@ -380,6 +385,7 @@ class Session:
                 self.finished = True
             else:
                 self.output.append(data)
+                self.control += 1
         self.lane = self._fast and rules.state is State.OPEN and rules.current_size is None
 
     def _copy_out(self) -> bytearray:

@@ -151,11 +151,14 @@ class Cork:
         frames = self.frames
         if frames and not self._paused:
             if self.finished or self._transport.is_closing():
-                frames.clear()
+                self._forget()
             elif self.size < UNJOINED_BYTES or len(frames) == 1:
                 data = b"".join(frames)
+                counters, session = self._counters, self._session
+                counters.messages_out += len(frames) - session.control
+                counters.bytes_out += len(data)
+                session.control = 0
                 frames.clear()
-                self._counters.bytes_out += len(data)
                 self._transport.write(data)
             else:
                 self._write_in_parts()
@@ -167,7 +170,7 @@ class Cork:
         if self.finished or self._transport.is_closing():
             return
         self.finished = True
-        self.frames.clear()
+        self._forget()
         if not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -217,6 +220,10 @@ class Cork:
                 future.set_result(None)
         self._drainers = None
 
+    def _forget(self) -> None:
+        self.frames.clear()
+        self._session.control = 0
+
     def _write_in_parts(self) -> None:
         """Write frames, small ones joined, until there is none or the transport has enough."""
         frames = self.frames
@@ -228,7 +235,10 @@ class Cork:
             while joined < UNJOINED_BYTES and done < len(frames) and len(frames[done]) < UNJOINED_BYTES:
                 joined += len(frames[done])
                 done += 1
+            messages = sum(map(is_message, frames[first:done]))
+            self._counters.messages_out += messages
             self._counters.bytes_out += joined
+            self._session.control -= done - first - messages
             self._transport.write(b"".join(frames[first:done]))
         del frames[:done]
 
