@@ -288,7 +288,7 @@ def test_a_null_name_is_no_name() -> None:
         ("websocket__max_per_user", [-1]),
         ("websocket__compression", ["gzip", True, None]),
         ("websocket__subprotocols", ["chat", ["a b"], [5], ["a", "a"]]),
-        ("websocket__origins", ["x", None, True, ["null"], [5]]),
+        ("websocket__origins", ["x", None, True, "null", [None], [5]]),
         ("tls__certfile", ["", 5]),
         ("tls__keyfile", ["", "key.pem"]),
         ("tls__ca_certs", ["", "ca.pem"]),
@@ -411,3 +411,12 @@ def test_nothing_to_carry_over() -> None:
     old, new = valid(app="one"), valid(app="two")
     assert config.restart_needed(old, new) == ()
     assert new == config.carry_over(old, new)
+
+
+def test_proxy_protocol_waits_for_listen() -> None:
+    """A new proxy_protocol is applied by a reload, unless listen has changed as well: it speaks of its addresses."""
+    old, new = valid(), valid(proxy_protocol="v2")
+    assert config.restart_needed(old, new) == ()
+    moved = valid(listen="127.0.0.1:2347", proxy_protocol=["127.0.0.1:2347=v2"])
+    assert config.restart_needed(old, moved) == ("listen", "proxy_protocol")
+    assert "none" == config.carry_over(old, moved).proxy_protocol

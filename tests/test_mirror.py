@@ -10,20 +10,26 @@ PACKAGE = TESTS.parent / "wsworker"
 # Files of the package that need no test file of their own, and why.
 UNTESTED = {
     "assignment.py": "a record without behaviour",
+    "worker/arrival.py": "a record without behaviour",
     "__main__.py": "one call; every system test runs it",
 }
 
 # Tests that are not of one file of the package, and what of.
 UNMIRRORED = {
     "master/test_supervisor_properties.py": "master/supervisor.py, over a fake kernel",
+    "protocol/test_lanes.py": "protocol/session.py with the fast lane and without, beside the libraries it stands on",
     "test_layers.py": "the import rule",
     "test_mirror.py": "this rule",
     "test_reliability.py": "docs/reliability.md",
+    "test_security.py": "docs/security.md",
     "test_units.py": "systemd/",
 }
 
 # Folders of such tests.
 UNMIRRORED_FOLDERS = {
+    "browser": "the real daemon, driven by a real browser",
+    "compliance": "the run of the Autobahn test suite",
+    "fuzz": "whatever takes bytes from strangers",
     "system": "the real daemon",
 }
 

@@ -195,7 +195,10 @@ def value_of(config: Config, key: str) -> Any:
 
 def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     """Return the keys that differ and that a reload cannot apply, in the order of KEYS."""
-    return tuple(key for key in KEYS if not applies_on_reload(key) and value_of(old, key) != value_of(new, key))
+    changed = tuple(key for key in KEYS if value_of(old, key) != value_of(new, key))
+    # proxy_protocol speaks of addresses: with those of the new listen, an old one might be left without its header
+    late = {"proxy_protocol"} if "listen" in changed else set()
+    return tuple(key for key in changed if key in late or not applies_on_reload(key))
 
 
 def carry_over(old: Config, new: Config) -> Config:

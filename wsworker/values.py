@@ -235,7 +235,12 @@ def token(value: str) -> str:
 
 
 def origin(value: str) -> str:
-    """Return the origin as a browser sends it (RFC 6454 section 6.2): lower case, without the scheme's own port."""
+    """Return the origin as a browser sends it (RFC 6454 section 6.2): lower case, without the scheme's own port.
+
+    "null" is what a page without an origin sends, such as a file or a sandboxed frame.
+    """
+    if value == "null":
+        return value
     match = _ORIGIN.fullmatch(value.lower())
     if not match:
         raise ValueError("remove the / at its end" if _ORIGIN.fullmatch(value.lower().rstrip("/")) else "")

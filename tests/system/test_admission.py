@@ -314,6 +314,7 @@ BOTH, ADMITTED, REFUSED = "with cookies", "without cookies", "refused"
     [
         ("same-origin", {None: BOTH, SAME: BOTH, LISTED: REFUSED, FOREIGN: REFUSED, "null": REFUSED}),
         ([LISTED], {None: BOTH, SAME: REFUSED, LISTED: BOTH, FOREIGN: REFUSED, "null": REFUSED}),
+        (["null"], {None: BOTH, SAME: REFUSED, LISTED: REFUSED, FOREIGN: REFUSED, "null": BOTH}),
         ("*", {None: BOTH, SAME: BOTH, LISTED: ADMITTED, FOREIGN: ADMITTED, "null": ADMITTED}),
     ],
 )

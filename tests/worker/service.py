@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,10 +13,10 @@ from random import Random
 from typing import Any
 
 from websockets.frames import Frame, Opcode
-
 from wsworker.config import Config, WebSocketConfig
 from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
+from wsworker.worker.arrival import Arrival
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 
@@ -52,9 +53,11 @@ def make_app(**callbacks: Callable[..., Any]) -> App:
     return App("app", 0.0, **made)
 
 
-def make_hub(app: App, worker_connections: int = 100, **settings: Any) -> Hub:
-    """Return a hub on the running loop; settings: those of the section websocket."""
-    config = Config(app="app", worker_connections=worker_connections, websocket=WebSocketConfig(**settings))
+def make_hub(app: App, **settings: Any) -> Hub:
+    """Return a hub on the running loop; settings: of the section websocket, or of the top level if it has that name."""
+    top: dict[str, Any] = {"app": "app", "worker_connections": 100}
+    top |= {name: settings.pop(name) for name in [*settings] if name in Config.model_fields}
+    config = Config(**top, websocket=WebSocketConfig(**settings))
     return Hub(
         config=config,
         app=app,
@@ -67,6 +70,72 @@ def make_hub(app: App, worker_connections: int = 100, **settings: Any) -> Hub:
         counters=Counters(),
         changed=lambda: None,
     )
+
+
+def make_arrival(sock: socket.socket | None = None, peer: Any = ("192.0.2.1", 4711), **facts: Any) -> Arrival:
+    """Return a client that was accepted just now; without a socket it has one that is closed."""
+    if sock is None:
+        sock = socket.socket()
+        sock.close()
+    came_at = asyncio.get_running_loop().time()
+    known: dict[str, Any] = {"peer": peer, "source": None, "secure": False, "came_at": came_at, "sock": sock}
+    return Arrival(**(known | facts))
+
+
+class Recorder(asyncio.Transport):
+    """A transport that writes down what is asked of it; everything written is taken at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.calls: list[str] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def write_eof(self) -> None:
+        self.calls.append("write_eof")
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        self.calls.append("pause_reading")
+
+    def resume_reading(self) -> None:
+        self.calls.append("resume_reading")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return "abort" in self.calls or "close" in self.calls
+
+
+def connect(hub: Hub, transport: asyncio.Transport, *data: bytes, **facts: Any) -> Connection:
+    """Return a connection on a transport of the test's, which has read data; facts: of its arrival."""
+    connection = Connection(hub, make_arrival(**facts))
+    connection.connection_made(transport)
+    for part in data:
+        connection.data_received(part)
+    return connection
+
+
+def recorded(app: App, **settings: Any) -> tuple[Connection, Recorder]:
+    """Return a connection without a socket, its handshake done and its 101 taken out; settings: as for make_hub."""
+    transport = Recorder()
+    connection = connect(make_hub(app, **settings), transport, head())
+    assert transport.writes.pop().startswith(b"HTTP/1.1 101 ")
+    return connection, transport
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -126,12 +195,28 @@ class Peer:
 
 
 class Service:
-    """A hub that listens on loopback; what on_close was given stands in `ends`."""
+    """A hub that listens on loopback. server_tls, client_tls: for one that speaks TLS."""
 
-    def __init__(self, hub: Hub, server: asyncio.Server) -> None:
+    def __init__(self, hub: Hub, server_tls: ssl.SSLContext | None, client_tls: ssl.SSLContext | None) -> None:
         self.hub = hub
-        self._address = server.sockets[0].getsockname()
+        self._server_tls = server_tls
+        self._client_tls = client_tls
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._listener.setblocking(False)
+        self._address = self._listener.getsockname()
+        self._accepting = asyncio.create_task(self._accept())
         self._peers: list[Peer] = []
+
+    async def _accept(self) -> None:
+        loop = self.hub.loop
+        while True:
+            client, address = await loop.sock_accept(self._listener)
+            arrival = make_arrival(client, address, secure=self._server_tls is not None)
+
+            def protocol(arrival: Arrival = arrival) -> Connection:
+                return Connection(self.hub, arrival)
+
+            await loop.connect_accepted_socket(protocol, client, ssl=self._server_tls)
 
     async def dial(self, receive_buffer: int = 0) -> Peer:
         """Connect without saying anything; receive_buffer: bytes, to have a client that soon takes nothing."""
@@ -139,8 +224,9 @@ class Service:
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self._address)
-        peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**14))
+        await self.hub.loop.sock_connect(sock, self._address)
+        tls: dict[str, Any] = {"ssl": self._client_tls, "server_hostname": "127.0.0.1"} if self._client_tls else {}
+        peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**14, **tls))
         self._peers.append(peer)
         return peer
 
@@ -162,23 +248,31 @@ class Service:
         """Where a WebSocket client connects."""
         return f"ws://127.0.0.1:{self._address[1]}/"
 
+    async def close(self) -> None:
+        """Drop everybody; return when every socket is gone and every callback done."""
+        self._accepting.cancel()
+        await asyncio.wait([self._accepting])
+        self._listener.close()
+        for peer in self._peers:
+            peer.leave()
+        self.hub.terminate_all()
+        self.hub.timers.cancel_all()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await self.hub.empty.wait()
+            for peer in self._peers:
+                with suppress(ConnectionError, ssl.SSLError):
+                    await peer.writer.wait_closed()
+        # not cancelled: a fault of accepting
+        assert self._accepting.cancelled(), self._accepting.exception()
+
 
 @asynccontextmanager
-async def serving(app: App, **settings: Any) -> AsyncIterator[Service]:
-    """Serve an app; at the end every socket must be gone and every callback done."""
-    hub = make_hub(app, **settings)
-    server = await hub.loop.create_server(lambda: Connection(hub), "127.0.0.1", 0)
-    service = Service(hub, server)
+async def serving(
+    app: App, *, server_tls: ssl.SSLContext | None = None, client_tls: ssl.SSLContext | None = None, **settings: Any
+) -> AsyncIterator[Service]:
+    """Serve an app; at the end every socket must be gone and every callback done. settings: as for make_hub."""
+    service = Service(make_hub(app, **settings), server_tls, client_tls)
     try:
         yield service
     finally:
-        server.close()
-        for peer in service._peers:
-            peer.leave()
-        hub.terminate_all()
-        hub.timers.cancel_all()
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            await hub.empty.wait()
-            for peer in service._peers:
-                with suppress(ConnectionError):
-                    await peer.writer.wait_closed()
+        await service.close()

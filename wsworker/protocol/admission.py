@@ -28,7 +28,9 @@ from websockets import http11
 
 from wsworker.protocol.request import list_items
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes of base64
+KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+"""A Sec-WebSocket-Key: 16 bytes in base64."""
+
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@]+)")
 _PORT = re.compile(r"(.+):([0-9]{1,5})")
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -200,7 +202,7 @@ def _connection_refused(request: http11.Request) -> Refusal | None:
 
 def _key_refused(request: http11.Request) -> Refusal | None:
     keys = request.headers.get_all("Sec-WebSocket-Key")
-    if len(keys) == 1 and _KEY.fullmatch(keys[0]):
+    if len(keys) == 1 and KEY.fullmatch(keys[0]):
         return None
     return _refusal(400, "A handshake must hold one Sec-WebSocket-Key, 16 bytes in base64.")
 

@@ -10,12 +10,19 @@ from typing import TypeAlias
 
 from websockets import http11
 
+HttpRequest: TypeAlias = http11.Request
+"""A parsed head; websockets is known in protocol/ alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The head is complete. You must answer with accept or reject; until then no further byte is read."""
+    """The head is complete. You must answer with accept, reject or step_aside; until then no further byte is read.
+
+    head: the bytes that the request was parsed from.
+    """
 
     request: http11.Request
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from functools import cached_property
 from types import MappingProxyType
 from urllib.parse import parse_qsl
 
-from websockets import http11
-
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -44,8 +42,8 @@ class Request:
     offered, in its order.
     """
 
-    def __init__(self, request: http11.Request, remote: Address) -> None:
-        self._head = request.serialize()
+    def __init__(self, head: bytes, remote: Address) -> None:
+        self._head = head
         self.remote = remote
 
     def __repr__(self) -> str:

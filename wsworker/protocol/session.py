@@ -255,7 +255,7 @@ class Session:
             return Refused(status, reason)
         if self._opening.request is not None:
             self._phase = "held"
-            return Handshake(self._opening.request)
+            return Handshake(self._opening.request, self._opening.head)
         if self.eof:
             self._end("refused")
             self.finished = True

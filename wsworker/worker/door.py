@@ -19,13 +19,11 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from websockets import http11
-
 from wsworker.errors import Reject
 from wsworker.log import escape
 from wsworker.protocol import plain
 from wsworker.protocol.admission import Facts, Plain, Refusal, check, is_handshake
-from wsworker.protocol.events import Handshake
+from wsworker.protocol.events import Handshake, HttpRequest
 from wsworker.protocol.plain import Answer
 from wsworker.protocol.request import Request
 from wsworker.worker.app import Callback
@@ -49,12 +47,13 @@ class Client(Protocol):
 class Door:
     """One handshake, from the complete head to the answer."""
 
-    __slots__ = ("_client", "_home", "_is_shut", "_request", "_subprotocol", "_task")
+    __slots__ = ("_client", "_home", "_is_shut", "_offers", "_request", "_subprotocol", "_task")
 
     def __init__(self, home: Home, client: Client, request: Request) -> None:
         self._home = home
         self._client = client
         self._request = request
+        self._offers = False  # subprotocols
         self._subprotocol: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_shut = False
@@ -74,6 +73,7 @@ class Door:
             return
         if verdict.hides_cookies:
             self._request._hide_cookies()
+        self._offers = "Sec-WebSocket-Protocol" in request.headers
         self._subprotocol = verdict.subprotocol
         callback = home.app.on_handshake
         if callback is None:
@@ -89,7 +89,7 @@ class Door:
         if self._task is not None:
             self._task.cancel(OURS)
 
-    def _serve(self, verdict: Plain, request: http11.Request) -> None:
+    def _serve(self, verdict: Plain, request: HttpRequest) -> None:
         home, now = self._home, time.time()
         if verdict.wants == "health":
             self._client._answer(plain.health(home.draining, request.method == "HEAD", now))
@@ -127,7 +127,7 @@ class Door:
             self._home.log.info("%s: refused with 429: websocket.max_per_address is reached", self._request.remote)
             self._client._refuse(429, _later(self._home), "This address has too many connections already.\n")
             return
-        if self._request.subprotocols and self._subprotocol is None:
+        if self._subprotocol is None and self._offers:
             # RFC 6455 lets a client go on without; browsers fail the connection, and only this line says why
             offered = escape(", ".join(self._request.subprotocols))
             self._home.log.info("%s offers %s, not in websocket.subprotocols", self._request.remote, offered)

@@ -48,7 +48,7 @@ class Entry(Link):
         home = self._home
         if named := event.request.headers.get_all(home.config.forwarded_header):
             self.remote = client_address(named, self.remote, home.config.forwarded_header, home.trusted)
-        self.request = Request(event.request, self.remote)
+        self.request = Request(event.head, self.remote)
         self._door = Door(home, self, self.request)
         self._door.ask(event)
 

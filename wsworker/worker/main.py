@@ -23,6 +23,7 @@ import signal
 import socket
 import time
 import traceback
+from asyncio import sslproto
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -44,6 +45,9 @@ from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 
 BEAT_SECONDS: Final = 1.0
+
+TLS_BUFFER_BYTES: Final = 32 * 1024
+"""Of asyncio's TLS, for each connection: a record with 16 KiB, the most there may be, is read at once. RFC 8446, 5.2."""
 
 logger = logging.getLogger("wsworker.worker")
 
@@ -312,6 +316,8 @@ def preload(kind: str) -> None:
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
     """Return a loop; auto is uvloop, which is a dependency."""
     if kind == "asyncio":
+        # each connection with TLS has a buffer of this size, all of it written at once; as it comes it is 256 KiB
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
         return asyncio.SelectorEventLoop()
     import uvloop
 

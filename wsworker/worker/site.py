@@ -22,10 +22,9 @@ import stat
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from websockets import http11
-
 from wsworker.log import escape
 from wsworker.protocol import plain
+from wsworker.protocol.events import HttpRequest
 from wsworker.protocol.plain import Answer
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -49,7 +48,7 @@ class Site:
         # bytes: a file's name need not be text, and what a client sends is UTF-8 whatever the locale of this process
         self._root = os.fsencode(os.path.realpath(folder))
 
-    def answer(self, request: http11.Request, now: float) -> Answer:
+    def answer(self, request: HttpRequest, now: float) -> Answer:
         """Answer a GET or HEAD. now: seconds since the epoch. You must send the answer, which may hold an open file."""
         is_head = request.method == "HEAD"
         path = plain.path_of(request.path)
@@ -70,7 +69,7 @@ class Site:
             return plain.not_found(is_head, now, text) if error.errno in FORBIDDEN else plain.broken(is_head, now, text)
         return self._answer(request, path, file, now)
 
-    def _answer(self, request: http11.Request, path: str, file: BinaryIO, now: float) -> Answer:
+    def _answer(self, request: HttpRequest, path: str, file: BinaryIO, now: float) -> Answer:
         status = os.fstat(file.fileno())
         size = status.st_size
         stamp = plain.stamp(size, status.st_mtime_ns, now)
