@@ -6,7 +6,8 @@ an event loop running in this thread while it lives; it therefore ends with this
 tests call asyncio.run.
 
 Pages come from an HTTP server of the test, because a page needs an origin, and a loopback one is a secure context. All
-have the functions of page.js.
+are empty, and have the functions of page.js: in a script element, since the one that Playwright adds to every new page
+may come too late for an iframe.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 MakeService: TypeAlias = Callable[..., Service]
 MakeRaw: TypeAlias = Callable[[Callable[[Peer], None]], RawServer]
 
-PAGE_JS: Final = Path(__file__).with_name("page.js")
+LIBRARY: Final = Path(__file__).with_name("page.js").read_text()
+PAGE: Final = f"<!doctype html><title>test</title><script>{LIBRARY}</script>"
 
 
 def missing(reason: str) -> NoReturn:
@@ -52,16 +54,16 @@ def browser() -> Iterator[Browser]:
     except ImportError:
         missing("playwright is not installed")
     with sync_playwright() as playwright:
-        # no name is looked up outside: .test leads here, .invalid nowhere
-        rules = "MAP *.test 127.0.0.1, MAP *.invalid ^NOTFOUND"
-        browser = playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules={rules}"])
+        # no name server is asked
+        arguments = ["--host-resolver-rules=MAP *.invalid ^NOTFOUND"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
 
 
-class _EmptyPage(BaseHTTPRequestHandler):
+class _SamePage(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = b"<!doctype html><title>test</title>"
+        body = PAGE.encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -74,8 +76,8 @@ class _EmptyPage(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="package")
 def site() -> Iterator[str]:
-    """Return the origin that the pages come from; every path gives the same empty page."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _EmptyPage) as server:
+    """Return the origin that the pages come from; every path gives the same page."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _SamePage) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -87,13 +89,12 @@ def site() -> Iterator[str]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """Return a profile of its own."""
     with browser.new_context() as context:
-        context.add_init_script(path=PAGE_JS)
         yield context
 
 
 @pytest.fixture
 def page(context: BrowserContext, site: str) -> Page:
-    """Return an empty page of the site, with the functions of page.js."""
+    """Return a page of the site."""
     page = context.new_page()
     page.goto(site)
     return page

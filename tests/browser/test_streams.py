@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tests.browser.conftest import PAGE_JS
+from tests.browser.conftest import LIBRARY
 from tests.browser.service import Service
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ IN_WORKER = """async ([library, url]) => {
 
 def test_row_5_inside_a_worker(page: Page, site: str, service: Service) -> None:
     """A Worker's socket behaves like a page's, and has the Origin of the page."""
-    events, digits = page.evaluate(IN_WORKER, [PAGE_JS.read_text(), service.url("/row-5")])
+    events, digits = page.evaluate(IN_WORKER, [LIBRARY, service.url("/row-5")])
     assert [
         ["open", 1],
         ["message", 1, "text"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.conftest import PAGE_JS, missing
+from tests.browser.conftest import missing
 from tests.browser.service import Service
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def secure(browser: Browser, site: str, tmp_path_factory: pytest.TempPathFactory
 def careless_page(browser: Browser, site: str) -> Iterator[Page]:
     """Return a page that takes any certificate."""
     with browser.new_context(ignore_https_errors=True) as context:
-        context.add_init_script(path=PAGE_JS)
         page = context.new_page()
         page.goto(site)
         yield page

@@ -12,7 +12,7 @@ import pytest
 from tests.certificates import Authority
 from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
 from wsworker import configfile
-from wsworker.cli.start import flags, load, need_linux, ready_line, told, warn_of_tls
+from wsworker.cli.start import flags, load, need_linux, ready_line, told, warn
 from wsworker.errors import ConfigError, PlatformError, Problem
 
 SCRIPT: Script = {"status": [STATUS]}
@@ -40,10 +40,10 @@ def test_files_of_tls_are_looked_at(place: Place, caplog: pytest.LogCaptureFixtu
     pair = Authority(place.folder).issue("one")
     place.config.write_text("app: app\ntls:\n  certfile: one.crt\n  keyfile: one.key\n")
     path = Path("config.yaml")
-    warn_of_tls(load(path, {}, {}))
+    warn(load(path, {}, {}))
     assert [] == caplog.messages
     Authority(place.folder).expired("one")
-    warn_of_tls(load(path, {}, {}))
+    warn(load(path, {}, {}))
     text = f"clients will not take the certificate in {pair.certfile}: certificate has expired; replace it and reload"
     assert [f"config.yaml:3:13: {text}"] == caplog.messages
     pair.keyfile.unlink()

@@ -61,6 +61,7 @@ def check(settings: Settings, show_values: bool) -> int:
         config_finding(loaded),
         app_finding(loaded.config),
         *tls_findings(loaded),
+        *caution_findings(loaded),
         *address_findings(loaded, _is_running(path)),
         *files_findings(loaded, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *backlog_findings(loaded, int(SOMAXCONN.read_text())),
@@ -210,6 +211,14 @@ def tls_findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding("tls", "warning", f"{loaded.place('tls.certfile')}: {objection}")
     else:
         yield Finding("tls", "ok", f"{visible(config.certfile)}, TLS {config.min_version} or newer")
+
+
+def caution_findings(loaded: Loaded) -> Iterator[Finding]:
+    """Tell what is right and yet may be a mistake."""
+    from wsworker.cautions import advice, warnings
+
+    for key, sentence in (warnings(loaded.config) | advice(loaded.config)).items():
+        yield Finding("settings", "warning", f"{loaded.origins.get(key, loaded.shown)}: {sentence}")
 
 
 def files_findings(loaded: Loaded, limit: int) -> Iterator[Finding]:

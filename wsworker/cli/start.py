@@ -210,20 +210,23 @@ class Prepared:
         from wsworker.worker.main import preload, run
 
         preload(self.loaded.config.loop)
-        warn_of_tls(self.loaded)
+        warn(self.loaded)
 
         def load_again() -> Loaded:
             loaded = load(self.path, self.environ, self.flags)
-            warn_of_tls(loaded)
+            warn(loaded)
             return loaded
 
         return Master(self.loaded, load_again, enter_worker=run, settled=settled, leave=leave, version=version())
 
 
-def warn_of_tls(loaded: Loaded) -> None:
-    """Log it if no client would take the certificate: it is served all the same."""
+def warn(loaded: Loaded) -> None:
+    """Log what is right and yet may be a mistake: a certificate that no client would take, and the cautions."""
     from wsworker import tls
+    from wsworker.cautions import warnings
 
+    for key, sentence in warnings(loaded.config).items():
+        logger.warning("%s: %s", loaded.place(key), sentence)
     if objection := tls.objection(loaded.config.tls):
         logger.warning("%s: %s", loaded.place("tls.certfile"), objection)
 

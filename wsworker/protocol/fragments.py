@@ -1,14 +1,17 @@
 """Fragments: the pieces of one message that comes in several frames, joined and checked as they come.
 
 They are kept in one buffer and not in a list: a flood of tiny ones must not cost an object each. Text is checked piece
-by piece, so that a bad byte fails the connection before the rest has been sent. Empty fragments are legal and carry
-nothing, so their number has a limit of its own. RFC 6455 sections 5.4 and 8.1.
+by piece, so that a bad byte fails the connection before the rest has been sent; the text of a frame that takes several
+reads is looked at in the same way, and only looked at: the frame is decoded when it is whole, like any other. Empty
+fragments are legal and carry nothing, so their number has a limit of its own. RFC 6455 sections 5.4 and 8.1.
 """
 
 from __future__ import annotations
 
 import codecs
 from typing import Final
+
+from wsworker.protocol.frames import unmask
 
 LEAST_FRAGMENTS: Final = 1024
 BYTES_PER_FRAGMENT: Final = 256
@@ -49,3 +52,32 @@ class Fragments:
     def message(self) -> str | bytes:
         """Return the message; only after its last piece."""
         return self._buffer.decode() if self._is_text else bytes(self._buffer)
+
+
+class Ahead:
+    """The text of a frame that is not whole, checked as it comes; each byte is looked at once.
+
+    begin: where its payload begins in the inbox; key: its masking key.
+    """
+
+    __slots__ = ("_at", "_begin", "_key", "_rest")
+
+    def __init__(self, begin: int, key: bytes | bytearray) -> None:
+        self._begin = begin
+        self._key = key
+        self._at = 0  # bytes of the payload that were looked at
+        self._rest = b""  # the last of them, if they only begin a character
+
+    def check(self, inbox: bytearray) -> None:
+        """Check what has come since; UnicodeDecodeError, with the place in the payload, if it is not UTF-8.
+
+        inbox: starts with the frame and ends within it.
+        """
+        text = self._rest + unmask(inbox[self._begin + self._at :], self._key, self._at)
+        try:
+            checked = codecs.utf_8_decode(text, "strict", False)[1]
+        except UnicodeDecodeError as error:
+            error.start += self._at - len(self._rest)
+            raise
+        self._at += len(text) - len(self._rest)
+        self._rest = text[checked:]

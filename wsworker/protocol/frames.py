@@ -39,6 +39,9 @@ CONTROL_OPCODES = frozenset(CTRL_OPCODES)
 
 MAX_CONTROL_BYTES = 125
 MAX_REASON_BYTES = MAX_CONTROL_BYTES - 2  # the code takes two
+MASKING_KEY_BYTES = 4
+
+TOO_LARGE: Final = "the message is larger than websocket.max_size"
 
 MASKS_IN_C: Final = apply_mask.__module__ != "websockets.utils"
 
@@ -52,7 +55,6 @@ _TEXT = _FIN | Opcode.TEXT
 _BINARY = _FIN | Opcode.BINARY
 _LENGTH_16 = 126
 _LENGTH_64 = 127
-_MASKING_KEY_BYTES = 4
 
 
 class Header(NamedTuple):
@@ -91,7 +93,7 @@ def read_header(data: bytes | bytearray) -> Header | None:
         minimal = length is None or length > 0xFFFF
     masked = bool(second & _MASK)
     if masked:
-        size += _MASKING_KEY_BYTES
+        size += MASKING_KEY_BYTES
     return Header(size, first & 0x0F, bool(first & _FIN), first >> 4 & 0x7, masked, length, minimal)
 
 
@@ -137,6 +139,12 @@ def decode_run(data: bytes | bytearray, position: int, max_size: int, most: int)
     return messages, position
 
 
+def unmask(data: bytes | bytearray, key: bytes | bytearray, position: int) -> bytes:
+    """Return the bytes of a payload that stand from this position of it on. Source: RFC 6455 section 5.3."""
+    turn = position % MASKING_KEY_BYTES
+    return apply_mask(data, key[turn:] + key[:turn])
+
+
 def defect(header: Header, room: int, rsv1: bool = False) -> tuple[int, str] | None:
     """Return the close code and the reason if this header breaks a rule, else None.
 
@@ -160,7 +168,7 @@ def defect(header: Header, room: int, rsv1: bool = False) -> tuple[int, str] | N
     if not header.minimal:
         return 1002, "the length must be encoded in the fewest bytes"
     if header.length is not None and header.length > room and not control:
-        return 1009, "the message is larger than websocket.max_size"
+        return 1009, TOO_LARGE
     return None
 
 

@@ -14,7 +14,8 @@ ServerProtocol behind the 101, so there is none before the first frame that does
 
 What ServerProtocol is looser about is judged here: a header that is wrong by itself (frames.defect), the size of a
 message and the number of its fragments, UTF-8. The verdict is carried out by its own fail(), so state and Close keep
-one owner.
+one owner. The size has to be right twice, as the message travels and as it is: compressed bytes may inflate to a
+thousand times as many, and to nothing, which zlib keeps for the whole message if they stand behind its last block.
 
 All that a connection is at a frame boundary stands in the fields of Session and in state and current_size of its
 ServerProtocol: plain values, nothing in closures, so that another process could go on from them.
@@ -34,7 +35,7 @@ from websockets.server import ServerProtocol
 
 from wsworker.protocol import frames
 from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
-from wsworker.protocol.fragments import Fragments, most_fragments
+from wsworker.protocol.fragments import Ahead, Fragments, most_fragments
 from wsworker.protocol.handshake import SILENT, Opening
 
 StateName: TypeAlias = Literal["connecting", "open", "closing", "closed"]
@@ -63,6 +64,7 @@ class Session:
     """
 
     __slots__ = (
+        "_ahead",
         "_deflate",
         "_extensions",
         "_fast",
@@ -71,6 +73,7 @@ class Session:
         "_phase",
         "_position",
         "_protocol",
+        "_received",
         "_wanted",
         "behind",
         "control",
@@ -94,6 +97,8 @@ class Session:
         self.unread: bytes | bytearray = b""  # what stands before the position is done
         self._position = 0
         self._wanted = 0  # bytes that complete the frame at the position, 0 if not known
+        self._ahead: Ahead | None = None  # if that frame is text
+        self._received = 0  # bytes of the message that is open, as they travel
         self.lane = False
         self.behind: list[str | bytes] = []
         self._fragments: Fragments | None = None  # of the message that is open
@@ -154,6 +159,7 @@ class Session:
             self.unread = b""
             self._position = 0
         self._wanted = 0
+        self._ahead = None
         return messages
 
     def give_back(self, messages: list[str | bytes]) -> None:
@@ -241,7 +247,8 @@ class Session:
     def _rules(self) -> _Protocol:
         if self._protocol is None:
             # ServerProtocol counts a control frame against the message it interrupts, so it gets room for one on top of
-            # the limit; the limit itself is kept in _next_frame and _event_of.
+            # the limit; the limit itself is kept in _next_frame and _event_of. The room also keeps it above 0, which
+            # means no limit to the decoder of permessage-deflate.
             self._protocol = _Protocol(self.max_size + frames.MAX_CONTROL_BYTES, self._extensions)
         return self._protocol
 
@@ -292,22 +299,41 @@ class Session:
             return None
         inbox = self._copy_out()
         if len(inbox) < self._wanted:
+            self._look_ahead(inbox)
             return None
         header = frames.read_header(inbox)
         if header is None:
             return None
-        broken = frames.defect(header, self._room, self.window_bits > 0)
+        broken = frames.defect(header, self.max_size - self._received, self.window_bits > 0)
         if broken is not None:
             self._fail(*broken)
             return None
-        if header.length is None:
+        if header.length is None or len(inbox) < header.size:
             return None
         self._wanted = header.size + header.length
         if len(inbox) < self._wanted:
+            if header.opcode == Opcode.TEXT and not header.rsv and self._fragments is None:
+                self._ahead = Ahead(header.size, inbox[header.size - frames.MASKING_KEY_BYTES : header.size])
+                self._look_ahead(inbox)
             return None
         data = inbox[: self._wanted]
         del inbox[: self._wanted]
         self._wanted = 0
+        self._ahead = None
+        if header.opcode not in frames.CONTROL_OPCODES:
+            self._received = 0 if header.fin else self._received + header.length
+        return self._hand_over(data)
+
+    def _look_ahead(self, inbox: bytearray) -> None:
+        """Judge the text of the frame that is not whole; after our Close nobody minds it."""
+        if self._ahead is not None and self.state == "open":
+            try:
+                self._ahead.check(inbox)
+            except UnicodeDecodeError as error:
+                self._fail_text(error)
+
+    def _hand_over(self, data: bytearray) -> Frame | None:
+        """Let ServerProtocol handle one whole frame; None if there is a verdict now."""
         self._rules.receive_data(data)
         self._collect()
         events = self._rules.events_received()
@@ -339,7 +365,7 @@ class Session:
             return _HANDLED
         if len(payload) > self._room:
             # what was inflated; ServerProtocol lets it have the room of a control frame more
-            self._fail(1009, "the message is larger than websocket.max_size")
+            self._fail(1009, frames.TOO_LARGE)
             return None
         if not frame.fin or frame.opcode is Opcode.CONT:
             return self._join(frame.opcode, payload, frame.fin)
@@ -374,6 +400,7 @@ class Session:
         self._fail(1007, f"the text is not UTF-8 at byte {error.start}")
 
     def _fail(self, code: int, reason: str) -> None:
+        self.behind = []
         self._rules.fail(code, reason)
         self._collect()
 
@@ -420,6 +447,9 @@ class _Protocol(ServerProtocol):
         self.extensions = list(extensions)
 
     def fail(self, code: int, reason: str = "") -> None:
+        if code == frames.CloseCode.MESSAGE_TOO_BIG:
+            # its own reason names its own limit, which is not the one that was set
+            reason = frames.TOO_LARGE
         self.verdict = (int(code), reason)
         super().fail(code, reason)
 

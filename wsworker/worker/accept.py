@@ -224,10 +224,6 @@ class Acceptor:
 
     def _take_up(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
-            if listener.family != socket.AF_UNIX:
-                # For those accepted from it: asyncio asks for IPPROTO_TCP in a socket before it does this itself, and
-                # accept() passes on the 0 that most listeners are made with. tcp(7)
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._entrance.know(listener)
 
     def _ready(self, listener: socket.socket) -> None:

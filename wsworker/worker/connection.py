@@ -50,7 +50,7 @@ class Connection(Vigil):
     @property
     def buffered(self) -> int:
         """Bytes that were sent and that the kernel has not taken yet."""
-        return self._cork.buffered
+        return 0 if self._stage == "gone" else self._cork.buffered
 
     @property
     def user(self) -> str | None:

@@ -17,8 +17,9 @@ The kernel is asked before anybody is told: reaching the limit first writes what
 a client that reads is never choked. The way down is heard from the transport, whose own mark is set to the next one
 that matters.
 
-`size` is never too small: every message adds to it, and only look() takes off what the kernel has taken meanwhile. To
-ask the transport after each write would cost a tenth of an echo.
+`size` is never too small but by control frames, which not everybody counts: every message adds to it, and only look()
+takes off what the kernel has taken meanwhile. To ask the transport after each write would cost a tenth of an echo.
+`passed` is the part of it that has left `frames`; so nothing here takes longer because many small messages wait.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Cork:
         "_drainers",
         "_edges",
         "_episode",
+        "_passed",
         "_paused",
         "_session",
         "_transport",
@@ -84,6 +86,7 @@ class Cork:
         self.limit = limit
         self.frames = session.output
         self.size = 0
+        self._passed = 0  # how much of size is the transport's
         self.choked = False
         self.finished = False
         self.progress = False
@@ -100,10 +103,15 @@ class Cork:
 
     def look(self) -> None:
         """Take off size what the kernel has taken."""
-        size = sum(map(len, self.frames)) + self._transport.get_write_buffer_size()
+        left = self._transport.get_write_buffer_size()
+        if not self.frames:
+            # now it is known, whatever was counted
+            self._passed = self.size
+        size = self.size - self._passed + left
         if size < self.size:
             self.progress = True
         self.size = size
+        self._passed = left
 
     def press(self) -> None:
         """See to it that the limit is kept, as size has reached it: write, and if that does not help, choke."""
@@ -124,24 +132,26 @@ class Cork:
 
     def drop_oldest(self) -> int:
         """Make room by dropping messages that are still here, oldest first; return how many, 0 if none could be."""
-        dropped = 0
+        frames = self.frames
+        dropped = done = 0
         kept: list[bytes] = []
-        for frame in self.frames:
-            if self.size >= self.limit and is_message(frame):
+        while done < len(frames) and self.size >= self.limit:
+            frame = frames[done]
+            done += 1
+            if is_message(frame):
                 self.size -= len(frame)
                 dropped += 1
             else:
                 kept.append(frame)
-        self.frames[:] = kept
+        frames[:done] = kept
         return dropped
 
     def drop_all(self) -> int:
         """Drop all messages that are still here; return how many."""
-        kept = [frame for frame in self.frames if not is_message(frame)]
-        dropped = len(self.frames) - len(kept)
-        self.frames[:] = kept
-        self.look()
-        return dropped
+        messages = [frame for frame in self.frames if is_message(frame)]
+        self.frames[:] = [frame for frame in self.frames if not is_message(frame)]
+        self.size -= sum(map(len, messages))
+        return len(messages)
 
     def flush(self) -> None:
         """Write as much as the transport should have, and half-close behind all if the session says so.
@@ -149,16 +159,19 @@ class Cork:
         After the half-close, or when the transport is closing, nothing is written any more.
         """
         frames = self.frames
-        if frames and not self._paused:
+        if frames:
             if self.finished or self._transport.is_closing():
-                self._forget()
-            elif self.size < UNJOINED_BYTES or len(frames) == 1:
+                self.forget()
+            elif self._paused:
+                return
+            elif self.size - self._passed < UNJOINED_BYTES or len(frames) == 1:
                 data = b"".join(frames)
                 counters, session = self._counters, self._session
                 counters.messages_out += len(frames) - session.control
                 counters.bytes_out += len(data)
                 session.control = 0
                 frames.clear()
+                self._passed = self.size
                 self._transport.write(data)
             else:
                 self._write_in_parts()
@@ -166,11 +179,16 @@ class Cork:
             self.finish()
 
     def finish(self) -> None:
-        """Half-close behind all that was written; what is still here is dropped. With TLS, which has none, close."""
+        """Write all that is still here, however much the transport has, and half-close behind it.
+
+        So what was accepted is not lost to a client that is slow to take it. With TLS, which has no half-close, close.
+        """
         if self.finished or self._transport.is_closing():
             return
         self.finished = True
-        self._forget()
+        while self.frames:
+            self._paused = False
+            self._write_in_parts()
         if not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -179,6 +197,11 @@ class Cork:
         except OSError:
             # the client has reset the connection, and asyncio has not seen it yet; uvloop never raises here
             self._transport.abort()
+
+    def forget(self) -> None:
+        """Drop what is still here: nobody can get it any more."""
+        self.frames.clear()
+        self._session.control = 0
 
     def pause(self) -> None:
         """Write no further. You must call it from pause_writing."""
@@ -220,10 +243,6 @@ class Cork:
                 future.set_result(None)
         self._drainers = None
 
-    def _forget(self) -> None:
-        self.frames.clear()
-        self._session.control = 0
-
     def _write_in_parts(self) -> None:
         """Write frames, small ones joined, until there is none or the transport has enough."""
         frames = self.frames
@@ -239,13 +258,15 @@ class Cork:
             self._counters.messages_out += messages
             self._counters.bytes_out += joined
             self._session.control -= done - first - messages
+            self._passed += joined
             self._transport.write(b"".join(frames[first:done]))
         del frames[:done]
 
     def _choke(self) -> None:
         self.choked = True
-        self._set_mark()
         self._edges._choked()
+        # with TLS this may come back at once to say that there is room
+        self._set_mark()
         if not self._episode:
             self._episode = True
             self._edges._filled()

@@ -37,9 +37,9 @@ HIDDEN_COROUTINE: Final = "it returned a coroutine; make it `async def`, or use 
 
 
 class Turn(Protocol):
-    """What is asked between two messages. stopped: the next one must wait, or is not wanted any more."""
+    """What is asked between two messages. _stopped: the next one must wait, or is not wanted any more."""
 
-    stopped: bool
+    _stopped: bool
 
 
 class Caller:
@@ -197,7 +197,7 @@ class Delivery:
                 result = function(client, message)
                 if result is not None or copies.is_copy:
                     caller.examine(result)
-                if turn.stopped:
+                if turn._stopped:
                     break
         except BaseException as exc:
             end_if_copy(exc)
@@ -216,7 +216,7 @@ class Delivery:
             self.call(callback, message)
             if len(self._waiting) >= MESSAGES_WAITING:
                 self._client._crowded()
-            if turn.stopped:
+            if turn._stopped:
                 return count
         return len(messages)
 

@@ -82,6 +82,9 @@ class Entrance:
         self._counters = counters
         self._log = log
         self._open_timeout = config.websocket.open_timeout
+        # by then a ping is unanswered as well; without pings the kernel's own patience holds, some 15 minutes
+        silence = config.websocket.ping_interval and config.websocket.ping_interval + config.websocket.ping_timeout
+        self._user_timeout = int(silence * 1000)
         self._proxy_protocol = config.proxy_protocol
         self._trusted = Trusted.of(config.forwarded_allow_ips)
         self._versions: dict[socket.socket, Version] = {}
@@ -99,7 +102,15 @@ class Entrance:
         return len(self._tasks)
 
     def know(self, listener: socket.socket) -> None:
-        """Find out with which header the clients of a listener begin. You must call it before admit, and forget."""
+        """Find out with which header the clients of a listener begin, and set the options that their sockets inherit.
+
+        You must call it before admit, and forget.
+        """
+        if listener.family != socket.AF_UNIX:
+            # tcp(7). asyncio sets the first itself only on a socket of IPPROTO_TCP, and accept() passes on the 0 that
+            # most listeners are made with.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout)
         version = version_of(listener, config_value=self._proxy_protocol)
         if version is not None:
             self._versions[listener] = version

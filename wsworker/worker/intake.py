@@ -45,7 +45,7 @@ class Intake(asyncio.Protocol):
     """The way in of one connection.
 
     _handling: messages or events are being handled, and what is sent now is written behind them; _reading: the socket
-    is read; _holds: the reasons; stopped: the run that is being handled must end, for a reason or because the
+    is read; _holds: the reasons; _stopped: the run that is being handled must end, for a reason or because the
     connection is not open any more; _heard: something has come since this was last set to False.
     """
 
@@ -61,8 +61,8 @@ class Intake(asyncio.Protocol):
         "_quota",
         "_reading",
         "_session",
+        "_stopped",
         "_transport",
-        "stopped",
     )
 
     _transport: asyncio.Transport
@@ -78,7 +78,7 @@ class Intake(asyncio.Protocol):
         self._handling = False
         self._reading = True
         self._holds = 0
-        self.stopped = False
+        self._stopped = False
         self._heard = False
         self._active_at = 0  # tick of the last message, either way
 
@@ -110,7 +110,7 @@ class Intake(asyncio.Protocol):
         if end < len(data):
             session.receive(data, end)
         if run:
-            self.stopped = False
+            self._stopped = False
             self._handling = True
             try:
                 handled = self._delivery.deliver(run, self)
@@ -120,10 +120,10 @@ class Intake(asyncio.Protocol):
             self._active_at = self._home.tick
             if handled < len(run):
                 session.give_back(run[handled:])
-        if end == len(data) and not self._holds:
-            self._cork.flush()
-        else:
+        if session.unread or session.behind or self._holds:
             self._deliver(FRAMES_PER_TURN - len(run))
+        else:
+            self._cork.flush()
 
     def _receive(self, data: bytes) -> None:
         if self._discard(len(data)):
@@ -141,9 +141,11 @@ class Intake(asyncio.Protocol):
         if self._handling:
             return
         session = self._session
+        # with a quota one by one, as what is given back must not be counted twice
+        most = FRAMES_PER_TURN if self._quota is None else 1
         empty = False
         while left > 0 and not self._holds and not empty:
-            run = session.next_run(left)
+            run = session.next_run(min(left, most))
             if run:
                 left -= len(run)
                 self._take(run)
@@ -165,12 +167,12 @@ class Intake(asyncio.Protocol):
 
     def _take(self, run: list[str | bytes]) -> None:
         """Have messages handled, and give back to the session what is not wanted now."""
-        over = None
         if self._quota is not None:
-            allowed, over = self._quota.take_messages(len(run), self._home.loop.time())
+            _, over = self._quota.take_messages(len(run), self._home.loop.time())
             if over is not None:
-                run = run[:allowed]
-        self.stopped = False
+                self._obey(over)
+                return
+        self._stopped = False
         self._handling = True
         try:
             handled = self._delivery.deliver(run, self)
@@ -180,12 +182,11 @@ class Intake(asyncio.Protocol):
         self._active_at = self._home.tick
         if handled < len(run):
             self._session.give_back(run[handled:])
-        elif over is not None:
-            self._obey(over)
 
     def _obey(self, over: str | None) -> None:
         """Close with 1008 if the quota says so, for the reason given."""
         if over is not None and self._session.state == "open":
+            self._session.behind = []
             self._session.fail(1008, over)
 
     # The reasons
@@ -193,7 +194,7 @@ class Intake(asyncio.Protocol):
     def _hold(self, reason: int) -> None:
         """Stop reading and delivering for a reason."""
         self._holds |= reason
-        self.stopped = True
+        self._stopped = True
         if not self._handling:
             self._read(False)
 

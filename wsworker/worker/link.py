@@ -104,7 +104,7 @@ class Link(Intake):
     def eof_received(self) -> bool:
         """Handle the client's half-close; unless a page is being sent, asyncio closes behind what is written."""
         if self._stage == "page":
-            return True
+            return self._transport.can_write_eof()  # with TLS there is no half-close
         if self._stage != "linger":
             self._session.receive_eof()
             self._deliver()
@@ -119,6 +119,7 @@ class Link(Intake):
             self._download.close()
         if self.id:
             self._home.visitors.leave(self.remote.host)
+        self._cork.forget()
         paused = self._holds & PAUSED
         self._hold(CUT)
         if paused:
@@ -172,7 +173,9 @@ class Link(Intake):
     # What the cork says
 
     def _choked(self) -> None:
-        self._hold_open(CHOKED)
+        # also while closing, since pings are answered until the client's Close; what takes them lets it be read again
+        if self._stage in ("open", "closing"):
+            self._hold(CHOKED)
 
     def _eased(self) -> None:
         self._let_go(CHOKED)
@@ -253,7 +256,7 @@ class Link(Intake):
             self._arrival = None
             self._home.answered(self)
         if stage != "open":
-            self.stopped = True
+            self._stopped = True
         self._stage = stage
 
 

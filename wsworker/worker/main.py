@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import importlib
 import logging
 import os
@@ -31,6 +32,7 @@ from typing import Any, Final
 from wsworker import log
 from wsworker.assignment import Assignment
 from wsworker.errors import EX_CONFIG, AppError
+from wsworker.protocol.frames import MASKS_IN_C
 from wsworker.stats import Counters
 from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
@@ -46,8 +48,11 @@ from wsworker.worker.leaving import Leaving
 
 BEAT_SECONDS: Final = 1.0
 
+ALLOCATIONS_PER_COLLECTION: Final = 10_000
+"""Python's 700 was chosen for small programs: here a connection is twenty objects, and each handshake would pay."""
+
 TLS_BUFFER_BYTES: Final = 32 * 1024
-"""Of asyncio's TLS, for each connection: a record with 16 KiB, the most there may be, is read at once. RFC 8446, 5.2."""
+"""Of a connection with TLS on asyncio: a record of 16 KiB, the most there may be, is read at once. RFC 8446, 5.1."""
 
 logger = logging.getLogger("wsworker.worker")
 
@@ -95,6 +100,10 @@ def _set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
     log.unblock_output()
     faulthandler.enable(file=assignment.words, all_threads=True)
     faulthandler.register(signal.SIGUSR2, file=assignment.words, all_threads=True)
+    if not MASKS_IN_C:
+        logger.warning("websockets has no C extension here, so messages are unmasked slowly; reinstall it from a wheel")
+    # before user code, which may know better
+    gc.set_threshold(ALLOCATIONS_PER_COLLECTION)
     loop = _new_loop(config.loop)
     asyncio.set_event_loop(loop)
     return loop
@@ -189,6 +198,9 @@ class Life:
             app = app_module.load(self._config.app, Path(self._config.app_dir), time.monotonic)
         except AppError as error:
             raise BootError(Report("failed", kind="app", error=error.message, trace=error.trace)) from None
+        # what is loaded by now stays for good: no collection looks at it again
+        gc.collect()
+        gc.freeze()
         self._hub = hub = Hub(
             config=self._config,
             app=app,
