@@ -85,7 +85,7 @@ def _pump(session: Session, case: Head, verdicts: list[str]) -> None:
 
 
 def _answer(session: Session, event: Handshake, case: Head) -> str:
-    read = read_all(Request(event.request, Address("127.0.0.1", 1)))
+    read = read_all(Request(event.head, Address("127.0.0.1", 1)))
     policy = POLICIES[case.policy]
     verdict = check(event.request, policy, FACTS[case.facts])
     if isinstance(verdict, Admitted):

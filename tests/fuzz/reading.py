@@ -49,10 +49,13 @@ def read_response(data: bytes, is_head: bool = False) -> Response:
 
 
 def read_frames(data: bytes, compressed: bool = False) -> list[tuple[int, bytes]]:
-    """Return opcode and payload of each frame; AssertionError if one breaks a rule, or follows a Close."""
+    """Return opcode and payload of each frame; AssertionError if one breaks a rule.
+
+    Behind a Close there may be answers to pings, and nothing else (RFC 6455 section 5.5.1).
+    """
     found: list[tuple[int, bytes]] = []
+    closed = False
     while data:
-        assert not found or found[-1][0] != 8, f"behind the Close: {data[:20]!r}"
         assert len(data) >= 2, "the last frame is not whole"
         first, length = data[0], data[1]
         assert length < 128, "a server does not mask"
@@ -80,6 +83,8 @@ def read_frames(data: bytes, compressed: bool = False) -> list[tuple[int, bytes]
         if opcode == 8 and payload:
             assert int.from_bytes(payload[:2], "big") in CLOSE_CODES, payload
             payload[2:].decode()
+        assert not closed or opcode == 10, f"behind the Close: {first:#x}"
+        closed = closed or opcode == 8
         found.append((opcode, payload))
     return found
 

@@ -45,11 +45,9 @@ def raw(first: int, payload: bytes = b"", key: bytes = bytes(4)) -> bytes:
         header = bytes([first, 0xFE]) + size.to_bytes(2, "big")
     else:
         header = bytes([first, 0xFF]) + size.to_bytes(8, "big")
-    return (
-        header + key + bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-        if any(key)
-        else (header + key + payload)
-    )
+    if any(key):
+        payload = bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
+    return header + key + payload
 
 
 def close_frame(code: int, reason: bytes = b"") -> bytes:

@@ -1,120 +1,70 @@
-"""Session: the same events and the same output for every split, and the verdicts of RFC 6455.
+"""Session: the verdicts of RFC 6455, in both lanes; what is sent, and when; and that nothing comes after the end.
 
-The bytes that clients send are made with the client side of websockets, or by hand where no client would send them.
+That both lanes, and all ways to cut the bytes, come to the same is test_lanes.py.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable
-from itertools import pairwise
-from typing import Any
+import sys
+import tracemalloc
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from wsworker.errors import InternalError
-from wsworker.protocol.frames import build, is_close_code
-from wsworker.protocol.session import Closed, Event, Handled, Handshake, Ping, Pong, Refused, Session
-
-HEAD = (
-    b"GET /chat HTTP/1.1\r\n"
-    b"Host: localhost\r\n"
-    b"Upgrade: websocket\r\n"
-    b"Connection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    b"\r\n"
+from tests.protocol.peer import (
+    FIN,
+    HEAD,
+    LIMIT,
+    RSV1,
+    Peer,
+    both_lanes,
+    close_frame,
+    in_fragments,
+    masked,
+    offering,
+    opened,
+    raw,
+    split,
+    squeezed,
 )
-LIMIT = 1000
+from wsworker.errors import InternalError
+from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
+from wsworker.protocol.fragments import most_fragments
+from wsworker.protocol.frames import TOO_LARGE, build, is_close_code
+from wsworker.protocol.session import Session, StateName
+
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
-
-
-def masked(opcode: Opcode, data: bytes, fin: bool = True) -> bytes:
-    """Return the frame as a client sends it."""
-    return Frame(opcode, data, fin).serialize(mask=True)
-
-
-def raw(first: int, payload: bytes, second: int = 0x80) -> bytes:
-    """Return a short frame with any first byte, masked with zeros, which is legal."""
-    return bytes([first, second | len(payload)]) + bytes(4) + payload
-
-
-def close_frame(code: int, reason: bytes = b"") -> bytes:
-    """Return a client's Close with any code and any bytes as reason."""
-    return masked(Opcode.CLOSE, code.to_bytes(2, "big") + reason)
-
-
-class Peer:
-    """Drives a session as a worker does: answers the handshake, echoes each message, collects events and output."""
-
-    def __init__(self, max_size: int = LIMIT) -> None:
-        self.session = Session(max_size)
-        self.events: list[Event] = []
-        self.output: list[bytes] = []
-
-    def feed(self, *pieces: bytes) -> None:
-        """Let the pieces arrive, each in a read of its own."""
-        for piece in pieces:
-            self.session.receive(piece)
-            self.pump()
-
-    def eof(self) -> None:
-        """Let the stream end."""
-        self.session.receive_eof()
-        self.pump()
-
-    def pump(self) -> None:
-        """Handle every event that there is."""
-        while (event := self.session.next_event()) is not None:
-            if not isinstance(event, Handled):
-                self.events.append(event)
-            if isinstance(event, Handshake):
-                self.session.accept(None)
-                event.request._exception = None  # a refusal leaves it there, and no two exceptions are equal
-            elif isinstance(event, (str, bytes)):
-                self.session.send(event)
-            self.output += self.session.take_output()
-        self.output += self.session.take_output()
-
-    @property
-    def last(self) -> Event:
-        """The newest event."""
-        return self.events[-1]
-
-    @property
-    def written(self) -> list[bytes]:
-        """All output, without the one header that holds a clock."""
-        return [re.sub(rb"Date: [^\r]*\r\n", b"", item) for item in self.output]
-
-
-def opened(max_size: int = LIMIT) -> Peer:
-    """Return a peer behind its handshake, with nothing noted yet."""
-    peer = Peer(max_size)
-    peer.feed(HEAD)
-    assert isinstance(peer.events.pop(), Handshake)
-    assert peer.output.pop().startswith(b"HTTP/1.1 101 ")
-    return peer
-
-
-def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """Return data cut at these places, which are taken modulo its length."""
-    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in pairwise(places)]
+LARGE = Closed(1009, TOO_LARGE, failed=True)
 
 
 def outcome(data: bytes, cuts: Iterable[int] = (), max_size: int = LIMIT) -> tuple[list[Event], list[bytes], str]:
-    """Return what happens if data comes cut at these places and the stream then ends."""
+    """Return what happens if data comes cut at these places and the stream then ends; a Date is left out."""
     peer = Peer(max_size)
     peer.feed(*split(data, cuts))
     before = peer.session.state
     peer.eof()
-    return peer.events, peer.written, f"{before}, {peer.session.state}"
+    written = [re.sub(rb"Date: [^\r]*\r\n", b"", item) for item in peer.output]
+    return peer.events, written, f"{before}, {peer.session.state}"
+
+
+def taken(session: Session) -> list[bytes]:
+    """Take what is in the output."""
+    output = session.output[:]
+    session.output.clear()
+    return output
 
 
 # --- handshake ---
@@ -124,24 +74,26 @@ def test_handshake() -> None:
     """The life of a connection, seen by its states."""
     session = Session(LIMIT)
     assert (session.state, session.head_started) == ("connecting", False)
-    session.receive(memoryview(HEAD[:5]))
+    session.receive(HEAD[:5])
     assert session.next_event() is None
     assert (session.state, session.head_started) == ("connecting", True)
-    session.receive(bytearray(HEAD[5:]))
+    session.receive(b"?" + HEAD[5:], 1)
     event = session.next_event()
     assert isinstance(event, Handshake)
     assert event.request.path == "/chat"
     assert (session.state, session.head_started) == ("connecting", True)
+    assert not session.lane
     assert session.accept("chat", {"Set-Cookie": "a=1"})
-    assert (session.state, session.head_started) == ("open", True)
-    [response] = session.take_output()
+    assert (session.state, session.head_started, session.lane) == ("open", True, True)
+    [response] = taken(session)
     assert response.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"\r\nSec-WebSocket-Protocol: chat\r\nSet-Cookie: a=1\r\n\r\n" in response
     session.close()
-    assert session.state == "closing"
+    assert (session.state, session.lane) == ("closing", False)
     session.receive_eof()
     assert isinstance(session.next_event(), Closed)
     assert (session.state, session.next_event()) == ("closed", None)
+    assert {"connecting", "open", "closing", "closed"} == set(get_args(StateName))
 
 
 def test_head_started_by_a_whole_line() -> None:
@@ -159,7 +111,7 @@ def test_nothing_is_read_before_the_answer() -> None:
     session.receive_eof()
     assert isinstance(session.next_event(), Handshake)
     assert session.next_event() is None
-    assert session.take_output() == []
+    assert (session.next_run(9), taken(session)) == ([], [])
     assert session.accept(None)
     assert [session.next_event() for _ in range(4)] == [
         Ping(b"1"),
@@ -167,9 +119,9 @@ def test_nothing_is_read_before_the_answer() -> None:
         Closed(1006, "the client ended the stream without a Close"),
         None,
     ]
-    [response, pong, eof] = session.take_output()
+    [response, pong] = taken(session)
     assert response.startswith(b"HTTP/1.1 101 ")
-    assert (pong, eof) == (b"\x8a\x011", SEND_EOF)
+    assert (pong, session.finished) == (b"\x8a\x011", True)
 
 
 def test_reject() -> None:
@@ -178,14 +130,14 @@ def test_reject() -> None:
     session.receive(HEAD + masked(Opcode.PING, b""))
     assert isinstance(session.next_event(), Handshake)
     session.reject(403, {"X-Why": "policy"}, "no\n")
-    [response, eof] = session.take_output()
+    [response] = taken(session)
     assert response.startswith(b"HTTP/1.1 403 Forbidden\r\n")
     assert response.endswith(b"\r\nX-Why: policy\r\n\r\nno\n")
-    assert eof == SEND_EOF
+    assert (session.finished, session.control) == (True, 1)
     session.receive(HEAD)
     session.receive_eof()
-    assert session.next_event() is None
-    assert (session.take_output(), session.state) == ([], "closed")
+    assert (session.next_event(), session.next_run(9), session.unread) == (None, [], b"")
+    assert (taken(session), session.state) == ([], "closed")
 
 
 def test_reject_in_the_middle_of_a_head() -> None:
@@ -194,7 +146,7 @@ def test_reject_in_the_middle_of_a_head() -> None:
     session.receive(HEAD[:30])
     assert session.next_event() is None
     session.reject(408, None, "too slow\n")
-    assert session.take_output()[0].startswith(b"HTTP/1.1 408 ")
+    assert session.output[0].startswith(b"HTTP/1.1 408 ")
     session.receive(HEAD[30:])
     assert session.next_event() is None
 
@@ -205,9 +157,20 @@ def test_accept_may_end_in_a_refusal() -> None:
     session.receive(HEAD.replace(b"13", b"12"))
     assert isinstance(session.next_event(), Handshake)
     assert not session.accept(None)
-    [response, eof] = session.take_output()
+    [response] = taken(session)
     assert response.startswith(b"HTTP/1.1 400 ")
-    assert (eof, session.state, session.next_event()) == (SEND_EOF, "closed", None)
+    assert (session.finished, session.state, session.next_event()) == (True, "closed", None)
+
+
+def test_step_aside() -> None:
+    """Plain HTTP is the caller's: the session writes nothing, finishes nothing and takes nothing more."""
+    session = Session(LIMIT)
+    session.receive(HEAD + b"GET / HTTP/1.1")
+    assert isinstance(session.next_event(), Handshake)
+    session.step_aside()
+    assert (session.state, session.output, session.finished, session.unread) == ("closed", [], False, b"")
+    session.receive(HEAD)
+    assert (session.next_event(), session.unread) == (None, b"")
 
 
 def test_an_error_in_the_answer_leaves_it_owed() -> None:
@@ -219,7 +182,7 @@ def test_an_error_in_the_answer_leaves_it_owed() -> None:
         session.accept(None, {"X": "a\r\nb"})
     with pytest.raises(ValueError, match="characters"):
         session.reject(403, {"X": "a\r\nb"}, "")
-    assert (session.state, session.take_output()) == ("connecting", [])
+    assert (session.state, session.output) == ("connecting", [])
     session.reject(500, None, "")
     assert session.state == "closed"
 
@@ -248,18 +211,113 @@ def test_gone_before_the_handshake(data: bytes) -> None:
     assert outcome(data) == ([expected], [SEND_EOF], "connecting, closed")
 
 
+@pytest.mark.parametrize(
+    ("extension", "window_bits"),
+    [
+        ("permessage-deflate", 15),
+        ("permessage-deflate; client_max_window_bits", 15),
+        ("permessage-deflate; server_max_window_bits=10", 10),
+        ("permessage-deflate; server_max_window_bits=9; client_max_window_bits=9", 9),
+        ("permessage-deflate; server_max_window_bits=8", 0),
+        ("x-webkit-deflate-frame", 0),
+    ],
+)
+def test_window_bits(extension: str, window_bits: int) -> None:
+    """The window that a client asked for is known behind the 101; 0 is none, and so is all that is not offered."""
+    for deflate in (True, False):
+        session = Session(LIMIT, deflate=deflate)
+        session.receive(offering(extension))
+        assert isinstance(session.next_event(), Handshake)
+        assert session.accept(None)
+        assert session.window_bits == (window_bits if deflate else 0)
+        assert (b"permessage-deflate" in session.output[0]) == (session.window_bits > 0)
+
+
 # --- messages ---
 
 
 @pytest.mark.parametrize("message", ["", "a", "é€😀", "\ufeff", "\0", b"", b"\xff", b"x" * LIMIT])
 def test_messages(message: str | bytes) -> None:
     """A message is a str or bytes, empty ones too, and comes back as the frame of the same content."""
-    peer = opened()
     data = message.encode() if isinstance(message, str) else message
-    peer.feed(masked(TEXT if isinstance(message, str) else BINARY, data))
-    assert peer.events == [message]
-    assert [type(message)] == [type(event) for event in peer.events]
-    assert peer.output == [build(message)]
+    for peer in both_lanes():
+        peer.feed(masked(TEXT if isinstance(message, str) else BINARY, data))
+        assert peer.events == [message]
+        assert [type(message)] == [type(event) for event in peer.events]
+        assert peer.output == [build(message)]
+
+
+def test_lane() -> None:
+    """The fast lane is open between messages, and closed in a fragmented one and from the first Close on."""
+    for fast in (True, False):
+        peer = opened(fast=fast)
+        seen = [peer.session.lane]
+        for frame in (masked(TEXT, b"a", False), masked(Opcode.PING, b""), masked(CONT, b""), close_frame(1000)):
+            peer.feed(frame)
+            seen.append(peer.session.lane)
+        assert seen == [fast, False, False, fast, False]
+        peer = opened(fast=fast)
+        peer.session.fail(1008, "")
+        assert not peer.session.lane
+
+
+def test_next_run() -> None:
+    """A run has as many messages as were asked for; the rest, and what is not plain, comes later, in order."""
+    session = opened().session
+    session.receive(masked(TEXT, b"1") * 5 + masked(Opcode.PING, b"") + masked(BINARY, b"2"))
+    assert [session.next_run(3), session.next_run(3), session.next_run(3)] == [["1"] * 3, ["1"] * 2, []]
+    assert [session.next_event(), session.next_run(3), session.next_run(3)] == [Ping(b""), [b"2"], []]
+    assert (session.unread, session.next_event()) == (b"", None)
+
+
+def test_next_run_from_a_position() -> None:
+    """What the caller has decoded by itself is not given again, whatever comes behind it."""
+    for second in (masked(TEXT, b"b"), masked(Opcode.PING, b"b")):
+        session = opened().session
+        first = masked(TEXT, b"a")
+        session.receive(first + second[:3], len(first))
+        assert (session.next_run(9), session.next_event()) == ([], None)
+        session.receive(b"??" + second[3:], 2)
+        assert (session.next_run(9) or session.next_event()) in (["b"], Ping(b"b"))
+        assert session.unread == b""
+
+
+def test_a_large_read_is_not_kept_for_its_end() -> None:
+    """What waits for more bytes is copied out of the read that it came with."""
+    session = opened(max_size=10**6).session
+    session.receive(masked(BINARY, bytes(200_000)) + masked(TEXT, b"rest")[:-1])
+    assert len(session.next_run(9)) == 1
+    assert session.next_event() is None
+    assert len(session.unread) == 9
+
+
+def test_give_back() -> None:
+    """What is given back comes again, before anything else and no more than asked for at a time."""
+    session = opened().session
+    session.receive(masked(TEXT, b"1") + masked(TEXT, b"2") + masked(TEXT, b"3") + masked(Opcode.PING, b""))
+    run = session.next_run(9)
+    session.give_back(run[1:])
+    assert session.behind == ["2", "3"]
+    assert [session.next_run(1), session.next_run(1), session.behind] == [["2"], ["3"], []]
+    assert [session.next_run(9), session.next_event()] == [[], Ping(b"")]
+
+
+@pytest.mark.parametrize("act", [Session.close, Session.fail])
+def test_nothing_is_given_behind_our_close(act: Callable[[Session, int, str], None]) -> None:
+    """A Close in the middle of a run drops the rest of it, given back before or after, and what is not decoded yet."""
+    for early in (True, False):
+        session = opened().session
+        session.receive(masked(TEXT, b"1") * 3 + masked(TEXT, b"\xff"))
+        run = session.next_run(3)
+        if early:
+            session.give_back(run[1:])
+            act(session, 4000, "bye")
+        else:
+            act(session, 4000, "bye")
+            session.give_back(run[1:])
+        assert (session.behind, session.next_run(9)) == ([], [])
+        expected = Handled() if act is Session.close else Closed(4000, "bye", failed=True)
+        assert [session.next_event(), session.next_event()] == [expected, None]
 
 
 def test_fragments() -> None:

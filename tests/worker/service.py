@@ -13,7 +13,9 @@ from random import Random
 from typing import Any
 
 from websockets.frames import Frame, Opcode
-from wsworker.config import Config, WebSocketConfig
+
+from wsworker.config import Config
+from wsworker.sections import WebSocketConfig
 from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
 from wsworker.worker.arrival import Arrival

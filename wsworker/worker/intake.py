@@ -186,7 +186,6 @@ class Intake(asyncio.Protocol):
     def _obey(self, over: str | None) -> None:
         """Close with 1008 if the quota says so, for the reason given."""
         if over is not None and self._session.state == "open":
-            self._session.behind = []
             self._session.fail(1008, over)
 
     # The reasons

@@ -42,7 +42,7 @@ class Vigil(Entry):
         if isinstance(event, (str, bytes)):
             self._take([event])
         elif isinstance(event, (Ping, Pong)):
-            self._mind_control()
+            self._mind_control(event)
         elif isinstance(event, Handshake):
             self._knock(event)
         elif isinstance(event, Refused):
@@ -64,14 +64,14 @@ class Vigil(Entry):
             self._quota = Quota(settings, home.loop.time())
 
     def _reads_again(self) -> None:
-        if self._watch is not None and self._watch.pulse is not None:
-            self._watch.pulse.resumed(self._home.tick)
+        if self._watch is not None:
+            self._watch.resumed(self._home.tick)
+            self._active_at = self._home.tick
 
     def _stalled(self) -> None:
-        if self._stage == "open" and self._watch is not None:
-            # the deadline that there is may be a later one
-            self._watch.stalled(self._home.tick)
-            self._home.schedule(self, self._ticks_left())
+        if self._stage == "open":
+            # in a tick and not now, when some of it may still be taken: from there on its time is counted
+            self._home.schedule(self, 1)
 
     # Deadlines
 
@@ -94,20 +94,21 @@ class Vigil(Entry):
             self._transport.abort()
 
     def _facts(self) -> Facts:
-        waits = self._cork.buffered > 0
+        self._cork.look()
         return Facts(
             reading=self._reading,
             heard=self._heard,
-            waits=waits,
+            # not what is in the cork: some of that may not have been offered yet
+            waits=self._transport.get_write_buffer_size() > 0,
             progress=self._cork.progress,
-            in_message=self._session.in_message,
             signed=self._user is not None,
             active_at=self._active_at,
         )
 
     def _ticks_left(self) -> int:
         assert self._watch is not None
-        return self._watch.ticks_left(self._home.tick, self._facts())
+        now = self._home.tick
+        return self._watch.ticks_left(now, self._active_at if self._reading else now)
 
     def _check_watch(self) -> None:
         home, watch, facts = self._home, self._watch, self._facts()
@@ -117,7 +118,8 @@ class Vigil(Entry):
         if verdict == "ping":
             assert watch.pulse is not None
             self._session.ping(watch.pulse.payload())
-            home.flush_later(self)
+            # not flush_later, which is for messages: a ping does not make a connection active
+            self._cork.flush()
         elif verdict != "wait":
             self._end_for(verdict)
         if self._stage == "open":
@@ -149,15 +151,15 @@ class Vigil(Entry):
 
     # Rates
 
-    def _mind_control(self) -> None:
-        """Count a ping or a pong, and its answer, which no send has counted."""
+    def _mind_control(self, event: Ping | Pong) -> None:
+        """Count a ping or a pong, and the answer to a ping, which no send has counted."""
         home, cork = self._home, self._cork
         now, rate = home.loop.time(), home.config.websocket.rate_control
         if self._control is None:
             self._control = bucket(rate, 1, now)
         if self._control is not None and not self._control.take(1.0, now):
             self._obey(f"more than websocket.rate_control = {rate}")
-        if cork.frames:
+        if isinstance(event, Ping) and cork.frames:
             cork.size += len(cork.frames[-1])
             if cork.size >= cork.limit:
                 cork.press()

@@ -3,11 +3,15 @@
     silent       nothing at all came for ping_timeout behind a ping (pulse.py)
     stuck        something waits to be written, and the client has taken nothing of it for write_timeout
     unfinished   a fragmented message has begun and not ended within message_timeout
-    unsigned     connection.user was not set within auth_timeout
+    unsigned     connection.user was not set when auth_timeout had passed
     idle         no message, either way, for idle_timeout
 
 Times are ticks of the worker's wheel and come in as arguments. While our own side does not read, what the client sends
-cannot be known: its silence and its unfinished message are not counted then. What it does not take still is.
+cannot be known: its silence, its unfinished message and its idleness are not counted then, and anew behind it. What it
+does not take still is. A client that takes something is not silent: its pong cannot come before it has our ping.
+
+What is stuck is seen at a check only, as nobody tells when the kernel takes a byte. So it is cut after write_timeout at
+the earliest and twice that at the latest.
 """
 
 from __future__ import annotations
@@ -54,82 +58,89 @@ class Spans:
 class Facts:
     """How a connection is at this moment.
 
-    reading: it is read from; heard: something has come since the last check; waits: something is to be written;
-    progress: the kernel has taken some of that since the last check; in_message: a fragmented message is open;
-    signed: connection.user is set; active_at: tick of the last message.
+    reading: it is read from; heard: something has come since the last check; waits: the kernel has not taken all that
+    it was offered; progress: it has taken something since the last check; signed: connection.user is set; active_at:
+    tick of the last message, either way, or of the moment since when it is read from again, if that was later.
     """
 
     reading: bool
     heard: bool
     waits: bool
     progress: bool
-    in_message: bool
     signed: bool
     active_at: int
 
 
 class Watch:
-    """The watch over one connection, from its opening at tick now. chance: 0.0 to below 1.0, spreads the pings."""
+    """The watch over one connection, from its opening at tick now. chance: 0.0 to below 1.0, spreads the pings.
 
-    __slots__ = ("_message_at", "_opened_at", "_spans", "_stalled_at", "pulse")
+    pulse: None if there are no pings.
+    """
+
+    __slots__ = ("_auth_at", "_checked_at", "_message_at", "_spans", "_stuck_at", "pulse")
 
     def __init__(self, spans: Spans, now: int, chance: float) -> None:
         self._spans = spans
-        self._opened_at = now
-        self._message_at = 0  # since when a fragmented message is open, 0: there is none
-        self._stalled_at = 0  # since when the client takes nothing, 0: nothing waits
+        self._checked_at = now
+        self._auth_at = now + spans.auth if spans.auth else None  # when it is asked who this is, once
+        self._message_at: int | None = None  # since when a fragmented message is open
+        self._stuck_at: int | None = None  # since when the client is known to take nothing
         self.pulse = Pulse(spans.ping_interval, spans.ping_timeout, now, chance) if spans.ping_interval else None
 
-    def message_began(self, now: int) -> int:
-        """Know that a fragmented message is open; return in how many ticks it must be over, 0 if it is known or may."""
-        if self._message_at or not self._spans.message:
-            return 0
+    def message_began(self, now: int) -> bool:
+        """Know that a fragmented message is open; True if this is new, and then ticks_left may have become less."""
+        if self._message_at is not None or not self._spans.message:
+            return False
         self._message_at = now
-        return self._spans.message
+        return True
 
     def message_ended(self) -> None:
-        """Know that there is none."""
-        self._message_at = 0
+        """Know that none is open."""
+        self._message_at = None
 
-    def stalled(self, now: int) -> int:
-        """Know that the client has stopped taking what waits for it; return when to check, in ticks."""
-        self._stalled_at = now
-        return self._spans.write
+    def resumed(self, now: int) -> None:
+        """Know that reading goes on after a pause of our own: what the client owes us, it owes us from now on."""
+        if self._message_at is not None:
+            self._message_at = now
+        if self.pulse is not None:
+            self.pulse.resumed(now)
 
     def check(self, now: int, chance: float, facts: Facts) -> Verdict:
         """Say what is due at tick now: the end, for a reason, a ping, or nothing."""
         spans = self._spans
+        self._checked_at = now
+        if not facts.reading:
+            self.resumed(now)
         if not facts.waits:
-            self._stalled_at = 0
-        elif facts.progress or not self._stalled_at:
-            self._stalled_at = now
-        elif now - self._stalled_at >= spans.write:
+            self._stuck_at = None
+        elif facts.progress or self._stuck_at is None:
+            self._stuck_at = now
+        elif now - self._stuck_at >= spans.write:
             return "stuck"
-        if not facts.in_message:
-            self._message_at = 0
-        elif not facts.reading or not self._message_at:
-            self._message_at = now
-        elif spans.message and now - self._message_at >= spans.message:
+        if self._message_at is not None and now - self._message_at >= spans.message:
             return "unfinished"
-        if spans.auth and not facts.signed and now - self._opened_at >= spans.auth:
-            return "unsigned"
-        if spans.idle and now - facts.active_at >= spans.idle:
+        if self._auth_at is not None and now >= self._auth_at:
+            self._auth_at = None
+            if not facts.signed:
+                return "unsigned"
+        if spans.idle and facts.reading and now - facts.active_at >= spans.idle:
             return "idle"
         return self._check_pulse(now, chance, facts)
 
-    def ticks_left(self, now: int, facts: Facts) -> int:
-        """Return in how many ticks check is due next; at least 1. It looks at what waits at least once in that span."""
+    def ticks_left(self, now: int, active_at: int) -> int:
+        """Return in how many ticks check is due next; at least 1. active_at: as in Facts; now while it is not read.
+
+        Nobody says when something begins to wait, so there is a check at least once in the span for it.
+        """
         spans = self._spans
-        due = [now + spans.write]
-        if facts.waits and self._stalled_at:
-            due.append(self._stalled_at + spans.write)
-        if self._message_at and spans.message:
-            due.append(self._message_at + spans.message)
-        if spans.auth and not facts.signed:
-            due.append(self._opened_at + spans.auth)
+        due = (self._checked_at if self._stuck_at is None else self._stuck_at) + spans.write
+        if self._message_at is not None:
+            due = min(due, self._message_at + spans.message)
+        if self._auth_at is not None:
+            due = min(due, self._auth_at)
         if spans.idle:
-            due.append(facts.active_at + spans.idle)
-        left = max(1, min(due) - now)
+            due = min(due, active_at + spans.idle)
+        left = max(1, due - now)
         return left if self.pulse is None else min(left, self.pulse.ticks_left(now))
 
     def _check_pulse(self, now: int, chance: float, facts: Facts) -> Verdict:
@@ -138,6 +149,7 @@ class Watch:
             return "wait"
         if facts.heard:
             pulse.asked_at = 0
-        if not facts.reading:
+        elif facts.waits and facts.progress:
+            # the client is there, and our ping may stand behind what it is taking
             pulse.resumed(now)
         return pulse.check(now, chance)
