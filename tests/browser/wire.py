@@ -217,7 +217,7 @@ class Relay(RawServer):
             while data := _read(server):
                 wire.answers += data
                 wire.reads.append(data)
-                peer.send(data)
+                _write(peer.sock, data)
             wire.ends.append("server")
             _shut(peer.sock, socket.SHUT_WR)
             upwards.join()
@@ -225,7 +225,7 @@ class Relay(RawServer):
     def _pump_up(self, browser: socket.socket, server: socket.socket, wire: Wire) -> None:
         while data := _read(browser):
             wire.requests += data
-            server.sendall(data)
+            _write(server, data)
         wire.ends.append("browser")
         _shut(server, socket.SHUT_WR)
 
@@ -235,6 +235,12 @@ def _read(sock: socket.socket) -> bytes:
         return sock.recv(262144)
     except OSError:
         return b""
+
+
+def _write(sock: socket.socket, data: bytes) -> None:
+    # a side that has gone does not end what the other one still says
+    with suppress(OSError):
+        sock.sendall(data)
 
 
 def _shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

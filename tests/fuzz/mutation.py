@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 Kind: TypeAlias = Literal["flip", "set", "delete", "double", "insert", "repeat", "cut"]
 
+KINDS: Final[tuple[Kind, ...]] = ("flip", "set", "delete", "double", "insert", "repeat", "cut")
 MOST_PLACES: Final = 2**16
 MOST_TIMES: Final = 24
 MOST_BYTES: Final = 96 * 1024
@@ -24,9 +25,7 @@ Mutation: TypeAlias = tuple[Kind, int, int]
 """What to do, where (taken modulo the length), and a number whose meaning depends on the kind."""
 
 places: Final = st.integers(0, MOST_PLACES - 1)
-mutations: Final = st.tuples(
-    st.sampled_from(("flip", "set", "delete", "double", "insert", "repeat", "cut")), places, st.integers(0, 255)
-)
+mutations: Final[st.SearchStrategy[Mutation]] = st.tuples(st.sampled_from(KINDS), places, st.integers(0, 255))
 
 
 def mutate(data: bytes, mutation: Mutation) -> bytes:

@@ -66,7 +66,17 @@ def _check_proxied(case: Header, found: Proxied, end: int) -> None:
 
 
 _hosts: Final = st.sampled_from(
-    (b"192.0.2.1", b"255.255.255.255", b"1.2.3", b"01.2.3.4", b"::1", b"::ffff:192.0.2.1", b"fe80::1%eth0", b"f" * 39, b"")
+    (
+        b"192.0.2.1",
+        b"255.255.255.255",
+        b"1.2.3",
+        b"01.2.3.4",
+        b"::1",
+        b"::ffff:192.0.2.1",
+        b"fe80::1%eth0",
+        b"f" * 39,
+        b"",
+    )
 )
 _ports: Final = st.sampled_from((b"0", b"1", b"65535", b"65536", b"00", b"+1", b"99999", b""))
 _lines: Final = st.builds(
@@ -77,7 +87,9 @@ _lines: Final = st.builds(
     st.tuples(_ports, _ports),
     st.sampled_from((b"\r\n", b"\r\n", b"\r\nGET ", b"\n", b"\r", b"")),
 )
-_v1: Final = st.one_of(_lines, st.sampled_from((b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", b"GET /")))
+_v1: Final = st.one_of(
+    _lines, st.sampled_from((b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", b"GET /"))
+)
 
 
 @st.composite

@@ -75,7 +75,7 @@ def read_frames(data: bytes, compressed: bool = False) -> list[tuple[int, bytes]
             assert compressed, "reserved bits"
             assert first & 0x70 == 0x40, "reserved bits"
             assert opcode < 3, "a compressed control frame"
-            payload = zlib.decompress(payload + b"\0\0\xff\xff", -15)
+            payload = zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
         if opcode == 1:
             payload.decode()
         if opcode > 7:

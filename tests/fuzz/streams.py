@@ -1,8 +1,8 @@
 """Target: frames behind a handshake, through the session.
 
-Any bytes end in messages, a clean end, the end of the stream, or a Close with one of the codes that are documented. What
-comes out is the same for every split and however many messages of a run are handled at once, and what the session holds
-meanwhile stays within the size of a message.
+Any bytes end in messages, a clean end, the end of the stream, or a Close with one of the codes that are documented.
+What comes out is the same for every split and however many messages of a run are handled at once, and what the session
+holds meanwhile stays within the size of a message.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from wsworker.protocol.events import Closed, Event, Handled, Handshake
 from wsworker.protocol.session import Session
 
 VERDICTS: Final = frozenset({1002, 1007, 1008, 1009})
+WORDS: Final = ("close", "pause", "raise")
+"""Messages that the application does not echo."""
+
 SESSION_BYTES: Final = 16 * 1024
 """What a session weighs without anything of the client in it, with room to spare."""
 
@@ -141,14 +144,14 @@ def check_stream(case: Stream) -> None:
     _check_end(ends[0])
     assert whole.events[-1] == ends[0]
     sent = read_frames(whole.output)
-    echoes = [payload for opcode, payload in sent if opcode < 3]
     messages = [event for event in whole.events if isinstance(event, (str, bytes))]
-    assert all(len(message if isinstance(message, bytes) else message.encode()) <= case.max_size for message in messages)
-    assert echoes == [message.encode() if isinstance(message, str) else message for message in messages if _echoed(message)]
+    assert all(len(_payload(message)) <= case.max_size for message in messages)
+    echoed = [_payload(message) for message in messages if message not in WORDS]
+    assert echoed == [payload for opcode, payload in sent if opcode < 3]
 
 
-def _echoed(message: str | bytes) -> bool:
-    return message not in ("close", "pause", "raise")
+def _payload(message: str | bytes) -> bytes:
+    return message.encode() if isinstance(message, str) else message
 
 
 def _check_end(end: Closed) -> None:

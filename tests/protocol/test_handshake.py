@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets import http11
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from wsworker.errors import InternalError
 from wsworker.protocol.handshake import MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES, SILENT, Opening
+
+DEFLATE = [ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)]
 
 FIELDS = (
     b"Host: localhost\r\n"
@@ -237,6 +244,84 @@ def test_reject_answers_head_without_body() -> None:
     """The answer to HEAD has the length of the body, but not the body (RFC 9110 section 9.3.2)."""
     response = complete(HEAD.replace(b"GET", b"HEAD")).reject(426, {}, "text")
     assert (response.headers["Content-Length"], response.body) == ("4", b"")
+
+
+def test_reject_not_modified_has_no_body() -> None:
+    """RFC 9110 section 15.4.5: a 304 ends with its head."""
+    response = complete().reject(304, {}, "text")
+    assert (304, "Not Modified", b"") == (response.status_code, response.reason_phrase, response.body)
+
+
+CASES = st.sampled_from([str.lower, str.upper, str.title, str])
+EXTRAS = st.lists(
+    st.sampled_from(
+        [
+            "Origin: https://example.org",
+            "Cookie: a=1",
+            "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+            "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10, x-foo",
+            "Sec-WebSocket-Extensions: ;;",
+            "Sec-WebSocket-Protocol: chat, soap",
+            "Sec-WebSocket-Protocol: a b",
+            "Connection: keep-alive",
+            "Upgrade: h2c",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Key: short",
+        ]
+    ),
+    max_size=3,
+)
+
+
+@given(upgrade=CASES, connection=CASES, extras=EXTRAS, deflate=st.booleans())
+def test_the_simple_answer_is_that_of_server_protocol(
+    upgrade: type[str], connection: type[str], extras: list[str], deflate: bool
+) -> None:
+    """Whichever way a 101 is made, it has what ServerProtocol.accept would say, but for the Date."""
+    fields = [
+        f"Upgrade: {upgrade('websocket')}",
+        f"Connection: {connection('upgrade')}",
+        "Host: localhost",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    head = LINE + "".join(f"{field}\r\n" for field in fields + extras).encode() + b"\r\n"
+    opening = Opening(deflate)
+    assert opening.take(bytearray(head)) is None
+    assert opening.request is not None
+    reference = ServerProtocol(extensions=DEFLATE if deflate else None, logger=SILENT)
+    expected, answer = reference.accept(opening.request), opening.accept(None, {})
+    # ServerProtocol would choose no subprotocol by itself, as it has none configured
+    assert expected.status_code == answer.status_code
+    assert without_date(expected) == without_date(answer)
+    agreed = reference.extensions if answer.status_code == 101 else []
+    assert [item.name for item in agreed] == [item.name for item in opening.extensions]
+
+
+def without_date(response: http11.Response) -> list[tuple[str, str]]:
+    """Return the headers of a response, sorted, without the one that the clock makes."""
+    return sorted(item for item in response.headers.raw_items() if item[0] != "Date")
+
+
+@given(st.data())
+def test_a_whole_head_is_judged_as_one_in_pieces(data: st.DataObject) -> None:
+    """A head that comes at once gives the same request, or the same refusal, as one that comes byte by byte."""
+    odd = [b"A: b\r\n", b"\r\n", b"\n", b" ", b"\x00", b"Content-Length: 1\r\n", b"\xff: x"]
+    pieces = st.sampled_from([LINE, FIELDS, *odd])
+    head = b"".join(data.draw(st.lists(pieces, max_size=8))) + b"\r\n\r\n"
+    outcomes = []
+    for step in (len(head), 1):
+        opening, inbox, found = Opening(), bytearray(), None
+        for start in range(0, len(head), step):
+            inbox += head[start : start + step]
+            found = opening.take(inbox)
+            if found is not None or opening.request is not None:
+                break
+        request = opening.request
+        fields = request and [request.path, *request.headers.raw_items()]
+        outcomes.append((found, opening.head if request else b"", fields))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_silent() -> None:

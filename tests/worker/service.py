@@ -206,19 +206,19 @@ class Service:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self._listener.setblocking(False)
         self._address = self._listener.getsockname()
-        self._accepting = asyncio.create_task(self._accept())
+        self._arriving: set[asyncio.Task[Any]] = set()
         self._peers: list[Peer] = []
+        hub.loop.add_reader(self._listener, self._accept)
 
-    async def _accept(self) -> None:
-        loop = self.hub.loop
-        while True:
-            client, address = await loop.sock_accept(self._listener)
-            arrival = make_arrival(client, address, secure=self._server_tls is not None)
-
-            def protocol(arrival: Arrival = arrival) -> Connection:
-                return Connection(self.hub, arrival)
-
-            await loop.connect_accepted_socket(protocol, client, ssl=self._server_tls)
+    def _accept(self) -> None:
+        client, address = self._listener.accept()
+        arrival = make_arrival(client, address, secure=self._server_tls is not None)
+        connecting = self.hub.loop.connect_accepted_socket(
+            lambda: Connection(self.hub, arrival), client, ssl=self._server_tls
+        )
+        task = asyncio.ensure_future(connecting)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.remove)
 
     async def dial(self, receive_buffer: int = 0) -> Peer:
         """Connect without saying anything; receive_buffer: bytes, to have a client that soon takes nothing."""
@@ -252,8 +252,7 @@ class Service:
 
     async def close(self) -> None:
         """Drop everybody; return when every socket is gone and every callback done."""
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
+        self.hub.loop.remove_reader(self._listener)
         self._listener.close()
         for peer in self._peers:
             peer.leave()
@@ -264,8 +263,6 @@ class Service:
             for peer in self._peers:
                 with suppress(ConnectionError, ssl.SSLError):
                     await peer.writer.wait_closed()
-        # not cancelled: a fault of accepting
-        assert self._accepting.cancelled(), self._accepting.exception()
 
 
 @asynccontextmanager

@@ -56,3 +56,34 @@ def test_intervals_vary_by_a_tenth(interval: int, chance: float) -> None:
     """The first ping comes between 90 % and 110 % of the interval, and never at once."""
     left = Pulse(interval, 1, 0, chance).ticks_left(0)
     assert max(1, round(interval * 0.9)) <= left <= max(1, round(interval * 1.1))
+
+
+@given(
+    interval=st.integers(1, 100),
+    timeout=st.integers(1, 100),
+    begin=st.integers(0, 50),
+    chances=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20),
+)
+def test_checked_only_when_it_is_due_it_misses_nothing(
+    interval: int, timeout: int, begin: int, chances: list[float]
+) -> None:
+    """Each check at the end of ticks_left says ping or silent; silence lasts exactly the timeout."""
+    pulse, now = Pulse(interval, timeout, begin, chances[0]), begin
+    first_at = 0
+    for chance in chances:
+        now += pulse.ticks_left(now)
+        verdict = pulse.check(now, chance)
+        if verdict == "silent":
+            assert first_at + timeout == now
+            return
+        assert "ping" == verdict
+        first_at = first_at or now
+    assert now < first_at + timeout
+
+
+def test_silence_goes_before_a_ping() -> None:
+    """When both are due at the same tick there is no ping any more."""
+    pulse = Pulse(10, 10, 0, MIDDLE)
+    assert "ping" == pulse.check(10, MIDDLE)
+    assert "silent" == pulse.check(20, MIDDLE)
+    assert 1 == pulse.count

@@ -133,7 +133,8 @@ class Opening:
         response = _simple_answer(self.request, self._server is _DEFLATING)
         if response is None:
             response = self._server.accept(self.request)
-            self.extensions = tuple(self._server.extensions)
+            if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                self.extensions = tuple(self._server.extensions)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             if subprotocol is not None:
                 _set_header(response, "Sec-WebSocket-Protocol", subprotocol)
@@ -220,7 +221,7 @@ def _parse(head: bytes) -> http11.Request | None:
     except Exception:
         # ServerProtocol catches as much; line by line it will be found again, and explained
         return None
-    return None
+    raise AssertionError("a whole head leaves the parser nothing to wait for")
 
 
 def _is_printable(request: http11.Request) -> bool:

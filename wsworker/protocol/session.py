@@ -120,7 +120,10 @@ class Session:
     @property
     def head_started(self) -> bool:
         """Whether any byte of a head has come; a client that sent none when its time is up gets no answer either."""
-        return self._opening is None or self._opening.started or len(self.unread) > 0
+        if self._phase != "head":
+            return True
+        assert self._opening is not None
+        return self._opening.started or len(self.unread) > 0
 
     @property
     def in_message(self) -> bool:

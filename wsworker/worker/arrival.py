@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsworker.protocol.request import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """One client, from the moment of accept(2).
 
     peer: the address that accept gave, which is gone from the socket once the client resets it; source: the client's

@@ -39,6 +39,13 @@ class Entry(Link):
         """Know that the 101 is in the output; on_connect is next."""
         raise NotImplementedError
 
+    # What the layers beneath say
+
+    def _cut(self, reason: str) -> None:
+        # an async on_handshake may be done in the tick that is left until connection_lost
+        self._shut_door()
+        super()._cut(reason)
+
     # What the session says
 
     def _knock(self, event: Handshake) -> None:

@@ -77,4 +77,7 @@ class Home(Protocol):
         """Forget the connection's deadline."""
 
     def flush_later(self, connection: Any) -> None:
-        """Call the connection's _flush in the next tick of the loop."""
+        """Call the connection's _flush in the next tick of the loop, and set its _active_at.
+
+        It is for messages: what does not count as activity, such as a ping, you must flush yourself.
+        """

@@ -36,6 +36,9 @@ from wsworker.worker.wheel import TICK_SECONDS, Wheel
 
 FLUSH_SECONDS: Final = 0.005
 
+LATE_TICKS: Final = 4
+"""So late the wheel is turned only if the whole process has stood still, or its loop was blocked."""
+
 
 class Worker:
     """The worker that your code runs in; you get it in on_worker_start and as connection.worker.
@@ -182,18 +185,21 @@ class Hub:
         self._wheel.cancel(connection)
 
     def flush_later(self, connection: Connection) -> None:
-        """Write what the connection has corked in the next tick of the loop."""
+        """Write what the connection has corked in the next tick of the loop. It was active just now."""
         if not self._corked:
             self.loop.call_soon(self._flush_corked)
         self._corked[connection] = None
+        # here, as messages that are sent while one is handled need not be minded
+        connection._active_at = self.tick
 
     def deliver(self, data: str | bytes, connections: Iterable[Connection]) -> int:
         """Send a message to many connections, its frame built once; return how many have accepted it.
 
-        Written in the next tick of the loop. Errors as for Connection.send.
+        Written in the next tick of the loop. Errors as for Connection.send. connections may change meanwhile, which
+        on_buffer_full is free to bring about.
         """
         message = Shared(data)
-        return sum(connection._send_shared(message) for connection in connections)
+        return sum(connection._send_shared(message) for connection in tuple(connections))
 
     # What a drain needs
 
@@ -240,8 +246,14 @@ class Hub:
         self.loop.call_at(self._wheel_began_at + (self.tick + 1) * TICK_SECONDS, self._turn_wheel)
 
     def _turn_wheel(self) -> None:
-        for connection in self._wheel.advance(self._now()):
-            self._guarded(connection, connection._expire)
+        before = self.tick
+        stood_still = self._now() - before > LATE_TICKS
+        for connection in self._wheel.advance(self.tick):
+            if stood_still:
+                # uvloop runs timers before it reads, and what has come meanwhile may be what is waited for
+                self._wheel.schedule(connection, 1)
+            else:
+                self._guarded(connection, connection._expire)
         self._wheel_turns = len(self._wheel) > 0
         if self._wheel_turns:
             self._wait_for_tick()
@@ -254,6 +266,8 @@ class Hub:
             self._guarded(connection, connection._flush)
             if monotonic() > until:
                 break
-        self._corked = dict.fromkeys(corked) | self._corked
-        if self._corked:
+        late = self._corked
+        self._corked = dict.fromkeys(corked) | late
+        if self._corked and not late:
+            # otherwise flush_later has seen to it
             self.loop.call_soon(self._flush_corked)

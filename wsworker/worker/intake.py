@@ -119,9 +119,9 @@ class Intake(asyncio.Protocol):
             self._counters.messages_in += handled
             self._active_at = self._home.tick
             if handled < len(run):
-                session.give_back(run[handled:])
+                session.give_back(run[handled+1:])
         if session.unread or session.behind or self._holds:
-            self._deliver(FRAMES_PER_TURN - len(run))
+            self._deliver(FRAMES_PER_TURN - len(run) + len(session.behind))
         else:
             self._cork.flush()
 
@@ -141,14 +141,11 @@ class Intake(asyncio.Protocol):
         if self._handling:
             return
         session = self._session
-        # with a quota one by one, as what is given back must not be counted twice
-        most = FRAMES_PER_TURN if self._quota is None else 1
         empty = False
         while left > 0 and not self._holds and not empty:
-            run = session.next_run(min(left, most))
+            run = session.next_run(left)
             if run:
-                left -= len(run)
-                self._take(run)
+                left -= self._take(run)
                 continue
             event = session.next_event()
             if event is None:
@@ -165,23 +162,26 @@ class Intake(asyncio.Protocol):
         if left <= 0 and not self._holds:
             self._home.loop.call_soon(self._deliver)
 
-    def _take(self, run: list[str | bytes]) -> None:
-        """Have messages handled, and give back to the session what is not wanted now."""
-        if self._quota is not None:
-            _, over = self._quota.take_messages(len(run), self._home.loop.time())
-            if over is not None:
-                self._obey(over)
-                return
+    def _take(self, run: list[str | bytes]) -> int:
+        """Have messages handled, give back to the session what is not wanted now, and return how many were handled."""
+        most, over, quota = len(run), None, self._quota
+        if quota is not None:
+            most, over = quota.take_messages(most, self._home.loop.time())
         self._stopped = False
         self._handling = True
         try:
-            handled = self._delivery.deliver(run, self)
+            handled = self._delivery.deliver(run[:most], self)
         finally:
             self._handling = False
         self._counters.messages_in += handled
         self._active_at = self._home.tick
-        if handled < len(run):
-            self._session.give_back(run[handled:])
+        if handled < most:
+            self._session.give_back(run[handled+1:])
+            if quota is not None:
+                quota.give_back(most - handled)
+        else:
+            self._obey(over)
+        return handled
 
     def _obey(self, over: str | None) -> None:
         """Close with 1008 if the quota says so, for the reason given."""
@@ -213,6 +213,8 @@ class Intake(asyncio.Protocol):
         if wanted is self._reading or self._transport.is_closing():
             return
         self._reading = wanted
+        if self._quota is not None:
+            self._quota.mind_reading(wanted, self._home.loop.time())
         if wanted:
             self._transport.resume_reading()
             self._reads_again()

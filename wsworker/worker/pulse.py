@@ -10,18 +10,18 @@ starts again when reading does. Time is counted in ticks of the worker's wheel a
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["wait", "ping", "silent"]
 
-SPREAD = 0.1
+SPREAD: Final = 0.1
 """Intervals vary by this part in each direction, so that clients that came together are not pinged together."""
 
 
 class Pulse:
     """The heartbeat of one connection. interval, timeout: ticks, at least 1; now: the tick; chance: 0.0 to below 1.0.
 
-    asked_at is the tick of the first Ping since the last sign of life, or 0; `heard` is written out where bytes arrive.
+    asked_at is the tick of the first Ping since the last sign of life, or 0; you must set it to 0 upon each such sign.
     """
 
     __slots__ = ("_interval", "_ping_at", "_timeout", "asked_at", "count")

@@ -11,7 +11,7 @@ import re
 import socket
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -84,14 +84,15 @@ class Client:
     extensions: what the server has agreed on, b"" if nothing. Every wait ends after 10 s.
     """
 
-    def __init__(self, daemon: Daemon, *lines: str, receive_buffer: int = 0) -> None:
+    def __init__(self, daemon: Daemon, *lines: str, path: str = "/", receive_buffer: int = 0) -> None:
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(10)
         self.sock.connect(("127.0.0.1", daemon.port))
         self._received = bytearray()
-        self.send(UPGRADE[:-2] + b"".join(f"{line}\r\n".encode() for line in lines) + b"\r\n")
+        upgrade = UPGRADE.replace(b" / ", f" {path} ".encode())
+        self.send(upgrade[:-2] + b"".join(f"{line}\r\n".encode() for line in lines) + b"\r\n")
         head = self._until_blank_line()
         assert head.startswith(b"HTTP/1.1 101 "), head
         self.extensions = b"".join(
@@ -142,12 +143,19 @@ class Client:
         assert frame.opcode in (TEXT, BINARY), frame
         return frame.payload
 
-    def close_code(self) -> int:
-        """Return the code of the Close that must come next, with the end of the stream behind it; 1005: none."""
+    def closed(self) -> bytes:
+        """Return the body of the Close that must come next, with the end of the stream behind our answer to it."""
         opcode, payload = self.frame()
         assert opcode == CLOSE, (opcode, payload)
-        assert not self._received
-        assert b"" == read_to_end(self.sock)
+        # else it waits a second for the answer; it may have closed for good already
+        with suppress(OSError):
+            self.send(framed(CLOSE, payload[:2]))
+        assert b"" == self.rest()
+        return payload
+
+    def close_code(self) -> int:
+        """Return the code of the Close that must come next; 1005: none."""
+        payload = self.closed()
         return int.from_bytes(payload[:2], "big") if payload else 1005
 
     def rest(self) -> bytes:
