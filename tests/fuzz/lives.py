@@ -37,6 +37,7 @@ from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 
 SEND_BUFFER: Final = 4096
+RATE_MESSAGES: Final = 5
 LARGEST: Final = 5000
 """The largest message that the application sends of itself."""
 
@@ -55,7 +56,7 @@ _WEBSOCKET: Final[dict[Settings, dict[str, Any]]] = {
     "plain": {},
     "deflate": {"compression": "deflate"},
     "strict": {
-        "rate_messages": 5,
+        "rate_messages": RATE_MESSAGES,
         "rate_control": 3,
         "idle_timeout": 15,
         "auth_timeout": 5,
@@ -217,6 +218,8 @@ class Play:
             assert journal.calls[-1] == "close"
             assert journal.end is not None
             assert journal.end[0] in CLOSE_CODES | {1005, 1006}
+            # what was given back is not counted twice
+            assert "rate_messages" not in journal.end[1] or len(journal.messages) >= RATE_MESSAGES
         self._check_output()
 
     def _check_output(self) -> None:
@@ -341,9 +344,11 @@ def _check_life(case: Life, faults: _Faults) -> None:
     bugs = [text for text in faults.texts if "Meant" not in text]
     assert bugs == []
     # an async application may end it all while more comes: then it is a matter of time how much that was
-    if case.cuts and not (case.awaits and _WORDS.intersection(play.journal.messages)):
+    if not case.cuts or (case.awaits and _WORDS.intersection(play.journal.messages)):
+        return
+    for several in ((), case.cuts):
         again = Play(case, 1000)
-        again.run(_recut(case))
+        again.run(_recut(case, several))
         assert play.journal.messages == again.journal.messages
         assert play.journal.end == again.journal.end
         # an async answer may come before that to a ping or behind it; terminate() drops what is not written
@@ -352,10 +357,10 @@ def _check_life(case: Life, faults: _Faults) -> None:
         assert [text for text in faults.texts if "Meant" not in text] == []
 
 
-def _recut(case: Life) -> tuple[Step, ...]:
+def _recut(case: Life, several: tuple[int, ...]) -> tuple[Step, ...]:
     """Return the steps with all that is sent cut anew."""
     data = b"".join(step[1] for step in case.steps if isinstance(step[1], bytes))
-    return tuple(("send", piece) for piece in split(data, case.cuts))
+    return tuple(("send", piece) for piece in split(data, several))
 
 
 _heads: Final = st.one_of(
@@ -378,7 +383,7 @@ _settings: Final = st.sampled_from(sorted(_WEBSOCKET))
 @st.composite
 def _calm(draw: st.DrawFn) -> Life:
     """Nothing but bytes, so that their splits must not matter."""
-    steps = (("send", draw(_opening) + draw(grammar.frames)),)
+    steps = (("send", draw(_opening)), ("send", draw(grammar.frames)))
     splits = (0, *draw(cuts))
     return Life(steps, splits, draw(st.booleans()), draw(_settings), draw(st.booleans()))
 
@@ -393,6 +398,7 @@ def _eventful(draw: st.DrawFn) -> Life:
 
 
 _HEAD: Final = grammar.HEAD.replace(b"room=1", b"room=2") % grammar.OFFER
+_MESSAGES: Final = grammar.frame(0x81, b"pause") + grammar.frame(0x81, b"a") * 3
 _KNOWN: Final = (
     Life(()),
     Life((("wait", 30),)),
@@ -401,6 +407,8 @@ _KNOWN: Final = (
     Life((("send", _HEAD), ("dam", 0), ("send", grammar.frame(0x81, b"x" * 900) * 20), ("wait", 10), ("flow", 0))),
     Life((("send", _HEAD), ("dam", 0), ("send", grammar.frame(0x89, b"x" * 100) * 200), ("flow", 0))),
     Life((("send", _HEAD + grammar.frame(0x81, b"a") * 40),), (9,), awaits=True),
+    Life((("send", _HEAD), ("send", _MESSAGES)), (300,)),
+    Life((("send", _HEAD), ("send", _MESSAGES)), (300,), settings="strict"),
 )
 
 CALM: Final = Target("calm lives", _calm(), check_life, ())

@@ -25,7 +25,7 @@ VERDICTS: Final = frozenset({1002, 1007, 1008, 1009})
 WORDS: Final = ("close", "pause", "raise")
 """Messages that the application does not echo."""
 
-SESSION_BYTES: Final = 16 * 1024
+SESSION_BYTES: Final = 4 * 1024
 """What a session weighs without anything of the client in it, with room to spare."""
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets import http11
+from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -322,6 +323,79 @@ def test_a_whole_head_is_judged_as_one_in_pieces(data: st.DataObject) -> None:
         fields = request and [request.path, *request.headers.raw_items()]
         outcomes.append((found, opening.head if request else b"", fields))
     assert outcomes[0] == outcomes[1]
+
+
+NO_TAKEOVER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+# what a client offers, what it is answered, and the window that it has for our messages
+OFFERS = {
+    "permessage-deflate": (NO_TAKEOVER, 15),
+    "permessage-deflate; client_max_window_bits": (NO_TAKEOVER, 15),
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover": (NO_TAKEOVER, 15),
+    "permessage-deflate; server_max_window_bits=9": (f"{NO_TAKEOVER}; server_max_window_bits=9", 9),
+    "permessage-deflate; server_max_window_bits=10; client_max_window_bits=8": (
+        f"{NO_TAKEOVER}; server_max_window_bits=10; client_max_window_bits=8",
+        10,
+    ),
+    # zlib has no window of 256 bytes; the next offer is taken instead, if there is one
+    "permessage-deflate; server_max_window_bits=8": (None, 0),
+    "permessage-deflate; server_max_window_bits=8, permessage-deflate": (NO_TAKEOVER, 15),
+    "permessage-deflate, permessage-deflate": (NO_TAKEOVER, 15),
+    "permessage-deflate; server_max_window_bits=16": (None, 0),
+    "permessage-deflate; server_max_window_bits": (None, 0),
+    "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9": (None, 0),
+    "permessage-deflate; unknown": (None, 0),
+    "x-webkit-deflate-frame": (None, 0),
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+def test_compression(offer: str) -> None:
+    """No side keeps its context, whatever was offered; an offer that is not understood means no compression."""
+    expected, window_bits = OFFERS[offer]
+    opening = Opening(deflate=True)
+    assert opening.take(bytearray(LINE + FIELDS + f"Sec-WebSocket-Extensions: {offer}\r\n\r\n".encode())) is None
+    response = opening.accept(None, {})
+    assert (101, expected) == (response.status_code, response.headers.get("Sec-WebSocket-Extensions"))
+    assert (window_bits, 1 if window_bits else 0) == (opening.window_bits, len(opening.extensions))
+
+
+def test_compression_is_off() -> None:
+    """Where it is not configured, no offer is taken."""
+    opening = complete(LINE + FIELDS + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+    assert "Sec-WebSocket-Extensions" not in opening.accept(None, {}).headers
+    assert (0, 0) == (opening.window_bits, len(opening.extensions))
+
+
+def test_compression_is_not_offered() -> None:
+    """Where it is configured, nobody gets it who does not offer it, not even behind one who does."""
+    for offer, window_bits in [
+        (b"Sec-WebSocket-Extensions: permessage-deflate\r\n", 15),
+        (b"", 0),
+        (b"X: y\r\n" * 50, 0),
+    ]:
+        opening = Opening(deflate=True)
+        assert opening.take(bytearray(LINE + FIELDS + offer + b"\r\n")) is None
+        assert opening.accept("chat", {}).status_code == 101
+        assert (window_bits, 1 if window_bits else 0) == (opening.window_bits, len(opening.extensions))
+
+
+def test_compression_is_not_shared() -> None:
+    """Each connection has a decoder of its own: one for all would join the messages of different clients."""
+    extensions: list[Extension] = []
+    for _ in range(2):
+        opening = Opening(deflate=True)
+        opening.take(bytearray(LINE + FIELDS + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"))
+        opening.accept(None, {})
+        extensions += opening.extensions
+    assert 2 == len({id(extension) for extension in extensions})
+
+
+def test_compression_offered_in_a_broken_header() -> None:
+    """A header that is no list of offers is a malformed request."""
+    opening = Opening(deflate=True)
+    opening.take(bytearray(LINE + FIELDS + b"Sec-WebSocket-Extensions: ;;\r\n\r\n"))
+    assert opening.accept(None, {}).status_code == 400
 
 
 def test_silent() -> None:

@@ -55,6 +55,35 @@ def make_app(**callbacks: Callable[..., Any]) -> App:
     return App("app", 0.0, **made)
 
 
+class Journal:
+    """Callbacks that write down what they were called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.seen: list[Connection] = []
+
+    def on_connect(self, connection: Connection) -> None:
+        self.seen.append(connection)
+        self.calls.append(("connect",))
+
+    def on_message(self, connection: Connection, data: str | bytes) -> None:
+        self.calls.append(("message", data))
+
+    def on_close(self, connection: Connection, code: int, reason: str) -> None:
+        self.calls.append(("close", code, reason))
+
+    def on_error(self, connection: Connection, exc: Exception) -> None:
+        self.calls.append(("error", str(exc)))
+
+    def app(self, **others: Any) -> App:
+        names = ("on_connect", "on_message", "on_close", "on_error")
+        return make_app(**({name: getattr(self, name) for name in names} | others))
+
+    @property
+    def ends(self) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == "close"]
+
+
 def make_hub(app: App, **settings: Any) -> Hub:
     """Return a hub on the running loop; settings: of the section websocket, or of the top level if it has that name."""
     top: dict[str, Any] = {"app": "app", "worker_connections": 100}

@@ -118,3 +118,35 @@ def test_a_copy_whose_loop_ends_first(loop: str) -> None:
 def test_a_copy_of_which_the_loop_is_closed(loop: str) -> None:
     """There is nothing that it could come back to."""
     assert (["let go", "code 7"], "") == run("loop.close()\nfork(lambda: os._exit(7))\n", loop)
+
+
+IN_A_CALLBACK = """\
+from tests.worker.service import make_app, recorded, text
+
+def on_message(connection, data):
+    print(os.getpid() == worker, data.split()[0], flush=True)
+    if data.startswith("fork"):
+        fork(lambda: {child})
+
+worker = os.getpid()
+asyncio.set_event_loop(loop)
+
+async def main():
+    connection, transport = recorded(make_app(on_message=on_message))
+    connection.data_received(text("fork") + text("behind"))
+    print("wrote", transport.writes, flush=True)
+
+loop.run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("child", "code", "said"),
+    [("None", 0, "came back and is ended"), ("sys.exit(7)", 7, ""), ("1 / 0", 1, "ZeroDivisionError")],
+)
+def test_a_copy_that_comes_back_from_on_message(loop: str, child: str, code: int, said: str) -> None:
+    """It is ended before the next message of the same read, which the worker handles once."""
+    printed, told = run(IN_A_CALLBACK.format(child=child), loop)
+    assert ["True fork", "let go", f"code {code}", "True behind", "wrote []"] == printed
+    assert said in told

@@ -13,7 +13,7 @@ import pytest
 from tests.worker.service import make_app, until
 from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
-from wsworker.worker.delivery import OURS, Caller, Delivery
+from wsworker.worker.delivery import MESSAGES_WAITING, OURS, Caller, Delivery
 
 
 class Client:
@@ -21,6 +21,7 @@ class Client:
 
     def __init__(self, app: App) -> None:
         self.calls: list[str] = []
+        self._stopped = False
         self.counters = Counters()
         self.caller = Caller(app, 7, self.counters, logging.getLogger("wsworker.worker"))
         self.delivery = Delivery(self, self.caller, asyncio.get_running_loop())
@@ -28,11 +29,16 @@ class Client:
     def _turn_over(self) -> None:
         self.calls.append("turn over")
 
+    def _crowded(self) -> None:
+        self.calls.append("crowded")
+        self._stopped = True
+
     def _idle(self) -> None:
         self.calls.append("idle")
 
     def _broke(self) -> None:
         self.calls.append("broke")
+        self._stopped = True
 
     def _fail(self) -> None:
         self.calls.append("fail")
@@ -365,3 +371,144 @@ def test_a_hidden_async_callback_is_an_error_and_not_a_silence() -> None:
         assert "functools.wraps" in str(exc)
 
     asyncio.run(main())
+
+
+# Runs of messages
+
+
+def _messages(count: int) -> list[str | bytes]:
+    return [str(number) for number in range(count)]
+
+
+def _hears(client: Client, data: str) -> object:
+    client.calls.append(data)
+    return True
+
+
+def test_a_run_is_delivered_at_once_and_in_order() -> None:
+    """All are taken; what a callback returns does not matter; without a callback all are taken as well."""
+
+    async def main() -> None:
+        client = Client(make_app(on_message=_hears))
+        assert 3 == client.delivery.deliver(_messages(3), client)
+        assert ["0", "1", "2"] == client.calls
+        assert 0 == client.delivery.deliver([], client)
+        assert 3 == Client(make_app()).delivery.deliver(_messages(3), client)
+
+    asyncio.run(main())
+
+
+def test_a_run_ends_behind_the_message_that_stops_it() -> None:
+    """Whoever stops the turn gets no further message, and knows how many were taken."""
+
+    def on_message(client: Client, data: str) -> None:
+        client.calls.append(data)
+        client._stopped = data == "1"
+
+    async def main() -> None:
+        client = Client(make_app(on_message=on_message))
+        assert 2 == client.delivery.deliver(_messages(5), client)
+        assert ["0", "1"] == client.calls
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_run_behind_an_async_callback_waits(is_async: bool) -> None:
+    """Messages line up, sync or async, until so many wait; the client is told for each that does not fit any more."""
+
+    async def on_message_later(client: Client, data: str) -> None:
+        client.calls.append(data)
+
+    async def main() -> None:
+        app = make_app(on_message=on_message_later if is_async else _hears)
+        client, gate = Client(app), asyncio.Event()
+        client.delivery.call(_says_later("a", gate))
+        await until(lambda: client.calls)
+        assert MESSAGES_WAITING == client.delivery.deliver(_messages(100), client)
+        assert ["a begins", "crowded"] == client.calls
+        assert 1 == client.delivery.deliver(_messages(100), client)
+        assert MESSAGES_WAITING + 1 == client.delivery.waiting
+        gate.set()
+        await until(lambda: "idle" in client.calls)
+        heard = [call for call in client.calls if call.isdigit()]
+        assert [*_messages(MESSAGES_WAITING), "0"] == heard
+        assert MESSAGES_WAITING + 2 == client.calls.count("turn over")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("on_error", [_on_error, _on_error_later, None])
+def test_an_exception_ends_a_run(on_error: Callable[..., Any] | None) -> None:
+    """The message that raised is the last; the client is told as of any callback."""
+
+    def on_message(client: Client, data: str) -> None:
+        client.calls.append(data)
+        if data == "1":
+            raise RuntimeError
+
+    async def main() -> None:
+        client = Client(make_app(on_message=on_message, **({"on_error": on_error} if on_error else {})))
+        assert 2 == client.delivery.deliver(_messages(5), client)
+        await until(lambda: "fail" in client.calls)
+        assert ["0", "1", *(["broke", "RuntimeError"] if on_error else []), "fail"] == client.calls[
+            : 5 if on_error else 3
+        ]
+        assert 1 == client.counters.errors
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+def test_what_is_meant_for_the_process_passes_out_of_a_run(exception: type[BaseException]) -> None:
+    """sys.exit() in on_message is not swallowed."""
+
+    def on_message(client: Client, data: str) -> None:
+        raise exception
+
+    async def main() -> None:
+        client = Client(make_app(on_message=on_message))
+        with pytest.raises(exception):
+            client.delivery.deliver(_messages(1), client)
+        assert 0 == client.counters.errors
+
+    asyncio.run(main())
+
+
+def test_a_hidden_async_on_message_is_an_error() -> None:
+    """The coroutine that it gives back is closed, and the run ends as with any exception."""
+
+    async def main() -> None:
+        async def hidden(client: Client, data: str) -> None: ...
+
+        client = Client(make_app(on_message=lambda client, data: hidden(client, data), on_error=_on_error))
+        assert 1 == client.delivery.deliver(_messages(2), client)
+        assert ["broke", "TypeError", "fail"] == client.calls
+
+    asyncio.run(main())
+
+
+def test_a_run_that_takes_long_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """Others are blocked by the sum of its messages; the line is the same when the last one raises."""
+    now = [1000.0]
+    monkeypatch.setattr("wsworker.worker.delivery.monotonic", lambda: now[0])
+
+    def on_message(client: Client, data: str) -> None:
+        now[0] += float(data)
+        if data == "0.5":
+            raise RuntimeError
+
+    async def main() -> None:
+        client = Client(make_app(on_message=on_message))
+        client.delivery.deliver(["0.0625", "0.03125"], client)
+        assert [] == caplog.records
+        client.delivery.deliver(["0.0625", "0.0625"], client)
+        client.delivery.deliver(["0.25", "0.5", "0.5"], client)
+
+    asyncio.run(main())
+    place = "(app.py:on_message)"
+    assert [
+        f"on_message blocked worker 7 for 125 ms {place}",
+        f"on_message blocked worker 7 for 750 ms {place}",
+        f"on_message raised RuntimeError {place}",
+    ] == [record.getMessage() for record in caplog.records]

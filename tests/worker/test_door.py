@@ -60,7 +60,7 @@ def _ask(hub: Hub, more: str = "", host: str = "192.0.2.1") -> tuple[Door, Clien
 def _ask_with(hub: Hub, data: bytes, host: str = "192.0.2.1") -> tuple[Door, Client]:
     client = Client()
     handshake = _handshake(data)
-    door = Door(hub, client, Request(handshake.request, Address(host, 4711)))
+    door = Door(hub, client, Request(handshake.head, Address(host, 4711)))
     door.ask(handshake)
     return door, client
 

@@ -242,11 +242,15 @@ def _origin_refused(request: http11.Request, allowed: Origins) -> Refusal | None
 
 
 def _hides_cookies(request: http11.Request, allowed: Origins) -> bool:
+    if allowed != "*":
+        return False
     origin = request.headers.get("Origin")
-    return allowed == "*" and origin is not None and not _same_origin(origin, request.headers["Host"])
+    return origin is not None and not _same_origin(origin, request.headers["Host"])
 
 
 def _choose_subprotocol(request: http11.Request, preferred: tuple[str, ...]) -> str | None:
+    if not preferred:
+        return None
     offered = list_items(request.headers.get_all("Sec-WebSocket-Protocol"))
     return next((subprotocol for subprotocol in preferred if subprotocol in offered), None)
 

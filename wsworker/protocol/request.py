@@ -124,8 +124,9 @@ def list_items(values: Iterable[str]) -> tuple[str, ...]:
 
     values: one entry per occurrence of the header. Source: RFC 9110 section 5.6.1.
     """
-    items = (item.strip(" \t") for value in values for item in value.split(","))
-    return tuple(item for item in items if item)
+    # one join and one split cost less than a loop over loops, and each handshake has several lists
+    items = [item.strip(" \t") for item in ",".join(values).split(",")]
+    return tuple(filter(None, items))
 
 
 def _values(fields: Iterable[tuple[str, str]], wanted: str) -> list[str]:

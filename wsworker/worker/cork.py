@@ -13,6 +13,10 @@ accepted and is not yet taken by the kernel (frames and transport together):
     half of it     the client is read again (eased), drain() returns
     nothing left   the episode is over (emptied); it may have been choked many times
 
+A small frame takes some sixty bytes of memory whatever its size. So a client for which many wait is not read from
+either, however few bytes they are: else whoever sends tiny messages or pings and reads no answer gets twenty times the
+limit.
+
 The kernel is asked before anybody is told: reaching the limit first writes what is there. So whoever sends a burst to
 a client that reads is never choked. The way down is heard from the transport, whose own mark is set to the next one
 that matters.
@@ -33,6 +37,7 @@ from wsworker.stats import Counters
 
 UNJOINED_BYTES: Final = 16 * 1024
 TRANSPORT_BYTES: Final = 64 * 1024
+FRAMES_WAITING: Final = 4096
 
 
 class Edges(Protocol):
@@ -121,8 +126,12 @@ class Cork:
         self.flush()
         self.look()
         # here and not where messages are sent: pongs fill a buffer too
-        if self.size >= self.limit and not self.choked:
-            self._choke()
+        if self.size >= self.limit:
+            if not self.choked:
+                self._choke()
+            if not self._episode:
+                self._episode = True
+                self._edges._filled()
 
     def has_room(self) -> bool:
         """Whether another message may be sent: one that fits only partly still goes in, so the limit may be passed."""
@@ -163,6 +172,8 @@ class Cork:
             if self.finished or self._transport.is_closing():
                 self.forget()
             elif self._paused:
+                if len(frames) > FRAMES_WAITING and not self.choked:
+                    self._choke()
                 return
             elif self.size - self._passed < UNJOINED_BYTES or len(frames) == 1:
                 data = b"".join(frames)
@@ -215,7 +226,10 @@ class Cork:
         self.look()
         if self.size >= _half(self.limit):
             return
-        self._let_go()
+        self.release()
+        if self.choked and len(self.frames) <= FRAMES_WAITING // 2:
+            self.choked = False
+            self._edges._eased()
         if self._episode and self.size:
             # pause_writing follows at once, and resume_writing when nothing is left
             self._transport.set_write_buffer_limits(high=0, low=0)
@@ -267,15 +281,6 @@ class Cork:
         self._edges._choked()
         # with TLS this may come back at once to say that there is room
         self._set_mark()
-        if not self._episode:
-            self._episode = True
-            self._edges._filled()
-
-    def _let_go(self) -> None:
-        self.release()
-        if self.choked:
-            self.choked = False
-            self._edges._eased()
 
     def _set_mark(self) -> None:
         mark = min(TRANSPORT_BYTES, _half(self.limit)) - 1

@@ -119,7 +119,7 @@ class Intake(asyncio.Protocol):
             self._counters.messages_in += handled
             self._active_at = self._home.tick
             if handled < len(run):
-                session.give_back(run[handled+1:])
+                session.give_back(run[handled:])
         if session.unread or session.behind or self._holds:
             self._deliver(FRAMES_PER_TURN - len(run) + len(session.behind))
         else:
@@ -176,7 +176,7 @@ class Intake(asyncio.Protocol):
         self._counters.messages_in += handled
         self._active_at = self._home.tick
         if handled < most:
-            self._session.give_back(run[handled+1:])
+            self._session.give_back(run[handled:])
             if quota is not None:
                 quota.give_back(most - handled)
         else:
