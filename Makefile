@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check cover browser compliance bench soak clean
+.PHONY: help run test check cover browser compliance fuzz bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make cover   every branch of the pure files is covered by their own tests"
 	@echo "make browser  a headless Chromium against a running daemon; make test has it too where chromium is installed"
 	@echo "make compliance  the Autobahn test suite against a running daemon, a minute the first time; needs CPython 2.7"
+	@echo "make fuzz    what no client would send, for two minutes; make fuzz SECONDS=300 for five"
 	@echo "make soak    twenty minutes of random faults under load"
 	@echo "make bench   echo benchmark against other servers, about three minutes"
 
@@ -46,6 +47,11 @@ browser: $(BIN)/.ready
 # what it installs stays in .abts, also after make clean: its versions are pinned
 compliance: $(BIN)/.ready
 	$(BIN)/python -m tests.compliance $(ARGS)
+
+# one at a time: python -m tests.fuzz streams
+SECONDS ?= 120
+fuzz: $(BIN)/.ready
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 $(BIN)/.bench: $(BIN)/.ready
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > $(VENV)/bench.txt

@@ -10,6 +10,7 @@ PACKAGE = TESTS.parent / "wsworker"
 # Files of the package that need no test file of their own, and why.
 UNTESTED = {
     "assignment.py": "a record without behaviour",
+    "protocol/events.py": "records without behaviour",
     "worker/arrival.py": "a record without behaviour",
     "__main__.py": "one call; every system test runs it",
 }
@@ -18,6 +19,7 @@ UNTESTED = {
 UNMIRRORED = {
     "master/test_supervisor_properties.py": "master/supervisor.py, over a fake kernel",
     "protocol/test_lanes.py": "protocol/session.py with the fast lane and without, beside the libraries it stands on",
+    "protocol/test_sizes.py": "protocol/session.py: every limit on sizes, in both lanes",
     "test_layers.py": "the import rule",
     "test_mirror.py": "this rule",
     "test_reliability.py": "docs/reliability.md",

@@ -40,8 +40,8 @@ class Page:
 
 
 @cache
-def site() -> Site:
-    """Return a site with what tempts a client; its folder goes with the process."""
+def tempting() -> str:
+    """Return the path of a folder with what tempts a client; it goes with the process."""
     place = tempfile.TemporaryDirectory()
     atexit.register(place.cleanup)
     outside, folder = Path(place.name, "outside"), Path(place.name, "folder")
@@ -51,6 +51,7 @@ def site() -> Site:
         folder / ".git" / "config": SECRET,
         folder / "index.html": b"index",
         folder / "page.html": b"page",
+        folder / "large": b"l" * 200_000,
         folder / "sub" / "a b": b"space",
         folder / "sub" / "ü": b"umlaut",
         folder / "%2e": b"percent",
@@ -66,7 +67,7 @@ def site() -> Site:
     (folder / "loop").symlink_to("loop")
     (folder / "in").symlink_to("sub")
     os.mkfifo(folder / "pipe")
-    return Site(str(folder))
+    return str(folder)
 
 
 def check_page(case: Page) -> None:
@@ -78,7 +79,7 @@ def check_page(case: Page) -> None:
         assert not any(ord(letter) < 32 or letter in "\x7f\\" for letter in path), path
         assert os.path.normpath(path) == path
     headers = Headers(case.conditions)
-    answer = site().answer(Request(case.target, headers, "HEAD" if case.is_head else "GET"), NOW)
+    answer = Site(tempting()).answer(Request(case.target, headers, "HEAD" if case.is_head else "GET"), NOW)
     body = b"" if answer.file is None else answer.file.read()
     if answer.file is not None:
         answer.file.close()
@@ -111,6 +112,8 @@ _PATHS: Final = (
     b"/.%2E",
     b"/%2e%2e%2foutside%2fsecret",
     b"/../outside/secret",
+    b"/sub%2f..%2f..%2foutside%2fsecret",
+    b"/sub%2f..%2f.hidden",
     b"/out/secret",
     b"/file",
     b"/dot",

@@ -177,11 +177,14 @@ _cases: Final = st.builds(
 )
 
 _EMPTY_FRAGMENTS: Final = grammar.frame(0x01, b"") + grammar.frame(0x00, b"") * 1024
+_BEHIND_THE_END: Final = grammar.frame(0x41, grammar.deflated(b"", last=True)) + grammar.frame(0x00, b"x" * 290) * 40
 _KNOWN: Final = (
     Stream(b""),
     Stream(_EMPTY_FRAGMENTS, (100, 2000)),
     Stream(grammar.frame(0x81, b"a") * 600, (7, 77, 777), most=5, taken=3),
     Stream(grammar.frame(0x81, b"x" * 70_000), (10, 65_540), max_size=70_000),
+    # zlib keeps what stands behind the last block of a compressed message
+    Stream(_BEHIND_THE_END, tuple(range(0, len(_BEHIND_THE_END), 1000)), deflate=True, max_size=300),
     Stream(b"\x81\xff" + b"\xff" * 8, (1, 2, 3, 9)),
     Stream(b"\x82\xff" + (2**62).to_bytes(8, "big") + bytes(4), (1, 2, 3, 9)),
 )

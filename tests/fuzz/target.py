@@ -35,7 +35,11 @@ class Target:
             self.check(case)
 
         for case in self.known:
-            check(case)
+            try:
+                check(case)
+            except Exception as exc:
+                exc.add_note(f"known case: {case!r}")
+                raise
         wrapped = given(case=self.cases)(check)
         wrapped = settings(
             max_examples=examples, database=None, deadline=None, print_blob=True, suppress_health_check=_QUIET

@@ -80,6 +80,16 @@ def test_bad_text_is_found_at_once() -> None:
     assert caught.value.start == 2
 
 
+def test_text_must_not_end_in_a_character() -> None:
+    """The start of a character is refused with the last piece, even with an empty one, and not only by message."""
+    for last in (b"", b"\x82"):
+        fragments = Fragments(is_text=True)
+        fragments.add(b"ab\xe2", fin=False)
+        with pytest.raises(UnicodeDecodeError) as caught:
+            fragments.add(last, fin=True)
+        assert caught.value.start == 2
+
+
 @pytest.mark.parametrize(
     ("max_size", "count"),
     [(1, LEAST_FRAGMENTS), (LEAST_FRAGMENTS * BYTES_PER_FRAGMENT, LEAST_FRAGMENTS), (2**20, 4096), (2**24, 65536)],

@@ -74,7 +74,6 @@ class Wire(Recorder):
         self.paused = False
         self._high = self._low = 2**16
 
-    @property
     def gone(self) -> bool:
         """Whether the socket was dropped."""
         return "abort" in self.calls or "close" in self.calls
@@ -106,12 +105,12 @@ class Wire(Recorder):
             self.protocol.pause_writing()
 
     def abort(self) -> None:
-        if not self.gone:
+        if not self.gone():
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
         super().abort()
 
     def close(self) -> None:
-        if not self.gone:
+        if not self.gone():
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
         super().close()
 
@@ -138,6 +137,11 @@ def arrive(hub: Hub, *data: bytes, **facts: Any) -> tuple[Connection, Wire]:
     for part in data:
         connection.data_received(part)
     return connection, wire
+
+
+def state(connection: Connection) -> str:
+    """Return its state, which a type checker would take for the same until it is assigned."""
+    return connection.state
 
 
 def opened(app: App, **settings: Any) -> tuple[Connection, Wire]:

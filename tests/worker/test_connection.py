@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from typing import Any
 
 import pytest
 from websockets.frames import Opcode
 
+from tests.certificates import Authority
 from tests.worker.conftest import Run
 from tests.worker.service import (
     Journal,
@@ -28,9 +30,24 @@ from tests.worker.service import (
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.cork import FRAMES_WAITING
+from wsworker.worker.hub import Hub
 from wsworker.worker.intake import FRAMES_PER_TURN
 
 KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    certificates = Authority(tmp_path_factory.mktemp("tls"))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificates.issue("server"))
+    return server, certificates.client()
+
+
+def _hub(connection: Connection) -> Hub:
+    assert isinstance(connection._home, Hub)
+    return connection._home
 
 
 def echo(connection: Connection, data: str | bytes) -> None:
@@ -159,7 +176,7 @@ def test_what_can_be_sent(run: Run) -> None:
 
 
 def test_messages_and_bytes_are_counted(run: Run) -> None:
-    """Messages are counted when they are handled and written, bytes as they travel: heads, headers and control frames."""
+    """Messages count when they are handled and written, bytes as they travel: heads, headers and control frames."""
 
     async def main() -> None:
         async with serving(make_app(on_message=echo)) as service:
@@ -575,6 +592,55 @@ def test_a_burst_to_a_client_that_reads_is_no_full_buffer(run: Run) -> None:
     run(main())
 
 
+def test_a_burst_into_a_socket_that_takes_it_is_no_full_buffer(run: Run) -> None:
+    """Three times the limit in one tick: the kernel is asked before anything is refused, whichever the loop."""
+    edges: list[str] = []
+
+    async def main() -> None:
+        app = make_app(on_buffer_full=lambda connection: edges.append("full"))
+        async with serving(app, send_buffer=100 * KIB) as service:
+            peer = await service.open(receive_buffer=1024 * KIB)
+            for _ in range(300):
+                assert service.connection.send(bytes(KIB))
+            for _ in range(300):
+                assert (Opcode.BINARY, bytes(KIB)) == await peer.receive()
+        assert [] == edges
+
+    run(main())
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+def test_two_slow_rounds_on_a_real_socket(run: Run, policy: str) -> None:
+    """What was accepted and not dropped arrives in order and once, also when the client reads in fits and starts."""
+    edges: list[str] = []
+
+    async def main() -> None:
+        app = make_app(
+            on_buffer_full=lambda connection: edges.append("full"),
+            on_buffer_drain=lambda connection: edges.append("drain"),
+        )
+        async with serving(app, send_buffer=300 * KIB, slow_consumer=policy) as service:
+            peer = await service.open(receive_buffer=4 * KIB)
+            connection, counters = service.connection, service.hub.counters
+            heard: list[int] = []
+            number = 0
+            for _ in range(2):
+                while counters.refused + counters.dropped < 50 + len(heard):
+                    # of many sizes, the number in front
+                    connection.send(str(number) + "." * (number * 7919 % (30 * KIB)))
+                    number += 1
+                while len(heard) < number - counters.refused - counters.dropped:
+                    heard.append(int((await peer.message()).rstrip(".")))
+                await until(lambda: edges[-1] == "drain")
+            assert sorted(set(heard)) == heard
+            assert ["full", "drain"] * 2 == edges
+            if policy == "drop_oldest":
+                assert number - 1 == heard[-1]
+            assert len(heard) == counters.messages_out
+
+    run(main())
+
+
 def test_an_echo_server_slows_a_client_that_does_not_read(run: Run) -> None:
     """While the buffer is full the client is not read, so nothing is refused and nothing lost."""
 
@@ -739,5 +805,426 @@ def test_an_exception_in_on_buffer_full_closes_the_connection(run: Run) -> None:
             await gone(service)
         assert [("connect",), ("error", "division by zero")] == journal.calls[:2]
         assert 1006 == journal.ends[0][0]
+
+    run(main())
+
+
+def test_the_buffer_is_full_before_anything_is_lost(run: Run) -> None:
+    """on_buffer_full comes in the send that reaches the limit, which is accepted; only the next one is refused."""
+    calls: list[object] = []
+
+    async def main() -> None:
+        app = make_app(
+            on_buffer_full=lambda connection: calls.append(("full", connection.buffered)),
+            on_buffer_drain=lambda connection: calls.append(("drain", connection.buffered)),
+        )
+        dam = Dam()
+        connection = dam.connect(app, send_buffer=1000)
+        for _ in range(4):
+            calls.append(connection.send(bytes(396)))
+        assert [True, True, ("full", 1200), True, False] == calls
+        assert (1, 1200) == (connection._counters.refused, connection.buffered)
+        dam.open()
+        assert ("drain", 0) == calls[-1]
+        assert 3 * 400 == len(dam.output)
+        assert connection.send("x")
+
+    run(main())
+
+
+def test_one_message_of_any_size_goes_in_below_the_limit(run: Run) -> None:
+    """One byte below the limit is room for a message larger than the limit."""
+
+    async def main() -> None:
+        connection = Dam().connect(make_app(), send_buffer=1000)
+        assert connection.send(bytes(995))
+        assert 999 == connection.buffered
+        assert connection.send(bytes(5000))
+        assert not connection.send("")
+        assert 999 + 5004 == connection.buffered
+
+    run(main())
+
+
+def test_sending_in_the_edges(run: Run) -> None:
+    """on_buffer_full may send, which is refused; what on_buffer_drain sends may fill the buffer again, and is told."""
+    calls: list[object] = []
+
+    def on_buffer_full(connection: Connection) -> None:
+        calls.append(("full", connection.send("x")))
+
+    def on_buffer_drain(connection: Connection) -> None:
+        dam.dammed = True
+        dam.writes.clear()
+        calls.append(("drain", connection.send(bytes(1000))))
+
+    dam = Dam()
+
+    async def main() -> None:
+        app = make_app(on_buffer_full=on_buffer_full, on_buffer_drain=on_buffer_drain)
+        connection = dam.connect(app, send_buffer=1000)
+        assert connection.send(bytes(1000))
+        dam.open()
+        assert [("full", False), ("full", False), ("drain", True)] == calls
+        assert 1004 == connection.buffered
+
+    run(main())
+
+
+@pytest.mark.parametrize("act", ["close", "terminate"])
+def test_ending_in_on_buffer_full(run: Run, act: str) -> None:
+    """A server may have no patience; the send that led to it still says what became of its message."""
+    sent: list[bool] = []
+
+    async def main() -> None:
+        journal = Journal()
+        app = journal.app(on_buffer_full=lambda connection: getattr(connection, act)())
+        async with serving(app, send_buffer=100 * KIB, close_timeout=0.25) as service:
+            await service.open(receive_buffer=4 * KIB)
+            connection = service.connection
+            while connection.state == "open":
+                sent.append(connection.send(bytes(15 * KIB)))
+            assert all(sent)
+            assert not connection.send("too late")
+            await gone(service)
+        assert 1006 == journal.ends[0][0]
+
+    run(main())
+
+
+def test_drop_newest_refuses_and_stays(run: Run) -> None:
+    """The message that meets a full buffer is dropped, sent or published; all that were accepted arrive."""
+
+    async def main() -> None:
+        dam = Dam()
+        connection = dam.connect(make_app(), send_buffer=1000, slow_consumer="drop_newest")
+        accepted = [number for number in range(10) if connection.send(f"{number}" * 298)]
+        assert [0, 1, 2, 3] == accepted
+        assert 0 == _hub(connection).deliver("x" * 298, [connection])
+        assert (7, 0) == (connection._counters.refused, connection._counters.dropped)
+        dam.open()
+        assert b"".join(b"\x81\x7e\x01\x2a" + f"{number}".encode() * 298 for number in accepted) == dam.output
+        assert "open" == connection.state
+
+    run(main())
+
+
+def test_drop_oldest_keeps_the_latest(run: Run) -> None:
+    """Messages that are still here give way, oldest first; those in the transport are beyond recall."""
+    size = 20 * KIB  # with the header
+
+    async def main() -> None:
+        dam = Dam()
+        connection = dam.connect(make_app(), send_buffer=10 * size, slow_consumer="drop_oldest")
+        for letter in "abcdefghijklm":
+            assert connection.send(letter * (size - 4))
+        assert 1 == _hub(connection).deliver("p" * (size - 4), [connection])
+        # of the first ten, four went to the transport; the last four had to make room
+        assert (4, 4, 0) == (len(dam.writes), connection._counters.dropped, connection._counters.refused)
+        dam.open()
+        assert b"abcdijklmp" == dam.output[4::size]
+        assert (10, 4) == (connection._counters.messages_out, connection._counters.dropped)
+
+    run(main())
+
+
+def test_drop_oldest_with_all_in_the_transport_refuses(run: Run) -> None:
+    """There is nothing that could give way."""
+
+    async def main() -> None:
+        dam = Dam()
+        connection = dam.connect(make_app(), send_buffer=1000, slow_consumer="drop_oldest")
+        assert connection.send(bytes(5000))
+        assert not connection.send("x")
+        assert (1, 0) == (connection._counters.refused, connection._counters.dropped)
+
+    run(main())
+
+
+def test_disconnect_discards_the_queue_and_says_3008(run: Run) -> None:
+    """What was not written is dropped and counted; the Close is behind what was, and the client may come again."""
+
+    async def main() -> None:
+        dam = Dam()
+        connection = dam.connect(make_app(), send_buffer=200 * KIB, slow_consumer="disconnect")
+        while connection.send(bytes(20 * KIB)):
+            pass
+        assert ("closing", 1) == (connection.state, connection._counters.refused)
+        written = len(dam.writes)
+        assert 10 == written + connection._counters.dropped
+        assert connection._counters.dropped > 0
+        await asyncio.sleep(0)
+        dam.open()
+        assert b"\x88\x0a\x0b\xc0too slow" == dam.writes[-1]
+        assert written + 1 == len(dam.writes)
+        connection.data_received(closing(3008))
+        assert 1 == dam.calls.count("write_eof")
+
+    run(main())
+
+
+def test_disconnect_of_a_client_that_takes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut after close_timeout, on a real socket."""
+    monkeypatch.setattr("wsworker.worker.connection.ECHO_SECONDS", 0.25)
+
+    async def main() -> None:
+        journal = Journal()
+        settings: dict[str, Any] = {"slow_consumer": "disconnect", "send_buffer": 100 * KIB, "close_timeout": 0.25}
+        async with serving(journal.app(), **settings) as service:
+            await service.open(receive_buffer=4 * KIB)
+            fill(service.connection)
+            await gone(service)
+        assert [(1006, "the client did not answer our Close")] == journal.ends
+
+    run(main())
+
+
+def test_what_many_wait_for_is_in_memory_once(run: Run) -> None:
+    """A message to many clients that take nothing is one object in all their queues."""
+
+    async def main() -> None:
+        app = make_app()
+        hub = make_hub(app)
+        connections = []
+        for _ in range(3):
+            dam = Dam()
+            dam.dammed = False
+            dam.connection = connect(hub, dam, head())
+            dam.dammed = True
+            dam.connection.send(bytes(100 * KIB))
+            connections.append(dam.connection)
+        await asyncio.sleep(0)
+        assert 3 == hub.deliver(b"x" * 1000, connections)
+        await asyncio.sleep(0)
+        assert 1 == len({id(connection._cork.frames[-1]) for connection in connections})
+
+    run(main())
+
+
+def test_what_was_accepted_before_close_arrives(run: Run) -> None:
+    """A client that reads only when we no longer wait for its answer gets all, the Close and the FIN behind it."""
+
+    async def main() -> None:
+        journal = Journal()
+        async with serving(journal.app(), send_buffer=400 * KIB) as service:
+            peer = await service.open(receive_buffer=4 * KIB)
+            connection = service.connection
+            accepted = fill(connection)
+            connection.close(4000, "bye")
+            await until(lambda: connection._cork.finished)
+            for _ in range(accepted):
+                assert (Opcode.BINARY, bytes(15 * KIB)) == await peer.receive()
+            assert (Opcode.CLOSE, b"\x0f\xa0bye") == await peer.receive()
+            assert b"" == await peer.rest()
+            peer.send(closing(4000, "bye"))
+            peer.leave()
+            await gone(service)
+            assert (accepted, 0) == (service.hub.counters.messages_out, service.hub.counters.dropped)
+        assert [(4000, "bye")] == journal.ends
+
+    run(main())
+
+
+@pytest.mark.parametrize("bad", [closing(3456, "bye"), b"\x81\x01a"], ids=["closed", "failed"])
+def test_what_was_accepted_before_the_clients_end_arrives(run: Run, bad: bytes) -> None:
+    """The answer to a Close, and the Close for a broken rule, are behind what was accepted; so is the FIN."""
+
+    async def main() -> None:
+        dam = Dam()
+        connection = dam.connect(make_app(), send_buffer=400 * KIB)
+        for _ in range(10):
+            assert connection.send(bytes(20 * KIB))
+        await asyncio.sleep(0)
+        assert dam.paused
+        connection.data_received(bad)
+        assert 10 == connection._counters.messages_out
+        assert 10 * (20 * KIB + 4) == dam.output.rindex(b"\x88")
+        assert "write_eof" in dam.calls
+
+    run(main())
+
+
+def test_tls(run: Run, authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """Messages, a full buffer, the end: with TLS all of it is the same, but that there is no half-close."""
+    server_tls, client_tls = authority
+    edges: list[str] = []
+
+    async def main() -> None:
+        journal = Journal()
+        app = journal.app(
+            on_message=echo,
+            on_buffer_full=lambda connection: edges.append("full"),
+            on_buffer_drain=lambda connection: edges.append("drain"),
+        )
+        async with serving(app, send_buffer=200 * KIB, server_tls=server_tls, client_tls=client_tls) as service:
+            peer = await service.open(text("a"), receive_buffer=4 * KIB)
+            assert "a" == await peer.message()
+            connection = service.connection
+            for episode in (1, 2):
+                accepted = fill(connection)
+                assert ["full", "drain"] * (episode - 1) + ["full"] == edges
+                assert not connection._reading
+                drained = asyncio.ensure_future(connection.drain())
+                for _ in range(accepted):
+                    assert (Opcode.BINARY, bytes(15 * KIB)) == await peer.receive()
+                await until(lambda: edges[-1] == "drain")
+                await drained
+                await until(lambda: connection._reading)
+            connection.send("last")
+            connection.close(4000)
+            assert "last" == await peer.message()
+            assert 4000 == await peer.close_code()
+            peer.send(closing(4000))
+            assert b"" == await peer.rest()
+            await gone(service)
+        assert [(4000, "")] == journal.ends
+
+    run(main())
+
+
+# What users see
+
+
+def test_the_public_names(run: Run) -> None:
+    """What users may use is what is documented: nothing else is without an underscore, but what asyncio calls."""
+
+    async def main() -> None:
+        connection, _ = recorded(make_app())
+        names = {name for name in dir(connection) if not name.startswith("_")}
+        assert {
+            *("send", "drain", "close", "terminate", "pause", "resume", "state", "buffered", "user", "id"),
+            *("request", "subprotocol", "remote", "worker", "data"),
+        } == names - {name for name in dir(asyncio.Protocol) if not name.startswith("_")}
+
+    run(main())
+
+
+def test_no_connection_has_a_dictionary_but_data(run: Run) -> None:
+    """Ten thousand of them have to fit; a misspelt name is an error and no new member."""
+
+    async def main() -> None:
+        connection, _ = recorded(make_app())
+        parts = [connection, connection._session, connection._cork, connection._delivery]
+        assert [] == [part for part in parts if hasattr(part, "__dict__")]
+        with pytest.raises(AttributeError):
+            connection.dta = 1  # type: ignore[attr-defined]
+        assert {} == connection.data
+
+    run(main())
+
+
+def test_who_a_connection_is(run: Run) -> None:
+    """The user is a name or None; the hub knows whose connections are open, and no longer once they have ended."""
+
+    async def main() -> None:
+        connection, _ = recorded(make_app())
+        users = connection._home.users
+        assert connection.user is None
+        connection.user = "tom"
+        assert ("tom", (connection,)) == (connection.user, users.of("tom"))
+        connection.user = "tom"
+        assert (connection,) == users.of("tom")
+        connection.user = "ann"
+        assert ((), (connection,)) == (users.of("tom"), users.of("ann"))
+        for wrong in (1, b"tom", ["tom"]):
+            with pytest.raises(TypeError, match="user is a str or None"):
+                connection.user = wrong  # type: ignore[assignment]
+        assert "ann" == connection.user
+        connection.user = None
+        assert () == users.of("ann")
+        connection.user = "zoe"
+        connection.terminate()
+        assert ("zoe", ()) == (connection.user, users.of("zoe"))
+        connection.user = "eve"
+        assert ("eve", ()) == (connection.user, users.of("eve"))
+        connection.connection_lost(None)
+        assert () == users.of("eve")
+
+    run(main())
+
+
+def test_too_many_connections_of_a_user(run: Run) -> None:
+    """The one that is too many is closed with 3504, after which a client should not come again by itself."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), max_per_user=2)
+        transports = [Recorder() for _ in range(3)]
+        first, second, third = (connect(hub, transport, head()) for transport in transports)
+        for connection in (first, second, third):
+            connection.user = "tom"
+        assert ["open", "open", "closing"] == [first.state, second.state, third.state]
+        await asyncio.sleep(0)
+        assert b"\x0d\xb0too many connections" in transports[2].writes[-1]
+        assert (first, second) == hub.users.of("tom")
+        first.user = "tom"
+        assert "open" == first.state
+        third.data_received(closing(3504))
+        assert (second, first) == hub.users.of("tom")
+
+    run(main())
+
+
+def test_a_connection_that_is_gone(run: Run) -> None:
+    """All may be called, nothing happens; errors of the caller are errors still."""
+    answers: list[object] = []
+
+    async def main() -> None:
+        app = make_app(on_close=lambda connection, code, reason: answers.append(connection.send("x")))
+        async with serving(app) as service:
+            peer = await service.open()
+            connection = service.connection
+            connection.pause()
+            fill(connection)
+            connection.terminate()
+            await gone(service)
+            peer.leave()
+        assert [False] == answers
+        assert ("closed", 0, []) == (connection.state, connection.buffered, connection._cork.frames)
+        for data in ("x", b"x", bytearray(b"x"), memoryview(b"x")):
+            assert not connection.send(data)
+        with pytest.raises(TypeError, match="not int"):
+            connection.send(1)  # type: ignore[arg-type]
+        await connection.drain()
+        connection.pause()
+        connection.resume()
+        connection.terminate()
+        connection.close(1000)
+        with pytest.raises(ValueError, match="1005"):
+            connection.close(1005)
+        assert "closed" == connection.state
+        assert connection.remote.host == connection.request.remote.host
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_000])
+def test_every_kind_of_message_in_every_size(run: Run, size: int) -> None:
+    """Whatever the form of the length; views that are strided or of wider items are sent as their bytes."""
+
+    async def main() -> None:
+        async with serving(make_app()) as service:
+            peer = await service.open()
+            payload = bytes(range(256)) * (size // 256 + 1)
+            wide = memoryview(payload * 4)[: 4 * size].cast("I") if size else memoryview(b"")
+            for data in (payload[:size], bytearray(payload[:size]), memoryview(payload * 2)[: 2 * size : 2], wide):
+                assert service.connection.send(data)
+                assert (Opcode.BINARY, bytes(data)) == await peer.receive()
+            assert service.connection.send("x" * size)
+            assert (Opcode.TEXT, b"x" * size) == await peer.receive()
+
+    run(main())
+
+
+def test_a_str_of_a_class_of_ones_own_is_text(run: Run) -> None:
+    """A subclass of str, an enumeration for one, is no less text."""
+
+    class Word(str):
+        __slots__ = ()
+
+    async def main() -> None:
+        connection, transport = recorded(make_app())
+        assert connection.send(Word("é"))
+        await asyncio.sleep(0)
+        assert [b"\x81\x02\xc3\xa9"] == transport.writes
 
     run(main())

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
+from random import Random
 from typing import Any
 
 import pytest
 from websockets.frames import Opcode
 
+from tests.worker.clock import Wire, arrive, on_the_clock, passes, turns
 from tests.worker.conftest import Run
 from tests.worker.service import closing, head, make_app, make_hub, serving, text, until
+from wsworker.stats import Counters
 from wsworker.worker import hub as hub_module
 from wsworker.worker.connection import Connection
+from wsworker.worker.hub import Hub
 
 
 def test_ids_are_never_reused(run: Run) -> None:
@@ -101,6 +106,41 @@ def test_many_corked_connections_are_flushed_in_slices(run: Run, monkeypatch: An
     run(main())
     assert [*range(10), 0] == flushed
     assert [3, 6, 9, 10] == sorted(set(ticks) - {0})
+
+
+def test_a_flush_that_leads_to_another_does_not_take_two_turns_at_once(run: Run, monkeypatch: Any) -> None:
+    """However often something new is corked meanwhile, each tick of the loop has one slice of 5 ms."""
+    now = [0.0]
+    monkeypatch.setattr(hub_module, "monotonic", lambda: now[0])
+    flushed: list[int] = []
+    slices: list[int] = []
+
+    class Corked:
+        def __init__(self, hub: Hub, number: int) -> None:
+            self.hub = hub
+            self.number = number
+
+        def _flush(self) -> None:
+            now[0] += 0.002
+            flushed.append(self.number)
+            if self.number < 30:
+                more: Any = Corked(self.hub, self.number + 10)
+                self.hub.flush_later(more)
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        for number in range(10):
+            one: Any = Corked(hub, number)
+            hub.flush_later(one)
+        before = 0
+        while len(flushed) < 40:
+            await asyncio.sleep(0)
+            slices.append(len(flushed) - before)
+            before = len(flushed)
+
+    run(main())
+    assert [*range(40)] == flushed
+    assert 3 == max(slices)
 
 
 def test_the_wheel_stands_still_while_nothing_is_due(run: Run) -> None:
@@ -245,29 +285,30 @@ def test_a_handshake_that_the_user_admits_during_a_drain_is_refused(run: Run) ->
     run(main())
 
 
-def test_idle_connections_come_first(run: Run) -> None:
-    """Who has a callback under way or bytes to take comes last, who was silent for long comes first."""
-    leave = asyncio.Event()
+def test_idle_connections_come_first() -> None:
+    """Who has a callback under way comes last, then who has bytes to take; who was silent for longest comes first."""
 
     async def on_message(connection: Connection, data: str) -> None:
         if data == "long":
-            await leave.wait()
+            await asyncio.Event().wait()
 
     async def main() -> None:
-        async with serving(make_app(on_message=on_message)) as service:
-            hub = service.hub
-            busy = await service.open()
-            busy.send(text("long"))
-            await until(lambda: hub.counters.messages_in == 1)
-            spoke = await service.open()
-            hub.tick = 5
-            spoke.send(text("short"))
-            await until(lambda: hub.counters.messages_in == 2)
-            await service.open()
-            await until(lambda: ["3", "2", "1"] == [one.id.rpartition(".")[2] for one in hub.idle_first()])
-            leave.set()
+        hub = make_hub(make_app(on_message=on_message), ping_interval=0)
+        busy, slow, told, spoke, silent = (arrive(hub, head())[0] for _ in range(5))
+        await passes(1)
+        spoke.data_received(text("short"))
+        await passes(1)
+        told.send("short")
+        await passes(1)
+        newest, _ = arrive(hub, head())
+        busy.data_received(text("long"))
+        slow_wire: Any = slow._transport
+        slow_wire.takes = False
+        slow.send("never taken")
+        await turns()
+        assert [silent, spoke, told, newest, slow, busy] == hub.idle_first()
 
-    run(main())
+    on_the_clock(main)
 
 
 def test_close_all_and_empty(run: Run) -> None:
@@ -309,3 +350,224 @@ def test_terminate_all_drops_every_socket(run: Run) -> None:
             assert [1006] == ends
 
     run(main())
+
+
+def test_whoever_counts_is_told_of_each_change() -> None:
+    """A handshake that is over, a connection that has opened, has ended, is gone: each makes room for somebody."""
+
+    async def main() -> None:
+        seen: list[tuple[int, int, int]] = []
+
+        def changed() -> None:
+            seen.append((hub.unfinished, len(hub.worker.connections), len(hub._present)))
+
+        app = make_app()
+        config = make_hub(app).config
+        hub = Hub(
+            config=config,
+            app=app,
+            worker_id=7,
+            slot=2,
+            node="node",
+            boot="boot",
+            loop=asyncio.get_running_loop(),
+            random=Random(1),
+            counters=Counters(),
+            changed=changed,
+        )
+        connection, wire = arrive(hub)
+        assert [] == seen
+        connection.data_received(head())
+        assert [(0, 0, 1), (0, 1, 1)] == seen
+        connection.data_received(closing(1000))
+        assert [(0, 0, 1)] == seen[2:]
+        wire.close()
+        await turns()
+        assert [(0, 0, 0)] == seen[3:]
+
+    on_the_clock(main)
+
+
+# a message to many
+
+OFFER = "Sec-WebSocket-Extensions: permessage-deflate{}\r\n"
+
+
+def test_a_message_to_many_is_one_frame() -> None:
+    """All have the same object in their output; it is written in the next tick, joined with what else there is."""
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        several = [arrive(hub, head()) for _ in range(5)]
+        for _, wire in several:
+            wire.writes.clear()
+        connections = [connection for connection, _ in several]
+        assert 5 == hub.deliver("first", connections)
+        assert 5 == hub.deliver(b"second", iter(connections))
+        assert 1 == len({id(connection._session.output[0]) for connection in connections})
+        assert 0 == sum(len(wire.writes) for _, wire in several)
+        await turns()
+        for _, wire in several:
+            assert 1 == len(wire.writes)
+            assert [(Opcode.TEXT, b"first"), (Opcode.BINARY, b"second")] == wire.sent()
+        assert 10 == hub.counters.messages_out
+
+    on_the_clock(main)
+
+
+def test_a_compressed_message_to_many_is_one_frame_for_each_window() -> None:
+    """Who has no compression, who has a small window and who has the usual one: each group shares its frame."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), compression="deflate")
+        offers = ["", OFFER.format(""), OFFER.format("; server_max_window_bits=10")] * 3
+        connections = [arrive(hub, head(more=offer))[0] for offer in offers]
+        message = "the same thing again and again " * 100
+        assert 9 == hub.deliver(message, connections)
+        frames = [connection._session.output[-1] for connection in connections]
+        assert [0, 15, 10] * 3 == [connection._session.window_bits for connection in connections]
+        assert 3 == len({id(frame) for frame in frames})
+        assert frames[:3] == frames[3:6] == frames[6:]
+        plain, wide, narrow = frames[:3]
+        assert plain.endswith(message.encode())
+        for frame, window_bits in ((wide, 15), (narrow, 10)):
+            assert 0xC1 == frame[0]
+            inflated = zlib.decompressobj(-window_bits).decompress(frame[4 if frame[1] == 126 else 2 :])
+            assert message.encode() == inflated
+
+    on_the_clock(main)
+
+
+def test_who_does_not_accept_a_message_to_many_is_not_counted() -> None:
+    """Who is closing, who is gone and whose buffer is full; a message of the wrong type is for nobody."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), send_buffer=1000)
+        connections = [arrive(hub, head())[0] for _ in range(4)]
+        good, closing, gone, full = connections
+        closing.close()
+        gone.terminate()
+        wire: Any = full._transport
+        wire.takes = False
+        full.send(bytes(2000))
+        await turns()
+        assert 1 == hub.deliver("hi", connections)
+        assert 3 == hub.counters.refused
+        assert 0 == hub.deliver("hi", [])
+        with pytest.raises(TypeError):
+            hub.deliver(5, [good])  # type: ignore[arg-type]
+        with pytest.raises(UnicodeEncodeError):
+            hub.deliver("\ud800", [good])
+
+    on_the_clock(main)
+
+
+def test_subscribers_may_change_while_a_message_is_on_its_way() -> None:
+    """on_buffer_full may throw the slow one out of whatever the message goes to."""
+
+    async def main() -> None:
+        room: dict[str, Connection] = {}
+        hub = make_hub(make_app(on_buffer_full=lambda c: room.pop(c.id)), send_buffer=1000)
+        for _ in range(3):
+            connection, wire = arrive(hub, head())
+            wire.takes = len(room) != 1
+            room[connection.id] = connection
+        assert 3 == hub.deliver(bytes(2000), room.values())
+        assert ["node.boot.1", "node.boot.3"] == list(room)
+
+    on_the_clock(main)
+
+
+# users
+
+
+def _with_users(count: int, **settings: Any) -> tuple[Hub, list[tuple[Connection, Wire]]]:
+    hub = make_hub(make_app(), **settings)
+    return hub, [arrive(hub, head()) for _ in range(count)]
+
+
+def test_one_connection_too_many_of_a_user_is_closed_with_3504() -> None:
+    """The latest goes; it is not among the user's connections, and what it leaves behind harms nobody."""
+
+    async def main() -> None:
+        hub, several = _with_users(3, max_per_user=2)
+        (first, _), (second, _), (third, wire) = several
+        wire.writes.clear()
+        for connection, _ in several:
+            connection.user = "ann"
+        assert (first, second) == hub.users.of("ann")
+        await turns()
+        assert [(Opcode.CLOSE, b"\x0d\xb0too many connections of this user")] == wire.sent()
+        third.data_received(closing(3504))
+        wire.close()
+        await turns()
+        assert (first, second) == hub.users.of("ann")
+        assert "open" == first.state == second.state
+
+    on_the_clock(main)
+
+
+def test_a_place_of_a_user_is_free_when_a_connection_has_ended_or_changed_hands() -> None:
+    """Whichever way it ended; and a user who says twice who they are has one connection."""
+
+    async def main() -> None:
+        hub, several = _with_users(4, max_per_user=1)
+        (first, first_wire), (second, _), (third, _), (fourth, _) = several
+        first.user = "ann"
+        first.user = "ann"
+        assert "open" == first.state
+        first_wire.abort()
+        await turns()
+        second.user = "ann"
+        assert ("open", (second,)) == (second.state, hub.users.of("ann"))
+        second.user = "bob"
+        third.user = "ann"
+        assert ((third,), (second,)) == (hub.users.of("ann"), hub.users.of("bob"))
+        third.user = None
+        fourth.user = "ann"
+        assert (fourth,) == hub.users.of("ann")
+        assert ["closed", "open", "open", "open"] == [connection.state for connection, _ in several]
+
+    on_the_clock(main)
+
+
+@pytest.mark.parametrize("end", ["closes", "is closed", "is lost", "is cut"])
+def test_nothing_is_left_of_a_user_who_is_gone(end: str) -> None:
+    """Not even their name; and a name that is set too late is of no effect."""
+
+    async def main() -> None:
+        hub, ((connection, wire),) = _with_users(1)
+        connection.user = "ann"
+        if end == "closes":
+            connection.data_received(closing(1000))
+        elif end == "is closed":
+            connection.close()
+            assert (connection,) == hub.users.of("ann")
+            connection.data_received(closing(1000))
+        elif end == "is lost":
+            wire.abort()
+            await turns()
+        else:
+            connection.terminate()
+        assert {} == hub.users._by_name
+        assert "ann" == connection.user
+        connection.user = "bob"
+        connection.user = None
+        assert {} == hub.users._by_name
+        connection.terminate()
+        await turns()
+
+    on_the_clock(main)
+
+
+def test_a_user_is_a_str_or_none() -> None:
+    """Anything else is a mistake in the program, and changes nothing."""
+
+    async def main() -> None:
+        hub, ((connection, _),) = _with_users(1)
+        connection.user = "ann"
+        with pytest.raises(TypeError):
+            connection.user = 7  # type: ignore[assignment]
+        assert ("ann", (connection,)) == (connection.user, hub.users.of("ann"))
+
+    on_the_clock(main)

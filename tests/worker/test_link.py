@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tests.worker.service import (
 )
 from wsworker.errors import Reject
 from wsworker.protocol.request import Address
+from wsworker.sections import HttpConfig
 from wsworker.worker import connection as connection_module
 from wsworker.worker import link as link_module
 from wsworker.worker.connection import Connection
@@ -685,5 +687,167 @@ def test_the_wait_for_a_pong_stands_still_while_we_do_not_read(run: Run) -> None
             service.connection.resume()
             await until(lambda: journal.ends)
         assert [(1006, "nothing came for 0.25 s after a ping")] == journal.ends
+
+    run(main())
+
+
+# Pages
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> HttpConfig:
+    """The section http of a worker that serves one file of 3 MB."""
+    (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+    return HttpConfig(static=str(tmp_path))
+
+
+GET = b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("half_closes", [False, True])
+def test_a_page_arrives_whole(run: Run, site: HttpConfig, half_closes: bool) -> None:
+    """Also at a client that reads slowly, and at one that has nothing more to say and says so."""
+
+    async def main() -> None:
+        journal = Journal()
+        async with serving(journal.app(), http=site) as service:
+            peer = await service.dial(receive_buffer=4 * KIB)
+            peer.send(GET)
+            if half_closes:
+                peer.writer.write_eof()
+            assert (await peer.response()).startswith("HTTP/1.1 200 ")
+            assert bytes(3_000_000) == await peer.rest()
+            peer.leave()
+            await gone(service)
+        assert [] == journal.calls
+
+    run(main())
+
+
+def test_a_client_that_leaves_its_page(run: Run, site: HttpConfig) -> None:
+    """The file is closed, and nobody is told."""
+
+    async def main() -> None:
+        async with serving(make_app(), http=site) as service:
+            peer = await service.dial(receive_buffer=4 * KIB)
+            peer.send(GET)
+            await peer.response()
+            (connection,) = service.hub._present
+            download = connection._download
+            assert download is not None
+            peer.writer.transport.abort()
+            await gone(service)
+            assert "gone" == connection._stage
+
+    run(main())
+
+
+@pytest.mark.parametrize("half_closes", [False, True])
+def test_a_half_close_during_a_page(run: Run, site: HttpConfig, half_closes: bool) -> None:
+    """The transport is asked to stay, if it can: with TLS it cannot, and would complain of being asked."""
+
+    class Stuck(Recorder):
+        def can_write_eof(self) -> bool:
+            return half_closes
+
+    async def main() -> None:
+        transport = Stuck()
+        connection = connect(make_hub(make_app(), http=site), transport, GET)
+        assert "page" == connection._stage
+        assert half_closes == connection.eof_received()
+        connection.connection_lost(None)
+
+    run(main())
+
+
+# Stages
+
+
+def test_a_buffer_that_fills_while_closing_is_no_news(run: Run) -> None:
+    """on_buffer_full and on_buffer_drain are for those who may still send."""
+    edges: list[str] = []
+
+    class Full(Recorder):
+        full = False
+
+        def get_write_buffer_size(self) -> int:
+            return 10**6 if self.full else 0
+
+    async def main() -> None:
+        app = make_app(
+            on_buffer_full=lambda connection: edges.append("full"),
+            on_buffer_drain=lambda connection: edges.append("drain"),
+        )
+        transport = Full()
+        connection = connect(make_hub(app, send_buffer=1000, rate_control=0), transport, head())
+        connection.close()
+        transport.full = True
+        connection.data_received(frame(Opcode.PING, bytes(125)) * 10)
+        assert connection._cork.choked
+        assert "pause_reading" == transport.calls[-1]
+        transport.full = False
+        connection.resume_writing()
+        await asyncio.sleep(0)
+        assert "resume_reading" == transport.calls[-1]
+        assert [] == edges
+
+    run(main())
+
+
+def test_the_busiest_connection_comes_last(run: Run) -> None:
+    """A drain says goodbye first to those of whom nothing runs, then to those that have taken all."""
+
+    async def on_message(connection: Connection, data: str) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_message=on_message))
+        idle, sending, busy = (connect(hub, Recorder(), head()) for _ in range(3))
+        sending.send("x")
+        busy.data_received(text("x"))
+        assert [idle, sending, busy] == sorted([busy, idle, sending], key=Connection._business)
+        for connection in (idle, sending, busy):
+            connection._give_up()
+            connection.connection_lost(None)
+        await until(hub.empty.is_set)
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("how", ["lost", "lost for a reason", "closed", "failed", "terminated"])
+def test_on_close_follows_all_that_came_before(run: Run, how: str, is_async: bool) -> None:
+    """Messages of the same read are handled first, sync or async; those that terminate() finds waiting are dropped."""
+    calls: list[object] = []
+
+    async def later(connection: Connection, data: str) -> None:
+        await asyncio.sleep(0)
+        calls.append(data)
+
+    async def main() -> None:
+        def at_once(connection: Connection, data: str) -> None:
+            calls.append(data)
+
+        app = make_app(
+            on_message=later if is_async else at_once,
+            on_close=lambda connection, code, reason: calls.append((code, reason)),
+        )
+        connection, _ = recorded(app)
+        end = {"closed": closing(3000, "bye"), "failed": b"\x81\x01a"}.get(how, b"")
+        connection.data_received(text("a") + text("b") + end)
+        if how == "terminated":
+            connection.terminate()
+        connection.connection_lost(OSError("cable") if how == "lost for a reason" else None)
+        await until(connection._home.empty.is_set)  # type: ignore[attr-defined]
+        code = 3000 if how == "closed" else 1006
+        reason = {
+            "lost": "the connection was lost",
+            "lost for a reason": "the connection was lost: cable",
+            "closed": "bye",
+            "failed": "we closed with 1002: frames from a client must be masked",
+            "terminated": "terminate() was called",
+        }[how]
+        messages = [] if how == "terminated" and is_async else ["a", "b"]
+        assert [*messages, (code, reason)] == calls
 
     run(main())

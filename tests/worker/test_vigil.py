@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from websockets.frames import Opcode
 
-from tests.worker.clock import arrive, on_the_clock, opened, passes, stands_still, turns
+from tests.worker.clock import arrive, on_the_clock, opened, passes, stands_still, state, turns
 from tests.worker.service import closing, frame, head, make_app, make_hub, text
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
@@ -46,11 +46,11 @@ def test_a_silent_client_is_pinged_and_then_cut() -> None:
         await passes(4.25)
         assert [(Opcode.PING, b"1")] == wire.sent()
         await passes(7.75)
-        assert not wire.gone
+        assert not wire.gone()
         await passes(4.25)
-        assert wire.gone
+        assert wire.gone()
         assert [(1006, "nothing came for 10 s after a ping")] == seen.ends
-        assert "closed" == connection.state
+        assert "closed" == state(connection)
 
     on_the_clock(main)
 
@@ -66,7 +66,7 @@ def test_any_byte_behind_the_ping_keeps_a_client(sign: bytes) -> None:
         connection.data_received(sign)
         await passes(22)
         assert [(Opcode.PING, b"2")] == wire.sent()
-        assert not wire.gone
+        assert not wire.gone()
 
     on_the_clock(main)
 
@@ -85,7 +85,7 @@ def test_a_client_that_answers_stays_for_ever() -> None:
                 connection.data_received(frame(Opcode.PONG, payload))
         assert list(range(1, len(pings) + 1)) == pings
         assert 3600 / 22 - 1 <= len(pings) <= 3600 / 18 + 1
-        assert not wire.gone
+        assert not wire.gone()
 
     on_the_clock(main)
 
@@ -97,12 +97,12 @@ def test_nobody_is_silent_whom_we_do_not_read() -> None:
         connection, wire = opened(make_app(), ping_interval=20, ping_timeout=10)
         connection.pause()
         await passes(300)
-        assert not wire.gone
+        assert not wire.gone()
         connection.resume()
         await passes(9.5)
-        assert not wire.gone
+        assert not wire.gone()
         await passes(24)
-        assert wire.gone
+        assert wire.gone()
 
     on_the_clock(main)
 
@@ -117,10 +117,10 @@ def test_who_takes_a_long_message_slowly_is_not_silent() -> None:
         for _ in range(100):
             await passes(1)
             wire.take(5_000)
-        assert not wire.gone
+        assert not wire.gone()
         connection.data_received(text("thanks"))
         await passes(1)
-        assert not wire.gone
+        assert not wire.gone()
 
     on_the_clock(main)
 
@@ -133,14 +133,14 @@ def test_a_process_that_stood_still_blames_nobody() -> None:
         await passes(22)
         assert [(Opcode.PING, b"1")] == wire.sent()
         await stands_still(60)
-        assert not wire.gone
+        assert not wire.gone()
         connection.data_received(frame(Opcode.PONG, b"1"))
         await passes(1)
-        assert not wire.gone
+        assert not wire.gone()
         assert [(Opcode.PING, b"2")] == wire.sent()
         await stands_still(60)
         await passes(0.25)
-        assert wire.gone
+        assert wire.gone()
 
     on_the_clock(main)
 
@@ -152,7 +152,7 @@ def test_without_an_interval_nobody_is_pinged() -> None:
         connection, wire = opened(make_app(), ping_interval=0)
         await passes(3600)
         assert [] == wire.writes
-        assert "open" == connection.state
+        assert "open" == state(connection)
 
     on_the_clock(main)
 
@@ -173,9 +173,9 @@ def test_a_client_that_takes_nothing_is_cut(ping_interval: int) -> None:
         for _ in range(29):
             await passes(1)
             connection.data_received(frame(Opcode.PONG))
-        assert not wire.gone
+        assert not wire.gone()
         await passes(2)
-        assert wire.gone
+        assert wire.gone()
         assert [(1006, "the client took nothing for 30 s")] == seen.ends
 
     on_the_clock(main)
@@ -193,7 +193,7 @@ def test_a_little_that_nobody_takes_is_seen_as_well() -> None:
         for _ in range(30):
             await passes(1)
             connection.data_received(text("I do not read") + frame(Opcode.PONG))
-        assert not wire.gone
+        assert not wire.gone()
         await passes(30.5)
         assert [(1006, "the client took nothing for 30 s")] == seen.ends
 
@@ -208,10 +208,10 @@ def test_unasked_pongs_are_no_progress() -> None:
         wire.takes = False
         for _ in range(70):
             await passes(1)
-            if not wire.gone:
+            if not wire.gone():
                 connection.send(bytes(5_000))
                 connection.data_received(frame(Opcode.PONG, bytes(125)))
-        assert wire.gone
+        assert wire.gone()
 
     on_the_clock(main)
 
@@ -227,13 +227,13 @@ def test_a_client_that_takes_a_little_all_the_time_stays() -> None:
         for _ in range(100):
             await passes(29)
             wire.take(1)
-        assert not wire.gone
+        assert not wire.gone()
         wire.take(wire.left)
         assert connection.send("goes in")
         await passes(29)
-        assert not wire.gone
+        assert not wire.gone()
         await passes(31)
-        assert wire.gone
+        assert wire.gone()
 
     on_the_clock(main)
 
@@ -247,7 +247,7 @@ def test_who_takes_everything_may_be_sent_to_for_ever() -> None:
             connection.send(bytes(100_000))
             await passes(0.25)
             wire.writes.clear()
-        assert not wire.gone
+        assert not wire.gone()
 
     on_the_clock(main)
 
@@ -303,6 +303,21 @@ def test_each_message_has_its_own_time() -> None:
     on_the_clock(main)
 
 
+def test_the_first_fragment_pulls_the_deadline_in() -> None:
+    """Nothing else is due before."""
+
+    async def main() -> None:
+        connection, wire = opened(make_app(), message_timeout=5, **PINGS_OFF)
+        await passes(7)
+        connection.data_received(FIRST)
+        await passes(4.5)
+        assert not wire.calls
+        await passes(0.5)
+        assert ["write_eof"] == wire.calls
+
+    on_the_clock(main)
+
+
 def test_the_time_of_a_message_does_not_run_while_we_do_not_read() -> None:
     """Behind a pause of any length it begins anew, checks in the pause or none."""
 
@@ -318,9 +333,9 @@ def test_the_time_of_a_message_does_not_run_while_we_do_not_read() -> None:
             for _ in range(7):
                 await passes(8)
                 connection.data_received(frame(Opcode.PONG))
-            assert "open" == connection.state
+            assert "open" == state(connection)
             await passes(4)
-            assert "closed" == connection.state
+            assert "closed" == state(connection)
             wire.abort()
             await turns()
 
@@ -374,7 +389,7 @@ def test_who_has_signed_in_stays_and_may_sign_out() -> None:
         await passes(2)
         connection.user = None
         await passes(100)
-        assert "open" == connection.state
+        assert "open" == state(connection)
         assert [] == wire.writes
 
     on_the_clock(main)
@@ -440,9 +455,9 @@ def test_a_message_either_way_is_no_idleness(act: Callable[[Connection], Any]) -
             await passes(9)
             await act(connection)
         await passes(9.5)
-        assert "open" == connection.state
+        assert "open" == state(connection)
         await passes(0.75)
-        assert "closing" == connection.state
+        assert "closing" == state(connection)
 
     on_the_clock(main)
 
@@ -455,12 +470,15 @@ def test_nobody_is_idle_whom_we_do_not_read() -> None:
         await passes(5)
         connection.pause()
         await passes(100)
-        assert "open" == connection.state
+        assert "open" == state(connection)
+        # and it is not looked at in every tick meanwhile
+        hub: Any = connection._home
+        assert hub._wheel._due[connection] > hub.tick + 1
         connection.resume()
         await passes(9.5)
-        assert "open" == connection.state
+        assert "open" == state(connection)
         await passes(0.75)
-        assert "closing" == connection.state
+        assert "closing" == state(connection)
 
     on_the_clock(main)
 
@@ -502,6 +520,31 @@ def test_a_thousand_pings_a_second_are_answered_unless_configured_otherwise() ->
         for _ in range(20):
             await turns()
         assert 10_000 == len(wire.sent())
+
+    on_the_clock(main)
+
+
+def test_the_answer_to_a_ping_fills_the_buffer_and_a_pong_does_not() -> None:
+    """A client that reads nothing and pings is not read from any more, when as much waits as may."""
+
+    async def main() -> None:
+        connection, wire = opened(make_app(), send_buffer=200_000, rate_control=0)
+        wire.takes = False
+        connection.send(bytes(100_000))
+        await turns()
+        connection.send(bytes(50_000))
+        await turns()
+        before = connection.buffered
+        connection.data_received(frame(Opcode.PONG, bytes(100)) * 100)
+        assert before == connection.buffered
+        connection.data_received(frame(Opcode.PING, bytes(100)) * 100)
+        assert before + 100 * 102 == connection.buffered
+        assert [] == wire.calls
+        connection.data_received(frame(Opcode.PING, bytes(100)) * 1000)
+        for _ in range(5):
+            await turns()
+        assert not connection._reading
+        assert 200_000 <= connection.buffered < 200_000 + 102
 
     on_the_clock(main)
 
@@ -641,9 +684,9 @@ def test_a_client_that_does_not_answer_our_close_is_half_closed_and_then_cut() -
         await passes(0.5)
         assert ["write_eof"] == wire.calls
         await passes(4.5)
-        assert not wire.gone
+        assert not wire.gone()
         await passes(0.5)
-        assert wire.gone
+        assert wire.gone()
         assert [(1006, "the client did not answer our Close")] == seen.ends
 
     on_the_clock(main)
@@ -660,7 +703,7 @@ def test_the_clocks_of_an_open_connection_end_with_it() -> None:
         wire.takes = False
         await passes(60)
         assert [Opcode.CLOSE] == [opcode for opcode, _ in wire.sent()]
-        assert not wire.gone
+        assert not wire.gone()
         connection.data_received(closing(1000))
         assert [(1000, "")] == seen.ends
 
@@ -683,9 +726,8 @@ def test_a_handshake_is_not_watched_yet() -> None:
         await turns()
         assert wire.writes.pop().startswith(b"HTTP/1.1 101 ")
         await passes(3.5)
-        assert "open" == connection.state
+        assert "open" == state(connection)
         await passes(0.5)
-        assert "closing" == connection.state
+        assert "closing" == state(connection)
 
     on_the_clock(main)
-

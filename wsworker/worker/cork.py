@@ -2,7 +2,8 @@
 
 A write to a socket costs far more than the bytes in it. So what is sent while one read is handled stays in `frames`
 and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of
-16 KiB and more are not worth a copy and are written by themselves. `flush` is the only place that writes to a client.
+16 KiB and more are not worth a copy and are written by themselves. Only a page of
+plain HTTP goes another way.
 
 A client that does not read must not fill the memory. The transport gets 64 KiB; what it does not take stays here, where
 a frame that goes to many clients is one object, and where the oldest can still be dropped. Two marks, on what has been
@@ -23,7 +24,7 @@ that matters.
 
 `size` is never too small but by control frames, which not everybody counts: every message adds to it, and only look()
 takes off what the kernel has taken meanwhile. To ask the transport after each write would cost a tenth of an echo.
-`passed` is the part of it that has left `frames`; so nothing here takes longer because many small messages wait.
+`_passed` is the part of it that has left `frames`; so nothing here takes longer because many small messages wait.
 """
 
 from __future__ import annotations

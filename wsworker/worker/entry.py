@@ -76,8 +76,6 @@ class Entry(Link):
         home.opened(self)
         self._opened()
         self._let_go(ANSWER_OWED)
-        if not self._handling:
-            home.flush_later(self)
         self._delivery.call(home.app.on_connect)
 
     def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:

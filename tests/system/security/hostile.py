@@ -94,7 +94,9 @@ class Client:
         upgrade = UPGRADE.replace(b" / ", f" {path} ".encode())
         self.send(upgrade[:-2] + b"".join(f"{line}\r\n".encode() for line in lines) + b"\r\n")
         head = self._until_blank_line()
-        assert head.startswith(b"HTTP/1.1 101 "), head
+        if not head.startswith(b"HTTP/1.1 101 "):
+            self.sock.close()
+            raise AssertionError(head)
         self.extensions = b"".join(
             line.partition(b": ")[2] for line in head.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Extensions")
         )

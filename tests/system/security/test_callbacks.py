@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from tests.system.clients import UPGRADE, ask_raw, raw
+from tests.system.clients import UPGRADE, ask_raw
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import CLOSE, MIB, TEXT, Client, framed, open_sockets
+from tests.system.security.hostile import CLOSE, TEXT, Client, framed, open_sockets
 
 SECRET = "hunter2"
 INTERNAL = (1011).to_bytes(2, "big") + b"internal error"
@@ -65,7 +66,7 @@ import asyncio
 
 KINDS = {
     "Exception": "raise Exception(SECRET)",
-    "one without a text": "class Mute(Exception):\n        def __str__(self): raise ValueError(SECRET)\n    raise Mute()",
+    "one without a text": "class Mute(Exception):\n        def __str__(self): 1 / 0\n    raise Mute()",
     "BaseException": "raise BaseException(SECRET)",
     "GeneratorExit": "raise GeneratorExit(SECRET)",
     "CancelledError": "raise asyncio.CancelledError(SECRET)",
@@ -104,26 +105,29 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     with Daemon(text, websocket={"send_buffer": "64KiB"}) as daemon:
         before = daemon.start().workers
         yield daemon
+        daemon.wait_status(lambda status: status["totals"]["connections"] == 0)
+        daemon.wait_status(lambda status: status["totals"]["errors"] >= len(CALLBACKS))
         assert before == daemon.workers
         assert 0 == daemon.status()["totals"]["restarts"]
         assert "a bug in wsworker" not in daemon.log
 
 
 def provoke(daemon: Daemon, callback: str) -> bytes:
-    """Do what makes the callback raise; return what comes behind the handshake, or the answer to it."""
+    """Do what makes the callback raise; return the body of the Close that comes, or the answer to a handshake."""
     path = f"/{callback.replace(' ', '_')}"
     upgrade = UPGRADE.replace(b" / ", f" {path} ".encode())
     if callback == "on_handshake":
         return ask_raw(daemon, upgrade)
-    if callback in ("on_connect", "on_close"):
-        end = framed(CLOSE, b"\x03\xe8") if callback == "on_close" else b""
-        return ask_raw(daemon, upgrade + end).partition(b"\r\n\r\n")[2]
     with Client(daemon, path=path, receive_buffer=4096) as client:
-        client.send(framed(TEXT, b"fill" if "buffer" in callback else b"bad"))
+        if callback == "on_close":
+            client.send(framed(CLOSE, b"\x03\xe8"))
+        elif callback != "on_connect":
+            client.send(framed(TEXT, b"fill" if "buffer" in callback else b"bad"))
         # of those that fill the buffer as many as the kernel and send_buffer hold
         while (frame := client.frame()).opcode != CLOSE:
             assert b"x" * 65536 == frame.payload
-        client.send(framed(CLOSE, b"\x03\xf3"))
+        with suppress(OSError):
+            client.send(framed(CLOSE, frame.payload[:2]))
         assert b"" == client.rest()
         return frame.payload
 
@@ -132,21 +136,18 @@ def provoke(daemon: Daemon, callback: str) -> bytes:
 def test_row_31_a_callback_raises(daemon: Daemon, callback: str) -> None:
     """500 without its text for a handshake, 1011 without its text for all else; the worker and others go on."""
     with Client(daemon) as other:
-        errors = daemon.status()["totals"]["errors"]
         received = provoke(daemon, callback)
         assert SECRET.encode() not in received
         if callback == "on_handshake":
             assert received.startswith(b"HTTP/1.1 500 ")
         elif callback == "on_close":
-            assert b"\x88\x02\x03\xe8" == received
+            assert b"\x03\xe8" == received
         else:
-            assert INTERNAL == received.removeprefix(bytes([0x88, len(INTERNAL)]))
+            assert INTERNAL == received
         other.send(framed(TEXT, b"still here?"))
         assert b"still here?" == other.message()
         daemon.wait_log(f"{SECRET} of {callback.partition(' ')[0]}")
-        daemon.wait_status(lambda status: status["totals"]["errors"] > errors)
-        eventually(lambda: open_sockets(daemon) == 1)
-    eventually(lambda: daemon.status()["totals"]["connections"] == 0)
+        eventually(lambda: open_sockets(daemon) == 1, "the end of the other socket")
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
@@ -240,5 +241,3 @@ def test_row_31_an_answer_that_cannot_be_sent(make_daemon: MakeDaemon) -> None:
         assert b"\r\nc: d" not in answer
     assert "on" == daemon.echo("on")
     assert [worker] == daemon.workers
-    with raw(daemon) as sock:
-        sock.sendall(b"x" * MIB)

@@ -126,12 +126,14 @@ def test_row_17_what_is_agreed_on(daemon: Daemon) -> None:
     [
         pytest.param(framed(CONTINUATION, b"ab", rsv=RSV1), 1002, id="a continuation of nothing"),
         pytest.param(
-            framed(TEXT, b"ab", fin=False) + framed(CONTINUATION, b"ab", rsv=RSV1), 1002, id="a plain one's continuation"
+            framed(TEXT, b"ab", fin=False) + framed(CONTINUATION, b"ab", rsv=RSV1),
+            1002,
+            id="a continuation of a plain one",
         ),
         pytest.param(
             framed(TEXT, deflated(b"ab"), fin=False, rsv=RSV1) + framed(CONTINUATION, b"", rsv=RSV1),
             1002,
-            id="a compressed one's continuation",
+            id="a continuation of a compressed one",
         ),
         pytest.param(framed(PING, b"ab", rsv=RSV1), 1002, id="a ping"),
         pytest.param(framed(PONG, b"ab", rsv=RSV1), 1002, id="a pong"),

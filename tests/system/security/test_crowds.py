@@ -38,6 +38,18 @@ def reset(client: Client) -> None:
     client.sock.close()
 
 
+def say_goodbye(client: Client) -> None:
+    """Close a client as the protocol wants it."""
+    client.send(framed(CLOSE, b"\x03\xe8"))
+    assert 1000 == client.close_code()
+    client.sock.close()
+
+
+def hang_up(client: Client) -> None:
+    """Close a client's socket without a word."""
+    client.sock.close()
+
+
 def check_turned_away(answer: bytes, status: int) -> None:
     """Fail unless an answer is this refusal, with the time after which to come again."""
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
@@ -55,30 +67,25 @@ def test_row_18_fill_and_free_and_fill(make_daemon: MakeDaemon, setting: str) ->
     if setting == "max_per_address":
         settings = {"websocket": {"max_per_address": LIMIT}}
     with steadfast(make_daemon(ECHO, **settings)) as daemon:
-        for leave in (reset, Client.__exit__, reset):
-            clients = [eventually(lambda: client_or_none(daemon)) for _ in range(LIMIT)]
+        for leave in (reset, say_goodbye, hang_up):
+            # the places of those who have left become free one by one
+            clients = [eventually(lambda: let_in(daemon))[0] for _ in range(LIMIT)]
             for _ in range(3):
                 check_turned_away(ask_raw(daemon, UPGRADE), 503 if setting == "worker_connections" else 429)
             for client in clients:
                 client.send(framed(TEXT, b"on"))
                 assert b"on" == client.message()
-            for number, client in enumerate(clients):
-                if number % 3 == 0:
-                    client.send(framed(CLOSE, b"\x03\xe8"))
-                    assert 1000 == client.close_code()
-                if leave is reset:
-                    reset(client)
-                else:
-                    client.sock.close()
-        eventually(lambda: daemon.status()["totals"]["connections"] == 0)
+            for client in clients:
+                leave(client)
+        daemon.wait_status(lambda status: status["totals"]["connections"] == 0)
 
 
-def client_or_none(daemon: Daemon) -> Client | None:
-    """Return a client, None if it was not let in."""
+def let_in(daemon: Daemon) -> list[Client]:
+    """Return a client in a list, which is empty if it was not let in."""
     try:
-        return Client(daemon)
+        return [Client(daemon)]
     except AssertionError:
-        return None
+        return []
 
 
 def test_row_18_too_many_of_one_user(make_daemon: MakeDaemon) -> None:
@@ -144,7 +151,7 @@ def test_row_19_who_never_signs_in(make_daemon: MakeDaemon, talks: bool) -> None
     with steadfast(make_daemon(SIGNS_IN, websocket=settings)) as daemon, Client(daemon) as guest, Client(daemon) as ann:
         ann.send(framed(TEXT, b"I'm ann"))
         assert b"ann open" == ann.message()
-        received = []
+        received: list[Frame] = []
         while not received or received[-1].opcode == TEXT:
             if talks:
                 guest.send(framed(TEXT, b"let me in"))

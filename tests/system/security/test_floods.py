@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import psutil
@@ -69,6 +70,13 @@ def on_message(connection, data):
 """
 
 
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Daemon]:
+    """One worker with every limit as it is by default, which sends back what it gets."""
+    with Daemon(ECHO) as daemon, steadfast(daemon):
+        yield daemon
+
+
 def facts(daemon: Daemon) -> dict[str, object]:
     """Return what COUNTS knows."""
     found = json.loads(daemon.echo("facts"))
@@ -81,29 +89,28 @@ def facts(daemon: Daemon) -> dict[str, object]:
 
 @pytest.mark.parametrize("piece", [b"", b"x"], ids=["empty", "of one byte"])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_row_10_the_number_of_fragments(make_daemon: MakeDaemon, piece: bytes, opcode: int) -> None:
+def test_row_10_the_number_of_fragments(echo: Daemon, piece: bytes, opcode: int) -> None:
     """A message may have so many fragments, empty ones included, and no more: 1008."""
-    with steadfast(make_daemon(ECHO)) as daemon:
-        between = framed(CONTINUATION, piece, fin=False)
-        allowed = framed(opcode, piece, fin=False) + between * (FRAGMENTS - 2) + framed(CONTINUATION, piece)
-        with Client(daemon) as client:
-            client.send(allowed, allowed)
-            assert [piece * FRAGMENTS] * 2 == [client.message(), client.message()]
-            client.send(framed(opcode, piece, fin=False) + between * FRAGMENTS)
-            assert 1008 == client.close_code()
+    between = framed(CONTINUATION, piece, fin=False)
+    allowed = framed(opcode, piece, fin=False) + between * (FRAGMENTS - 2) + framed(CONTINUATION, piece)
+    with Client(echo) as client:
+        client.send(allowed, allowed)
+        assert [piece * FRAGMENTS] * 2 == [client.message(), client.message()]
+        client.send(framed(opcode, piece, fin=False) + between * FRAGMENTS)
+        assert 1008 == client.close_code()
 
 
-def test_row_10_many_small_fragments_take_little_memory(make_daemon: MakeDaemon) -> None:
+def test_row_10_many_small_fragments_take_little_memory(echo: Daemon) -> None:
     """Forty clients, each with as many fragments as it may have and no last one, cost what their bytes cost."""
     flood = framed(TEXT, b"x", fin=False) + framed(CONTINUATION, b"x", fin=False) * (FRAGMENTS - 1)
-    with steadfast(make_daemon(ECHO)) as daemon, ExitStack() as stack:
-        before = rss(daemon)
+    with ExitStack() as stack:
+        before = rss(echo)
         for _ in range(40):
-            client = stack.enter_context(Client(daemon))
+            client = stack.enter_context(Client(echo))
             client.send(flood + framed(PING, b"done"))
             assert Frame(PONG, b"done") == client.frame()
         # the bytes are 0.2 MiB; an object for each fragment would be 8 MiB and more
-        assert rss(daemon) - before < 6 * MIB
+        assert rss(echo) - before < 6 * MIB
 
 
 @pytest.mark.parametrize("more", [b"", framed(CONTINUATION, fin=False), framed(PING)], ids=["", "trickle", "pings"])
@@ -190,15 +197,15 @@ def test_row_11_others_have_their_turn(make_daemon: MakeDaemon, loop: str) -> No
 # Row 12: pings
 
 
-def test_row_12_too_many_pings(make_daemon: MakeDaemon) -> None:
+@pytest.mark.parametrize("opcode", [PING, PONG])
+def test_row_12_too_many_pings(echo: Daemon, opcode: int) -> None:
     """Who sends more pings and pongs than rate_control in a second is closed with 1008."""
-    for opcode in (PING, PONG):
-        with steadfast(make_daemon(ECHO)) as daemon, Client(daemon) as client:
-            with suppress(OSError):
-                client.send(framed(opcode, b"x") * 20_000)
-            rest = client.rest()
-            assert b"more than websocket.rate_control = 1000" in rest
-            assert rest.count(b"\x8a\x01x") < 5000
+    with Client(echo) as client:
+        with suppress(OSError):
+            client.send(framed(opcode, b"x") * 20_000)
+        rest = client.rest()
+        assert b"more than websocket.rate_control = 1000" in rest
+        assert rest.count(b"\x8a\x01x") < 5000
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -232,10 +239,10 @@ def test_row_12_a_flood_of_pings_that_nobody_reads(make_daemon: MakeDaemon, loop
         assert client.frame().payload.startswith(b"{")
 
 
-def test_row_12_an_unfinished_frame_is_not_answered(make_daemon: MakeDaemon) -> None:
+def test_row_12_an_unfinished_ping(echo: Daemon) -> None:
     """A ping waits for its last byte, and costs nobody else anything."""
-    with steadfast(make_daemon(ECHO)) as daemon, Client(daemon) as client:
+    with Client(echo) as client:
         client.send(header(PING, 125) + b"p" * 124)
-        assert "on" == daemon.echo("on")
+        assert "on" == echo.echo("on")
         client.send(b"p")
         assert Frame(PONG, b"p" * 125) == client.frame()

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import Daemon, eventually
+from tests.system.daemon import Daemon
 from tests.system.security.hostile import (
     BINARY,
     CLOSE,
@@ -294,7 +294,7 @@ def test_row_16_bodies_from_the_client(daemon: Daemon) -> None:
         with Client(daemon) as client:
             client.send(framed(CLOSE, b"\x03\xe8" + reason))
             assert Frame(CLOSE, b"\x03\xe8" + reason) == client.frame()
-        eventually(lambda reason=reason: [1000, reason.decode()] in closes(daemon))
+        assert [1000, reason.decode()] in closes(daemon)
     assert 1002 == verdict(daemon, framed(CLOSE, b"\x03\xe8" + b"r" * 124))
     assert 1005 == verdict(daemon, framed(CLOSE))
     assert [1005, ""] in closes(daemon)

@@ -22,10 +22,9 @@ def on_message(connection, data):
 # Row 2
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_row_2_a_byte_now_and_then(make_daemon: MakeDaemon, loop: str) -> None:
+def test_row_2_a_byte_now_and_then(make_daemon: MakeDaemon) -> None:
     """The deadline is one for the whole handshake: no byte makes it longer. The answer is 408, and then the end."""
-    with steadfast(make_daemon(ECHO, loop=loop, websocket={"open_timeout": "1s"})) as daemon, raw(daemon) as sock:
+    with steadfast(make_daemon(ECHO, websocket={"open_timeout": "1s"})) as daemon, raw(daemon) as sock:
         sent = 0
         # all of it would take eight times as long as the deadline is
         while sent < len(UPGRADE) and not select.select([sock], [], [], 0.05)[0]:
@@ -86,7 +85,7 @@ LIES = [
     # a trusted hop, an untrusted one, and then a lie
     (["X-Forwarded-For: 127.0.0.1, 192.0.2.7, 10.9.9.9"], "192.0.2.7:0"),
     # nobody's header
-    (["Forwarded: for=192.0.2.7", "X-Real-IP: 192.0.2.7", "True-Client-IP: 192.0.2.7", "X-X-Forwarded-For: 1.2.3.4"], ""),
+    (["Forwarded: for=192.0.2.7", "X-Real-IP: 192.0.2.7", "X-X-Forwarded-For: 192.0.2.7"], ""),
     # no address at all
     (["X-Forwarded-For: unknown"], ""),
     (["X-Forwarded-For: 192.0.2.7,"], ""),
@@ -107,12 +106,10 @@ def test_row_21_forged_chains(make_daemon: MakeDaemon) -> None:
 
 
 def test_row_21_only_loopback_is_trusted_by_default(make_daemon: MakeDaemon) -> None:
-    """Hops of private networks are strangers unless they are listed; and if nobody is listed, so is loopback."""
+    """Hops of private networks are strangers unless they are listed."""
     with steadfast(make_daemon(TELLS)) as daemon:
         assert "10.9.9.9:0" == told(daemon, "X-Forwarded-For: 192.0.2.7, 10.9.9.9")
         assert "192.0.2.7:0" == told(daemon, "X-Forwarded-For: 192.0.2.7, ::1")
-    with steadfast(make_daemon(TELLS, forwarded_allow_ips=["192.0.2.1"])) as daemon:
-        assert told(daemon, "X-Forwarded-For: 192.0.2.7").startswith("127.0.0.1:")
 
 
 def test_row_21_the_other_header(make_daemon: MakeDaemon) -> None:

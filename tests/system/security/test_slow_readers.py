@@ -85,6 +85,25 @@ async def on_message(connection, data):
 """
 """Sends messages of one byte to slow clients until they take no more, and answers how many."""
 
+ASKS_THE_KERNEL = """
+import json
+import os
+import socket
+
+def on_message(connection, data):
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            sock = socket.socket(fileno=os.dup(int(number)))
+        except OSError:
+            continue
+        with sock:
+            if sock.family == socket.AF_INET and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    connection.send(json.dumps(found))
+"""
+"""Tells TCP_USER_TIMEOUT of every client, in milliseconds. tcp(7)."""
+
 
 def ask(daemon: Daemon, text: str) -> object:
     """Return what the app answers, out of JSON."""
@@ -192,8 +211,15 @@ def test_row_32_who_takes_nothing_is_cut(make_daemon: MakeDaemon) -> None:
             eventually(lambda: open_sockets(daemon) == 1, "closed sockets")
 
 
+def test_row_32_the_kernel_gives_up_as_well(make_daemon: MakeDaemon) -> None:
+    """A client that has vanished with what was sent to it is known by the kernel, when a ping would know it too."""
+    settings = {"ping_interval": "7s", "ping_timeout": "4s"}
+    with steadfast(make_daemon(ASKS_THE_KERNEL, websocket=settings)) as daemon:
+        assert [11_000] == ask(daemon, "how long?")
+
+
 def test_row_32_tiny_messages(make_daemon: MakeDaemon) -> None:
-    """Messages of one byte fill the buffer too. Each is an object, so they take more than they count, but not for ever."""
+    """Messages of one byte fill the buffer too; each is an object, so they take many times what they count."""
     daemon = make_daemon(TINY, websocket={"send_buffer": "128KiB"})
     with steadfast(daemon), ExitStack() as stack:
         clients = slow_readers(daemon, stack)

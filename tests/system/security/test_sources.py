@@ -36,13 +36,14 @@ def dangers(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (f"{node.lineno}: imports {one.name}" for one in node.names if is_danger(one.name))
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
-            yield from (f"{node.lineno}: imports {name}" for name in names if is_danger(name))
-            yield from (f"{node.lineno}: imports {one.name}" for one in node.names if (node.module, one.name) in METHODS)
-        elif isinstance(node, ast.Attribute) and (ast.unparse(node.value), node.attr) in METHODS:
-            yield f"{node.lineno}: uses {ast.unparse(node)}"
-        elif isinstance(node, ast.Attribute) and node.attr in LOADERS:
-            yield f"{node.lineno}: uses {ast.unparse(node)}"
+            if is_danger(node.module):
+                yield f"{node.lineno}: imports from {node.module}"
+            for one in node.names:
+                if is_danger(f"{node.module}.{one.name}") or (node.module, one.name) in METHODS:
+                    yield f"{node.lineno}: imports {one.name} of {node.module}"
+        elif isinstance(node, ast.Attribute):
+            if node.attr in LOADERS or (ast.unparse(node.value), node.attr) in METHODS:
+                yield f"{node.lineno}: uses {ast.unparse(node)}"
         elif isinstance(node, ast.Name) and node.id in FUNCTIONS:
             yield f"{node.lineno}: uses {node.id}"
         elif isinstance(node, ast.keyword) and node.arg == "shell" and ast.unparse(node.value) != "False":
@@ -90,7 +91,9 @@ def test_row_29_the_scan_finds(source: str) -> None:
 
 def test_row_29_the_scan_lets_pass() -> None:
     """What only looks like it is none of these."""
-    harmless = "import re, yaml\nre.compile('x')\nyaml.safe_load(x)\nyaml.SafeLoader\nself.load()\nrun(x, shell=False)\n"
+    harmless = (
+        "import re, yaml\nre.compile('x')\nyaml.safe_load(x)\nyaml.SafeLoader\nself.load()\nrun(x, shell=False)\n"
+    )
     assert [] == [*dangers(harmless)]
 
 
