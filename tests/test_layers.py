@@ -99,6 +99,7 @@ ORDER = [
     Place(4, " ", "worker/app.py"),
     Place(4, " ", "worker/delivery.py"),
     Place(4, " ", "worker/cork.py"),
+    Place(4, " ", "worker/gone.py"),
     Place(4, "★", "worker/pulse.py"),
     Place(4, "★", "worker/wheel.py"),
     Place(4, "★", "worker/watch.py"),

@@ -56,7 +56,7 @@ class WebSocketConfig(Section):
         0.0, "Time for your code to set connection.user; then the connection is closed with 3502; 0 is never."
     )
     message_timeout: SecondsOrZero = setting(
-        60.0, "Time for all fragments of one message; then the connection is closed with 1008; 0 is for ever."
+        60.0, "Time in which a message must have come whole; then the connection is closed with 1008; 0 is for ever."
     )
     rate_messages: PerSecond = setting(
         0, "Messages a second that a client may send; over it the connection is closed with 1008; 0 is any number."

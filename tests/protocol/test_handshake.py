@@ -247,6 +247,15 @@ def test_reject_answers_head_without_body() -> None:
     assert (response.headers["Content-Length"], response.body) == ("4", b"")
 
 
+@pytest.mark.parametrize("data", [b"HEAD / HTTP/2\r\n", b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"])
+def test_a_malformed_head_request_gets_no_body_either(data: bytes) -> None:
+    """RFC 9110 section 9.3.2 knows no exception."""
+    opening = Opening()
+    found = opening.take(bytearray(data))
+    assert found is not None
+    assert b"" == opening.reject(found[0], {}, found[1]).body
+
+
 def test_reject_not_modified_has_no_body() -> None:
     """RFC 9110 section 15.4.5: a 304 ends with its head."""
     response = complete().reject(304, {}, "text")

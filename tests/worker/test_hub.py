@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.frames import Opcode
 
-from tests.worker.clock import Wire, arrive, on_the_clock, passes, turns
+from tests.worker.clock import Wire, arrive, on_the_clock, passes, stands_still, turns
 from tests.worker.conftest import Run
 from tests.worker.service import closing, head, make_app, make_hub, serving, text, until
 from wsworker.stats import Counters
@@ -157,6 +157,39 @@ def test_the_wheel_stands_still_while_nothing_is_due(run: Run) -> None:
             await until(lambda: not service.hub._wheel_turns)
 
     run(main())
+
+
+def test_a_deadline_behind_a_long_standstill_is_kept_to_the_tick() -> None:
+    """Who comes into a worker that was empty for an hour has all the time that others have."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), open_timeout=5)
+        for _ in range(2):
+            _, wire = arrive(hub, b"GET")
+            await passes(4.75)
+            assert [] == wire.writes
+            await passes(0.25)
+            assert wire.writes[0].startswith(b"HTTP/1.1 408 ")
+            await passes(3600)
+            assert hub.empty.is_set()
+
+    on_the_clock(main)
+
+
+def test_what_came_while_the_process_stood_still_is_read_before_it_is_missed() -> None:
+    """A deadline that has passed meanwhile has one tick more; who is silent in that as well was late."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), open_timeout=5)
+        good, good_wire = arrive(hub, head()[:20])
+        _, late_wire = arrive(hub, head()[:20])
+        await stands_still(60)
+        good.data_received(head()[20:])
+        await passes(0.25)
+        assert good_wire.writes[0].startswith(b"HTTP/1.1 101 ")
+        assert late_wire.writes[0].startswith(b"HTTP/1.1 408 ")
+
+    on_the_clock(main)
 
 
 def test_a_bug_in_one_deadline_does_not_stop_the_others(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -503,6 +536,24 @@ def test_one_connection_too_many_of_a_user_is_closed_with_3504() -> None:
         await turns()
         assert (first, second) == hub.users.of("ann")
         assert "open" == first.state == second.state
+
+    on_the_clock(main)
+
+
+def test_in_a_hurry_only_who_is_open_is_told_so() -> None:
+    """close_all leaves alone who is closing already; the others get Close and the half-close at once."""
+
+    async def main() -> None:
+        hub, several = _with_users(2)
+        (first, first_wire), (_, second_wire) = several
+        for _, wire in several:
+            wire.writes.clear()
+        first.close(4000)
+        await turns()
+        hub.close_all(1001, "stop")
+        await turns()
+        assert ([(Opcode.CLOSE, b"\x0f\xa0")], []) == (first_wire.sent(), first_wire.calls)
+        assert ([(Opcode.CLOSE, b"\x03\xe9stop")], ["write_eof"]) == (second_wire.sent(), second_wire.calls)
 
     on_the_clock(main)
 

@@ -23,9 +23,10 @@ from websockets.frames import Opcode
 
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
 from wsworker.assignment import Assignment
-from wsworker.config import Config, LogConfig
+from wsworker.config import Config
 from wsworker.errors import WireError
 from wsworker.master.process import identity, spawn
+from wsworker.sections import LogConfig
 from wsworker.stats import Counters, Reading, Table
 from wsworker.wire import DrainReason, Lines, Order, Report, decode_report, encode
 from wsworker.worker import accept, drain, main

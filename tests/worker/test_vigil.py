@@ -318,6 +318,27 @@ def test_the_first_fragment_pulls_the_deadline_in() -> None:
     on_the_clock(main)
 
 
+def test_a_frame_that_trickles_in_has_the_same_time() -> None:
+    """A message in one frame must come whole by then, too; messages that follow each other without a gap may."""
+
+    async def main() -> None:
+        messages: list[str] = []
+        connection, wire = opened(make_app(on_message=lambda c, d: messages.append(d)), message_timeout=5)
+        whole = text("hello")
+        connection.data_received(whole[:9])
+        for _ in range(6):
+            await passes(3)
+            # the end of one and the beginning of the next, again and again
+            connection.data_received(whole[9:] + whole[:9])
+        assert ["hello"] * 6 == messages
+        await passes(4.5)
+        assert not wire.calls
+        await passes(0.5)
+        assert ["write_eof"] == wire.calls
+
+    on_the_clock(main)
+
+
 def test_the_time_of_a_message_does_not_run_while_we_do_not_read() -> None:
     """Behind a pause of any length it begins anew, checks in the pause or none."""
 

@@ -159,7 +159,7 @@ class Opening:
             if name in response.headers:
                 del response.headers[name]
             _set_header(response, name, value)
-        if status == HTTPStatus.NOT_MODIFIED or (self.request is not None and self.request.method == "HEAD"):
+        if status == HTTPStatus.NOT_MODIFIED or self._head.startswith(b"HEAD "):
             # RFC 9110 sections 9.3.2 and 15.4.5
             response.body = b""
         return response
@@ -192,10 +192,11 @@ class Opening:
     def _take_line(self, line: bytearray) -> tuple[int, str] | None:
         if self._parser is None:
             self._parser = ServerProtocol(logger=SILENT)
+        # first of all: how it is refused depends on its method
+        self._head += line
         self._parser.receive_data(line)
         if self._parser.handshake_exc is not None:
             return _explain(line, self._lines)
-        self._head += line
         self._lines += 1
         events = self._parser.events_received()
         if not events:

@@ -215,6 +215,10 @@ class Cork:
         self.frames.clear()
         self._session.control = 0
 
+    def lose(self, gone: asyncio.Transport) -> None:
+        """Know that the transport is closed for good; gone: one to ask from now on."""
+        self._transport = gone
+
     def pause(self) -> None:
         """Write no further. You must call it from pause_writing."""
         self._paused = True

@@ -92,6 +92,10 @@ class Intake(asyncio.Protocol):
         """Return whether what comes is not wanted any more, after counting it."""
         raise NotImplementedError
 
+    def _rested(self, completed: bool) -> None:
+        """Know that a turn of handling is over, and whether any message was completed in it."""
+        raise NotImplementedError
+
     def _reads_again(self) -> None:
         """Know that the socket is read again after a while in which it was not."""
         raise NotImplementedError
@@ -141,22 +145,25 @@ class Intake(asyncio.Protocol):
         if self._handling:
             return
         session = self._session
-        empty = False
+        empty, completed = False, left < FRAMES_PER_TURN
         while left > 0 and not self._holds and not empty:
             run = session.next_run(left)
             if run:
                 left -= self._take(run)
+                completed = True
                 continue
             event = session.next_event()
             if event is None:
                 empty = True
             else:
                 left -= 1
+                completed = completed or isinstance(event, (str, bytes))
                 self._handling = True
                 try:
                     self._handle(event)
                 finally:
                     self._handling = False
+        self._rested(completed)
         self._cork.flush()
         self._read(empty and not self._holds)
         if left <= 0 and not self._holds:

@@ -29,6 +29,7 @@ from wsworker.protocol.request import Address
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.cork import Cork
 from wsworker.worker.delivery import MESSAGES_WAITING, Delivery
+from wsworker.worker.gone import GONE
 from wsworker.worker.home import Home
 from wsworker.worker.intake import BROKEN, CHOKED, CUT, PAUSED, QUEUE_FULL, Intake
 from wsworker.worker.site import Download
@@ -113,6 +114,8 @@ class Link(Intake):
     def connection_lost(self, exc: Exception | None) -> None:
         """Finish: the socket is gone, and on_close comes as soon as nothing waits before it."""
         self._enter("gone")
+        self._transport = GONE
+        self._cork.lose(GONE)
         self._home.cancel(self)
         self._shut_door()
         if self._download is not None:

@@ -53,8 +53,6 @@ class Vigil(Entry):
         elif isinstance(event, Closed):
             # it gave up in the middle of its request
             self._linger(DISCARD_SECONDS)
-        if self._stage == "open":
-            self._mind_message()
 
     def _opened(self) -> None:
         home, settings = self._home, self._home.config.websocket
@@ -62,6 +60,17 @@ class Vigil(Entry):
         home.schedule(self, self._ticks_left())
         if settings.rate_messages or settings.rate_bytes:
             self._quota = Quota(settings, home.loop.time())
+
+    def _rested(self, completed: bool) -> None:
+        """See whether a message is under way, in fragments or in one frame: its time runs since it began."""
+        watch, session = self._watch, self._session
+        if watch is None or self._stage != "open":
+            return
+        under_way = session.in_message or len(session.unread) > 0
+        if completed or not under_way:
+            watch.message_ended()
+        if under_way and watch.message_began(self._home.tick):
+            self._home.schedule(self, self._ticks_left())
 
     def _reads_again(self) -> None:
         if self._watch is not None:
@@ -140,14 +149,6 @@ class Vigil(Entry):
             self.close(NOT_SIGNED_IN, "not signed in in time")
         else:
             self.close(1000, f"no message for {settings.idle_timeout:g} s")
-
-    def _mind_message(self) -> None:
-        """Know whether a fragmented message is open, whose time runs from its first frame."""
-        assert self._watch is not None
-        if not self._session.in_message:
-            self._watch.message_ended()
-        elif self._watch.message_began(self._home.tick):
-            self._home.schedule(self, self._ticks_left())
 
     # Rates
 

@@ -2,7 +2,7 @@
 
     silent       nothing at all came for ping_timeout behind a ping (pulse.py)
     stuck        something waits to be written, and the client has taken nothing of it for write_timeout
-    unfinished   a fragmented message has begun and not ended within message_timeout
+    unfinished   a message has begun and not ended within message_timeout
     unsigned     connection.user was not set when auth_timeout had passed
     idle         no message, either way, for idle_timeout
 
@@ -83,19 +83,19 @@ class Watch:
         self._spans = spans
         self._checked_at = now
         self._auth_at = now + spans.auth if spans.auth else None  # when it is asked who this is, once
-        self._message_at: int | None = None  # since when a fragmented message is open
+        self._message_at: int | None = None  # since when a message is under way
         self._stuck_at: int | None = None  # since when the client is known to take nothing
         self.pulse = Pulse(spans.ping_interval, spans.ping_timeout, now, chance) if spans.ping_interval else None
 
     def message_began(self, now: int) -> bool:
-        """Know that a fragmented message is open; True if this is new, and then ticks_left may have become less."""
+        """Know that a message is under way; True if this is new, and then ticks_left may have become less."""
         if self._message_at is not None or not self._spans.message:
             return False
         self._message_at = now
         return True
 
     def message_ended(self) -> None:
-        """Know that none is open."""
+        """Know that none is, or that the next one has begun."""
         self._message_at = None
 
     def resumed(self, now: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -179,6 +180,11 @@ class Client:
         finally:
             self.sock.settimeout(10)
         return True
+
+    def reset(self) -> None:
+        """Close the socket so that the server gets a reset and no end."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
 
     def _until_blank_line(self) -> bytes:
         while b"\r\n\r\n" not in self._received:

@@ -10,7 +10,7 @@ import pytest
 from tests.system.clients import UPGRADE, ask_raw
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import CLOSE, TEXT, Client, framed, open_sockets
+from tests.system.security.hostile import CLOSE, MIB, TEXT, Client, framed, open_sockets, rss, steadfast
 
 SECRET = "hunter2"
 INTERNAL = (1011).to_bytes(2, "big") + b"internal error"
@@ -181,6 +181,18 @@ def test_row_31_whatever_it_raises(raising: Daemon, kind: str) -> None:
     for line in raising.log.splitlines():
         assert not line.startswith("2030")
         assert line.replace("\t", " ").isprintable()
+
+
+def test_row_31_what_was_raised_is_not_kept(make_daemon: MakeDaemon) -> None:
+    """A message over which a callback has raised is gone with its connection, and does not wait in a traceback."""
+    app = "import json\n\ndef on_message(connection, data):\n    connection.send(json.loads(data))\n"
+    with steadfast(make_daemon(app)) as daemon:
+        before = rss(daemon)
+        for _ in range(60):
+            with Client(daemon) as client:
+                client.send(framed(TEXT, b"x" * MIB))
+                assert INTERNAL == client.closed()
+        assert rss(daemon) - before < 16 * MIB
 
 
 STRAYS = """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import resource
-import socket
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -30,12 +28,6 @@ def on_close(connection, code, reason):
 """
 
 LIMIT = 20
-
-
-def reset(client: Client) -> None:
-    """Close a client so that the server gets a reset and not an end."""
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.sock.close()
 
 
 def say_goodbye(client: Client) -> None:
@@ -67,7 +59,7 @@ def test_row_18_fill_and_free_and_fill(make_daemon: MakeDaemon, setting: str) ->
     if setting == "max_per_address":
         settings = {"websocket": {"max_per_address": LIMIT}}
     with steadfast(make_daemon(ECHO, **settings)) as daemon:
-        for leave in (reset, say_goodbye, hang_up):
+        for leave in (Client.reset, say_goodbye, hang_up):
             # the places of those who have left become free one by one
             clients = [eventually(lambda: let_in(daemon))[0] for _ in range(LIMIT)]
             for _ in range(3):
@@ -109,7 +101,7 @@ def test_row_18_too_many_of_one_user(make_daemon: MakeDaemon) -> None:
             second.message()
             second = signed_in("ann")
             assert b"ann open" == second.message()
-        reset(first)
+        first.reset()
         eventually(lambda: "ann 1006" in daemon.out)
         assert b"ann open" == signed_in("ann").message()
 

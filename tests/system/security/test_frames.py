@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import Daemon
+from tests.system.daemon import Daemon, eventually
 from tests.system.security.hostile import (
     BINARY,
     CLOSE,
@@ -24,6 +24,7 @@ from tests.system.security.hostile import (
     Frame,
     framed,
     header,
+    open_sockets,
     rss,
     steadfast,
 )
@@ -128,6 +129,23 @@ def test_row_8_a_promise_takes_no_memory(make_daemon: MakeDaemon) -> None:
             client.send(header(BINARY, MIB) + b"x" * 1000)
         assert "on" == daemon.echo("on")
         assert rss(daemon) - before < 30 * MIB
+
+
+@pytest.mark.parametrize("opcode", [BINARY, CONTINUATION], ids=["a frame", "fragments"])
+def test_row_8_a_dead_connection_holds_nothing(make_daemon: MakeDaemon, opcode: int) -> None:
+    """What had come of a message when its client reset the connection is gone at once, and not some time later."""
+    with steadfast(make_daemon(ECHO)) as daemon:
+        before = rss(daemon)
+        for _ in range(60):
+            with Client(daemon) as client:
+                if opcode == BINARY:
+                    client.send(framed(PING), header(BINARY, MIB), bytes(MIB - 1))
+                else:
+                    client.send(framed(BINARY, bytes(MIB - 1), fin=False), framed(PING))
+                assert Frame(PONG, b"") == client.frame()
+                client.reset()
+        eventually(lambda: open_sockets(daemon) == 0, "closed sockets")
+        assert rss(daemon) - before < 16 * MIB
 
 
 # Row 13: masks

@@ -104,6 +104,15 @@ def on_message(connection, data):
 """
 """Tells TCP_USER_TIMEOUT of every client, in milliseconds. tcp(7)."""
 
+SENDS_ON = """
+def on_message(connection, data):
+    left = 10_000
+    while (sent := connection.send(b"x" * 65536)) and left:
+        left -= 1
+    print(sent, flush=True)
+"""
+"""Sends up to 655 MB, or until it may not, and prints whether it still might."""
+
 
 def ask(daemon: Daemon, text: str) -> object:
     """Return what the app answers, out of JSON."""
@@ -209,6 +218,18 @@ def test_row_32_who_takes_nothing_is_cut(make_daemon: MakeDaemon) -> None:
             reader.send(framed(TEXT, b"on"))
             assert b"on" == reader.message()
             eventually(lambda: open_sockets(daemon) == 1, "closed sockets")
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_row_32_sending_to_a_client_that_has_gone(make_daemon: MakeDaemon, loop: str) -> None:
+    """A callback that sends until send() says False comes to its end, also when the client resets the connection."""
+    with steadfast(make_daemon(SENDS_ON, loop=loop)) as daemon:
+        for _ in range(5):
+            with Client(daemon, receive_buffer=4096) as client:
+                client.send(framed(TEXT, b"on"))
+                client.reset()
+        eventually(lambda: daemon.out.count("\n") == 5, "the end of all callbacks")
+        assert ["False"] * 5 == daemon.out.split()
 
 
 def test_row_32_the_kernel_gives_up_as_well(make_daemon: MakeDaemon) -> None:
