@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.test_layers import ORDER
-from tests.test_mirror import mirrored
+from tests.test_mirror import UNTESTED, mirrored
 
 RULES = ("boot", "deaths", "health", "reload", "scaling", "lending", "stopping", "service", "supervisor")
 """Files of master/ whose rules work together: the stories of all of them test each of them."""
@@ -38,7 +38,7 @@ def main() -> int:
     """Measure each pure file; return the exit code."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for file in (place.file for place in ORDER if place.star == "★"):
+        for file in (place.file for place in ORDER if place.star == "★" and place.file not in UNTESTED):
             missing = uncovered(file, folder)
             print(f"{'fails' if missing else '100 %'}  {file}")
             print(missing, end="")

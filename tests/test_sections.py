@@ -98,7 +98,7 @@ def test_taken(section: type[Section], key: str, value: object, expected: object
         (WebSocketConfig, "max_per_user", [-1, "none", None]),
         (WebSocketConfig, "compression", ["gzip", "permessage-deflate", True, None]),
         (WebSocketConfig, "subprotocols", ["chat", ["a b"], ["a", "a"], None]),
-        (WebSocketConfig, "origins", ["example.org", ["null"], None]),
+        (WebSocketConfig, "origins", ["example.org", ["null "], None]),
         (TlsConfig, "certfile", ["", 5, ["x"]]),
         (TlsConfig, "min_version", ["1.1", "1", 1.2, "TLSv1.2", None]),
         (HttpConfig, "health", ["healthz", "", "/x?y", True, 5]),

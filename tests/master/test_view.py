@@ -111,7 +111,15 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
     worker = body["workers"][0]
     assert worker["rss"] > 1024 * 1024
     del worker["rss"]
-    counters = {"rejected": 0, "messages_out": 0, "bytes_in": 0, "bytes_out": 0, "refused": 0, "errors": 0}
+    counters = {
+        "rejected": 0,
+        "messages_out": 0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "refused": 0,
+        "dropped": 0,
+        "errors": 0,
+    }
     counters |= {"log_dropped": 0}
     assert {
         "slot": 1,
@@ -195,6 +203,7 @@ def test_totals_count_every_slot_once() -> None:
         "bytes_in": 0,
         "bytes_out": 0,
         "refused": 0,
+        "dropped": 0,
         "errors": 1,
         "log_dropped": 3,
         "restarts": 5,

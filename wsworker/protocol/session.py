@@ -147,6 +147,12 @@ class Session:
         if self._phase == "discard":
             self._rules.receive_eof()
 
+    def lose(self) -> None:
+        """Know that the connection is gone without an end of the stream; what was received is dropped."""
+        # a ServerProtocol that was never needed is not needed now either
+        self.eof = self._protocol is not None
+        self._end("discard" if self.eof else "refused")
+
     def next_run(self, most: int) -> list[str | bytes]:
         """Return the next messages, at most so many, as long as they take the fast lane; none if it is closed.
 
@@ -338,6 +344,8 @@ class Session:
     def _hand_over(self, data: bytearray) -> Frame | None:
         """Let ServerProtocol handle one whole frame; None if there is a verdict now."""
         self._rules.receive_data(data)
+        # its traceback holds the data, inflated as far as it was
+        self._rules.parser_exc = None
         self._collect()
         events = self._rules.events_received()
         if not events:

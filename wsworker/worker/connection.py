@@ -170,7 +170,7 @@ class Connection(Vigil):
 
     def _make_room(self) -> bool:
         """Return whether a message may go out although it did not look so; the policy for slow clients is applied."""
-        if self._stage != "open":
+        if self._stage != "open" or self._transport.is_closing():
             return False
         if self._cork.has_room():
             return True

@@ -104,11 +104,19 @@ class Cork:
     @property
     def buffered(self) -> int:
         """Bytes that were accepted and that the kernel has not taken."""
+        if self._transport.is_closing():
+            # what is here will not be written any more
+            return int(self._transport.get_write_buffer_size())
         self.look()
         return self.size
 
     def look(self) -> None:
-        """Take off size what the kernel has taken."""
+        """Take off size what the kernel has taken.
+
+        Nothing is taken off once the transport is closing: else whoever sends until it is refused would never be.
+        """
+        if self._transport.is_closing():
+            return
         left = self._transport.get_write_buffer_size()
         if not self.frames:
             # now it is known, whatever was counted
@@ -121,6 +129,9 @@ class Cork:
 
     def press(self) -> None:
         """See to it that the limit is kept, as size has reached it: write, and if that does not help, choke."""
+        if self._transport.is_closing():
+            self.forget()
+            return
         self.look()
         if self.size < self.limit:
             return

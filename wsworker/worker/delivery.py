@@ -209,6 +209,8 @@ class Delivery:
             caller.mind_time(callback, seconds)
         if raised is not None:
             self._done(callback, raised)
+            # its traceback has this frame, and with it the messages
+            raised = None
         return count
 
     def _line_up(self, callback: Callback, messages: list[str | bytes], turn: Turn) -> int:

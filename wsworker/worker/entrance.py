@@ -82,8 +82,10 @@ class Entrance:
         self._counters = counters
         self._log = log
         self._open_timeout = config.websocket.open_timeout
-        # by then a ping is unanswered as well; without pings the kernel's own patience holds, some 15 minutes
-        silence = config.websocket.ping_interval and config.websocket.ping_interval + config.websocket.ping_timeout
+        # By then a ping is unanswered as well; without pings the kernel's own patience holds, some 15 minutes. A client
+        # that does not read, which counts here too, has at least write_timeout.
+        settings = config.websocket
+        silence = settings.ping_interval and max(settings.ping_interval + settings.ping_timeout, settings.write_timeout)
         self._user_timeout = int(silence * 1000)
         self._proxy_protocol = config.proxy_protocol
         self._trusted = Trusted.of(config.forwarded_allow_ips)

@@ -123,6 +123,7 @@ class Link(Intake):
         if self.id:
             self._home.visitors.leave(self.remote.host)
         self._cork.forget()
+        self._session.lose()
         paused = self._holds & PAUSED
         self._hold(CUT)
         if paused:

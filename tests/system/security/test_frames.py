@@ -1,8 +1,7 @@
-"""Rows 8 and 13 to 16: frames that are too large or break a rule, text that is none, and Close frames."""
+"""Rows 8 and 13 to 15: frames that are too large or break a rule, and text that is none."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,12 +29,6 @@ from tests.system.security.hostile import (
 )
 
 LIMIT = 1000
-
-CLOSES = """
-def on_message(connection, data):
-    code, _, reason = data.partition(" ")
-    connection.close(int(code), reason)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -274,69 +267,3 @@ def test_row_15_text_cut_within_a_character(daemon: Daemon, text: str) -> None:
 def test_row_15_text_fails_before_its_end(daemon: Daemon) -> None:
     """A bad byte in a fragment is answered at once: nobody waits for the rest of the message."""
     assert 1007 == verdict(daemon, framed(TEXT, b"abc\xff", fin=False))
-
-
-# Row 16: Close frames
-
-LEGAL = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
-ILLEGAL = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 1999, 2000, 2999, 5000, 32767, 65535]
-
-
-def closes(daemon: Daemon) -> list[list[object]]:
-    """Return what the calls of on_close so far were given."""
-    found = json.loads(daemon.echo("closed?"))
-    assert isinstance(found, list)
-    return found
-
-
-def test_row_16_codes_from_the_client(daemon: Daemon) -> None:
-    """A legal code is answered by itself and told to on_close; any other is 1002, and on_close gets 1006."""
-    for code in LEGAL:
-        with Client(daemon) as client:
-            client.send(framed(CLOSE, code.to_bytes(2, "big") + b"why"))
-            assert Frame(CLOSE, code.to_bytes(2, "big") + b"why") == client.frame()
-            assert b"" == client.rest()
-        # its echo may have been counted meanwhile, with 1000
-        assert [code, "why"] in closes(daemon)
-    for code in ILLEGAL:
-        assert 1002 == verdict(daemon, framed(CLOSE, code.to_bytes(2, "big")))
-    assert not {code for code, _ in closes(daemon)} & {*ILLEGAL} - {1005, 1006}
-
-
-def test_row_16_bodies_from_the_client(daemon: Daemon) -> None:
-    """Half a code is 1002, a reason that is no text 1007, 123 bytes of it are taken, and no body is 1005."""
-    assert 1002 == verdict(daemon, framed(CLOSE, b"\x03"))
-    for bad in BAD_TEXTS.values():
-        assert verdict(daemon, framed(CLOSE, b"\x03\xe8" + bad)) == 1007
-    for reason in (b"r" * 123, "é".encode() * 61):
-        with Client(daemon) as client:
-            client.send(framed(CLOSE, b"\x03\xe8" + reason))
-            assert Frame(CLOSE, b"\x03\xe8" + reason) == client.frame()
-        assert [1000, reason.decode()] in closes(daemon)
-    assert 1002 == verdict(daemon, framed(CLOSE, b"\x03\xe8" + b"r" * 124))
-    assert 1005 == verdict(daemon, framed(CLOSE))
-    assert [1005, ""] in closes(daemon)
-
-
-def test_row_16_nothing_counts_behind_a_close(daemon: Daemon) -> None:
-    """Messages and pings behind the client's Close are not looked at."""
-    with Client(daemon) as client:
-        client.send(framed(CLOSE, b"\x03\xe8") + framed(TEXT, b"late") + framed(PING, b"late") + b"\xff\xff\xff")
-        assert 1000 == client.close_code()
-
-
-def test_row_16_codes_and_reasons_of_the_server(make_daemon: MakeDaemon) -> None:
-    """close() sends what may travel, its reason cut to 123 bytes between characters, and never anything else."""
-    with steadfast(make_daemon(CLOSES)) as daemon:
-
-        def answer(code: int, reason: str) -> bytes:
-            with Client(daemon) as client:
-                client.send(framed(TEXT, f"{code} {reason}".encode()))
-                return client.closed()
-
-        for code in LEGAL:
-            assert code.to_bytes(2, "big") + b"why" == answer(code, "why")
-        for code in (-1, *ILLEGAL, 65536, 10**9):
-            assert (1011).to_bytes(2, "big") + b"internal error" == answer(code, "why")
-        for reason, kept in (("r" * 122, 122), ("r" * 123, 123), ("r" * 124, 123), ("é" * 62, 122), ("😀" * 31, 120)):
-            assert b"\x03\xe8" + reason.encode()[:kept] == answer(1000, reason)
