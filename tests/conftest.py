@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
 
+def lacking(reason: str, program: str = "") -> NoReturn:
+    """Skip a test for want of something, or fail it where WSWORKER_TEST_REQUIRE says that it must run.
+
+    program: what has to be installed; "": it is something that only another machine gives. The variable is a list with
+    commas: names of programs, `programs` for every one, `all` for whatever a test may want. So a machine that is meant
+    to run a test cannot lose it unseen.
+    """
+    required = os.environ.get("WSWORKER_TEST_REQUIRE", "").split(",")
+    if "all" in required or (program and ("programs" in required or program in required)):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture
 def require() -> Callable[[str], str]:
-    """Return a function: the path of a program that a test needs, or the test is skipped.
-
-    With WSWORKER_TEST_REQUIRE=programs the test fails instead, so that a machine meant to run every test cannot lose
-    some unseen. WSWORKER_TEST_REQUIRE=all means also what nobody can install, see lacking() in system/faults/world.py.
-    """
+    """Return a function: the path of a program that a test needs, or the test ends by lacking()."""
 
     def path_of(program: str) -> str:
         path = shutil.which(program)
         if path is None:
-            reason = f"{program} is not installed"
-            if os.environ.get("WSWORKER_TEST_REQUIRE") in ("programs", "all"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            lacking(f"{program} is not installed", program)
         return path
 
     return path_of

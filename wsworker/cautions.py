@@ -17,8 +17,8 @@ def warnings(config: Config) -> dict[str, str]:
     found = {}
     if config.websocket.origins == "*":
         found["websocket.origins"] = (
-            'websocket.origins is "*": pages of every site may connect, and have their cookies hidden from the app; '
-            "list the origins that may"
+            'websocket.origins is "*": pages of every site may connect, with their cookies and Authorization '
+            "hidden from the app; list the origins that may"
         )
     return found
 
@@ -32,7 +32,16 @@ def advice(config: Config) -> dict[str, str]:
             "http.allowed_hosts is empty: a web page open in a browser of this machine can connect under a name of its "
             "own (DNS rebinding); list the hosts you use, such as [localhost, 127.0.0.1]"
         )
+    if config.proxy_protocol != "none" and _trusts_none_beyond(config) and not _is_on_loopback(config):
+        found["proxy_protocol"] = (
+            "proxy_protocol lets only those in that forwarded_allow_ips names, and that is nobody beyond this machine; "
+            "add the address of your proxy"
+        )
     return found
+
+
+def _trusts_none_beyond(config: Config) -> bool:
+    return all(entry in ("127.0.0.1", "::1", "unix") for entry in config.forwarded_allow_ips)
 
 
 def _is_on_loopback(config: Config) -> bool:

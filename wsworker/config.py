@@ -152,7 +152,9 @@ class Config(Section):
             AfterValidator(_of_different_addresses),
         ],
         Takes("none, v1, v2 or a list such as [127.0.0.1:2346=v2]"),
-    ] = setting("none", "Version of the PROXY protocol that every client must begin with, or a list by address.")
+    ] = setting(
+        "none", "PROXY protocol that a client begins with, by address; it must be one of forwarded_allow_ips then."
+    )
     loop: Annotated[Literal["auto", "uvloop", "asyncio"], Takes("one of auto, uvloop and asyncio")] = setting(
         "auto", "Event loop of the workers; auto is uvloop."
     )

@@ -33,7 +33,7 @@ class WebSocketConfig(Section):
         1024**2, "Largest message a client may send, in bytes; a larger one closes the connection with 1009."
     )
     send_buffer: Bytes = setting(
-        1024**2, "Bytes that may wait for a slow client; then on_buffer_full is called and send() returns False."
+        1024**2, "Bytes that may wait for a slow client; then on_buffer_full is called and slow_consumer decides."
     )
     slow_consumer: Annotated[
         Literal["drop_newest", "drop_oldest", "disconnect"],
@@ -45,7 +45,7 @@ class WebSocketConfig(Section):
     write_timeout: Seconds = setting(30.0, "Time in which a client takes nothing of what waits; then it is cut (1006).")
     ping_interval: SecondsOrZero = setting(20.0, "Time between pings to a client; 0 sends none.")
     ping_timeout: Seconds = setting(
-        20.0, "Time for the pong; then the connection is cut and on_close gets the code 1006."
+        20.0, "Time without a byte behind a ping; then the connection is cut and on_close gets the code 1006."
     )
     open_timeout: Seconds = setting(5.0, "Time from accepting a client to the end of its handshake.")
     close_timeout: Seconds = setting(10.0, "Time for the client's close frame after ours; then the connection is cut.")

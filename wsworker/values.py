@@ -94,7 +94,7 @@ def size(value: object) -> object:
         raise ValueError(f"use {decimal[1].upper()}iB")
     match = _SIZE.fullmatch(value)
     if not match:
-        raise ValueError("the units are KiB, MiB and GiB")
+        raise ValueError("it is a whole number, perhaps with KiB, MiB or GiB behind it")
     return int(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
 
 
@@ -244,6 +244,10 @@ def origin(value: str) -> str:
     match = _ORIGIN.fullmatch(value.lower())
     if not match:
         raise ValueError("remove the / at its end" if _ORIGIN.fullmatch(value.lower().rstrip("/")) else "")
+    if match["scheme"] in ("ws", "wss"):
+        raise ValueError("the origin of a page begins with https:// or http://")
+    if match["port"] and int(match["port"]) > 65535:
+        raise ValueError("the port is a number up to 65535")
     if match["port"] == _DEFAULT_PORTS.get(match["scheme"]):
         return f"{match['scheme']}://{match['host']}"
     return match[0]

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import pytest
 
 from tests.browser.service import Service
 from tests.browser.wire import Peer, RawServer, Relay
+from tests.conftest import lacking
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -36,23 +37,16 @@ LIBRARY: Final = Path(__file__).with_name("page.js").read_text()
 PAGE: Final = f"<!doctype html><title>test</title><script>{LIBRARY}</script>"
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip the test, or fail it where the environment says that all must run."""
-    if os.environ.get("WSWORKER_TEST_REQUIRE") in ("programs", "all"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A running Chromium."""
     path = os.environ.get("WSWORKER_CHROMIUM") or shutil.which("chromium")
     if path is None:
-        missing("chromium is not installed")
+        lacking("chromium is not installed", "chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        missing("playwright is not installed")
+        lacking("playwright, which drives chromium, is not installed", "chromium")
     with sync_playwright() as playwright:
         # no name server is asked
         arguments = ["--host-resolver-rules=MAP *.invalid ^NOTFOUND"]

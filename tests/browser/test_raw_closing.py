@@ -6,7 +6,6 @@ Left out: a server that never answers a Close, which Chromium bears for 60 s bef
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,20 +74,16 @@ def test_row_40_no_answer(page: Page) -> None:
 
 
 def test_row_42_tcp_left_open(page: Page) -> None:
-    """A server that does not end TCP after the echo keeps the page waiting for 2 s; the end is clean all the same."""
-    waited = []
+    """A server that does not end TCP after the echo: the page ends it in the end, and cleanly all the same."""
 
     def script(peer: Peer) -> None:
         peer.send(close_frame(4000))
         echo = peer.read_frame()
-        begun = time.monotonic()
         assert echo is not None
         assert b"\x0f\xa0" == echo.payload
         assert [] == peer.read_rest()
-        waited.append(time.monotonic() - begun)
 
     assert [["open", 1], ["close", 3, 4000, "", True]] == end_of(page, script)
-    assert waited[0] > 1.9
 
 
 def test_row_43_fin_at_once(page: Page) -> None:

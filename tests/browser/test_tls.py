@@ -6,15 +6,13 @@ certificates, which is also the way to try a service of one's own.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.conftest import missing
 from tests.browser.service import Service
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -23,21 +21,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def secure(browser: Browser, site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service with a certificate for 127.0.0.1."""
-    try:
-        import trustme
-    except ImportError:
-        missing("trustme is not installed")
-    folder: Path = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    for number, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(str(folder / "cert.pem"), append=number > 0)
-    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-    (folder / "key.pem").chmod(0o600)
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    files = {"certfile": str(folder / "cert.pem"), "keyfile": str(folder / "key.pem")}
-    with Service([site], trust=trust, tls=files) as service:
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    with Service([site], trust=authority.client(), tls=authority.issue("server").settings) as service:
         yield service.start()
 
 

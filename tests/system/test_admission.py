@@ -252,7 +252,6 @@ def test_response_splitting(daemon: Daemon) -> None:
             answer = sock.recv(65536)
         assert answer.startswith(b"HTTP/1.1 101 ")
         assert (b"Sec-WebSocket-Protocol: chat\r\n" in answer) == (chosen is not None)
-        assert b"X: y" not in answer
     for offer in (b"chat\rX: y", b"chat\0", b"chat\x85X: y"):
         assert 400 == refused(daemon, GOOD[:-2] + b"Sec-WebSocket-Protocol: " + offer + b"\r\n\r\n")[0]
 

@@ -93,16 +93,31 @@ def test_without_on_handshake_the_rules_decide(caplog: pytest.LogCaptureFixture)
 
 
 def test_an_offer_without_a_common_subprotocol_is_admitted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Browsers fail such a connection without saying why, so the log does; control characters are escaped."""
+    """Browsers fail such a connection without saying why, so the log does."""
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        assert [("admit", None)] == _ask(make_hub(make_app()), "Sec-WebSocket-Protocol: a\x85b, c\r\n")[1].told
+        assert [("admit", None)] == _ask(make_hub(make_app()), "Sec-WebSocket-Protocol: b, c\r\n")[1].told
 
     asyncio.run(main())
-    assert ["192.0.2.1:4711 offers aÂ\\x85b, c, not in websocket.subprotocols"] == [
+    assert ["192.0.2.1:4711 offers b, c, not in websocket.subprotocols"] == [
         record.getMessage() for record in caplog.records
     ]
+
+
+@pytest.mark.parametrize(
+    "field", ["Sec-WebSocket-Protocol: a b", "Connection: Upgrade, a;a", "Sec-WebSocket-Extensions: ;;"]
+)
+def test_a_list_that_is_none_is_refused_before_the_user_is_asked(field: str) -> None:
+    """What ServerProtocol would refuse behind on_handshake is refused before it, and the log says so."""
+    asked: list[Request] = []
+
+    async def main() -> None:
+        [(status, _)] = _ask(make_hub(make_app(on_handshake=asked.append)), f"{field}\r\n")[1].told
+        assert 400 == status
+
+    asyncio.run(main())
+    assert [] == asked
 
 
 def test_the_user_decides_at_once_or_later() -> None:

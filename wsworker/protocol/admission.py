@@ -20,20 +20,28 @@ resolve to our address (DNS rebinding): its Origin and its Host are then the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from websockets import http11
+from websockets.exceptions import InvalidHeaderFormat
+from websockets.headers import parse_connection, parse_extension, parse_subprotocol
 
 from wsworker.protocol.request import list_items
 
+_LISTS: Final[Mapping[str, Callable[[str], object]]] = {
+    "Connection": parse_connection,
+    "Sec-WebSocket-Protocol": parse_subprotocol,
+    "Sec-WebSocket-Extensions": parse_extension,
+}
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 """A Sec-WebSocket-Key: 16 bytes in base64."""
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@]+)")
 _PORT = re.compile(r"(.+):([0-9]{1,5})")
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _READING = ("GET", "HEAD")
 _MAX_LOGGED_CHARACTERS = 200
 
@@ -113,6 +121,7 @@ def check(request: http11.Request, policy: Policy, facts: Facts) -> Admitted | P
         or _version_refused(request)
         or _connection_refused(request)
         or _key_refused(request)
+        or _lists_refused(request)
         or _capacity_refused(facts)
         or _origin_refused(request, policy.origins)
     )
@@ -205,6 +214,21 @@ def _key_refused(request: http11.Request) -> Refusal | None:
     if len(keys) == 1 and KEY.fullmatch(keys[0]):
         return None
     return _refusal(400, "A handshake must hold one Sec-WebSocket-Key, 16 bytes in base64.")
+
+
+def _lists_refused(request: http11.Request) -> Refusal | None:
+    """Refuse lists that ServerProtocol would refuse when it makes the 101: user code must not have been asked by then.
+
+    It is its own parsers that judge. Where a list has the one item that it nearly always has, nothing can be wrong.
+    """
+    for name, parse in _LISTS.items():
+        for value in request.headers.get_all(name):
+            if not _TOKEN.fullmatch(value):
+                try:
+                    parse(value)
+                except InvalidHeaderFormat:
+                    return _refusal(400, f"The {name} header is not a list as it should be.")
+    return None
 
 
 def _capacity_refused(facts: Facts) -> Refusal | None:

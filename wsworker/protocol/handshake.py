@@ -31,6 +31,11 @@ from wsworker.protocol.admission import KEY
 MAX_LINE_BYTES = 8 * 1024  # line end included
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
+TOO_LARGE: Final = (
+    f"A header has more than {MAX_LINE_BYTES} bytes, all of them more than {MAX_HEAD_BYTES},"
+    f" or there are more than {MAX_HEADERS}."
+)
+"""One sentence for three limits: which of them is met first depends on how the bytes were split."""
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _TARGET = re.compile(r"[!-~]+")
@@ -183,10 +188,10 @@ class Opening:
         if self._lines == 0:
             if size > MAX_LINE_BYTES:
                 return 414, f"The request line is longer than {MAX_LINE_BYTES} bytes."
-        elif size > MAX_LINE_BYTES or len(self._head) + size > MAX_HEAD_BYTES:
-            return 431, f"A header is longer than {MAX_LINE_BYTES} bytes, or the head longer than {MAX_HEAD_BYTES}."
-        elif self._lines > MAX_HEADERS and size > len(b"\r\n"):
-            return 431, f"The request has more than {MAX_HEADERS} headers."
+            return None
+        many = self._lines > MAX_HEADERS and size > len(b"\r\n")
+        if many or size > MAX_LINE_BYTES or len(self._head) + size > MAX_HEAD_BYTES:
+            return 431, TOO_LARGE
         return None
 
     def _take_line(self, line: bytearray) -> tuple[int, str] | None:

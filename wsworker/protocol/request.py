@@ -81,9 +81,13 @@ class Request:
         return list_items(_values(self._fields, "sec-websocket-protocol"))
 
     def _hide_cookies(self) -> None:
-        """Take the Cookie headers out of the head, before anybody has read any of it."""
+        """Take out of the head, before anybody has read any of it, what a browser sends for its user by itself.
+
+        Authorization is such a header as well: a page cannot set any for a WebSocket.
+        """
         lines = self._head.split(b"\r\n")
-        self._head = b"\r\n".join(line for line in lines if line.partition(b":")[0].lower() != b"cookie")
+        kept = (line for line in lines if line.partition(b":")[0].lower() not in (b"cookie", b"authorization"))
+        self._head = b"\r\n".join(kept)
 
     @property
     def _target(self) -> str:

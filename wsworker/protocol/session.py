@@ -29,6 +29,7 @@ from typing import Final, Literal, TypeAlias
 
 from websockets import http11
 from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
@@ -48,6 +49,9 @@ _STATE_NAMES: dict[State, StateName] = {State.OPEN: "open", State.CLOSING: "clos
 
 _HANDLED: Final = Handled()
 
+TRAILING_BYTES: Final = 16
+"""So many may stand behind the end of a compressed stream."""
+
 
 class Session:
     """The protocol half of a connection.
@@ -59,8 +63,11 @@ class Session:
     that sends, and may put frames of messages in while the state is open. control: how much of it is no message; it is
     yours to set back. finished: half-close behind the output.
     After receive, receive_eof and accept you must call next_run and next_event until neither gives anything.
-    window_bits: of the compression that was agreed on, 0 for none. unread: received and not yet given, empty or not;
-    eof: the stream has ended; with neither, a run was all there is.
+    window_bits: of the compression that was agreed on, 0 for none.
+
+    The way around is for the caller who has all day nothing but plain frames: while lane is open, and both unread (what
+    was received and not decoded) and behind (what was decoded and given back) are empty, it may call decode_run on what
+    the network brings, and hand over what that leaves, by receive with its position.
     """
 
     __slots__ = (
@@ -73,7 +80,7 @@ class Session:
         "_phase",
         "_position",
         "_protocol",
-        "_received",
+        "_travelled",
         "_wanted",
         "behind",
         "control",
@@ -98,7 +105,9 @@ class Session:
         self._position = 0
         self._wanted = 0  # bytes that complete the frame at the position, 0 if not known
         self._ahead: Ahead | None = None  # if that frame is text
-        self._received = 0  # bytes of the message that is open, as they travel
+        # of the message that is open: bytes as they travel; Fragments.size is its bytes inflated, as is current_size of
+        # ServerProtocol, which goes on counting after our Close
+        self._travelled = 0
         self.lane = False
         self.behind: list[str | bytes] = []
         self._fragments: Fragments | None = None  # of the message that is open
@@ -131,7 +140,7 @@ class Session:
         return self._fragments is not None
 
     def receive(self, data: bytes, position: int = 0) -> None:
-        """Take bytes from the network, from position on."""
+        """Take bytes from the network, from position on; what stands before it you have decoded yourself: see lane."""
         assert not self.eof, "bytes after the end of the stream"
         if not self.unread:
             if self._phase not in ("discard", "refused"):
@@ -313,7 +322,7 @@ class Session:
         header = frames.read_header(inbox)
         if header is None:
             return None
-        broken = frames.defect(header, self.max_size - self._received, self.window_bits > 0)
+        broken = frames.defect(header, self.max_size - self._travelled, self.window_bits > 0)
         if broken is not None:
             self._fail(*broken)
             return None
@@ -330,7 +339,7 @@ class Session:
         self._wanted = 0
         self._ahead = None
         if header.opcode not in frames.CONTROL_OPCODES:
-            self._received = 0 if header.fin else self._received + header.length
+            self._travelled = 0 if header.fin else self._travelled + header.length
         return self._hand_over(data)
 
     def _look_ahead(self, inbox: bytearray) -> None:
@@ -350,9 +359,25 @@ class Session:
         events = self._rules.events_received()
         if not events:
             return None
+        if self._runs_on():
+            self._fail(1002, "data behind the end of the compressed message")
+            return None
         frame = events[0]
         assert isinstance(frame, Frame)
         return frame
+
+    def _runs_on(self) -> bool:
+        """Whether the open message is compressed and goes on behind the end of its stream.
+
+        zlib keeps what stands there and copies it again with every fragment. RFC 7692 section 7.2.3.4 puts one byte
+        there, behind a last block that says it is the last.
+        """
+        return any(
+            isinstance(extension, PerMessageDeflate)
+            and extension.decode_cont_data
+            and len(extension.decoder.unused_data) > TRAILING_BYTES
+            for extension in self._extensions
+        )
 
     @property
     def _room(self) -> int:

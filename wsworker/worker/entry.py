@@ -64,6 +64,7 @@ class Entry(Link):
     def _admit(self, subprotocol: str | None) -> None:
         home = self._home
         if not self._session.accept(subprotocol):
+            home.log.warning("a bug in wsworker: %s was admitted with a request that has no 101", self.remote)
             home.visitors.leave(self.remote.host)
             self._refused()
             return

@@ -39,6 +39,8 @@ BROKEN: Final = 16  # a callback raised, and on_error has not had its turn
 CUT: Final = 32  # the socket is aborted; never taken back
 
 FRAMES_PER_TURN: Final = 256
+BYTES_PER_FRAME: Final = 4096
+"""A message counts for more frames if it is larger: what comes in one read may be inflated a thousand times."""
 
 
 class Intake(asyncio.Protocol):
@@ -156,7 +158,7 @@ class Intake(asyncio.Protocol):
             if event is None:
                 empty = True
             else:
-                left -= 1
+                left -= 1 + (len(event) // BYTES_PER_FRAME if isinstance(event, (str, bytes)) else 0)
                 completed = completed or isinstance(event, (str, bytes))
                 self._handling = True
                 try:

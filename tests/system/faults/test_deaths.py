@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection
 
+from tests.conftest import lacking
 from tests.system.clients import ConnectLoop
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, Daemon, eventually
@@ -26,7 +27,6 @@ from tests.system.faults.world import (
     check_untouched,
     clients_of,
     end_handshake,
-    lacking,
     listeners_of,
     replaced,
     slot,

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import lacking
 from tests.system.clients import TEXT, frame, raw_open
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, eventually
 from tests.system.faults.mischief import ended, launch, serving
-from tests.system.faults.world import lacking
 
 LEAVES_ORPHANS = """
 import subprocess

@@ -23,10 +23,9 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import psutil
-import pytest
 from websockets.sync.client import ClientConnection
 
 from tests.system.clients import TEXT, UPGRADE, await_upgrade, frame, raw
@@ -178,16 +177,6 @@ def check_times(daemon: Daemon, since: float, promised: Mapping[str, float]) -> 
     seconds = {text: logged_at(daemon, text) - since for text in promised}
     for text, promise in promised.items():
         assert promise - CLOCKS_SECONDS < seconds[text] < promise + MOST_LATE_SECONDS, seconds
-
-
-# What not every machine gives
-
-
-def lacking(reason: str) -> NoReturn:
-    """Skip a test for want of something that only another machine gives; with WSWORKER_TEST_REQUIRE=all it fails."""
-    if os.environ.get("WSWORKER_TEST_REQUIRE") == "all":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # Clients
