@@ -92,6 +92,11 @@ class Wire(Recorder):
             self.paused = False
             self.protocol.resume_writing()
 
+    def open(self) -> None:
+        """Let the client take all that waits, and what comes later."""
+        self.takes = True
+        self.take(self.left)
+
     def get_write_buffer_size(self) -> int:
         return self.left
 

@@ -11,6 +11,7 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.certificates import Authority
+from tests.worker.clock import Wire, arrive, opened
 from tests.worker.conftest import Run
 from tests.worker.service import (
     Journal,
@@ -55,53 +56,17 @@ def echo(connection: Connection, data: str | bytes) -> None:
     connection.send(data)
 
 
-class Dam(Recorder):
-    """A transport of which nothing is taken before open(): then all of it is, also what comes later."""
+def dammed(app: App, **settings: Any) -> tuple[Connection, Wire]:
+    """Return an open connection and its wire, of which nothing is taken before open(); settings: as for make_hub."""
+    connection, wire = opened(app, **settings)
+    wire.takes = False
+    return connection, wire
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.connection: Connection
-        self.dammed = True
-        self.paused = False
 
-    def connect(self, app: App, **settings: Any) -> Connection:
-        """Return an open connection on it, its 101 behind it."""
-        self.dammed = False
-        self.connection = connect(make_hub(app, **settings), self, head())
-        self.writes.clear()
-        self.dammed = True
-        return self.connection
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        super().write(data)
-        self.set_write_buffer_limits(self.high)
-
-    def open(self) -> None:
-        self.dammed = False
-        if self.paused:
-            self.paused = False
-            self.connection.resume_writing()
-
-    def get_write_buffer_size(self) -> int:
-        return sum(len(data) for data in self.writes) if self.dammed else 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high is not None
-        self.high = high
-        if self.get_write_buffer_size() > high and not self.paused:
-            self.paused = True
-            self.connection.pause_writing()
-
-    @property
-    def reads(self) -> bool:
-        """Whether the connection reads."""
-        switches = [call for call in self.calls if call in ("pause_reading", "resume_reading")]
-        return switches[-1:] != ["pause_reading"]
-
-    @property
-    def output(self) -> bytes:
-        """All that was written."""
-        return b"".join(self.writes)
+def reads(wire: Wire) -> bool:
+    """Whether the connection reads."""
+    switches = [call for call in wire.calls if call in ("pause_reading", "resume_reading")]
+    return switches[-1:] != ["pause_reading"]
 
 
 async def gone(service: Service) -> None:
@@ -669,20 +634,19 @@ def test_an_echo_server_loses_no_small_message(run: Run, size: int) -> None:
     message = frame(Opcode.BINARY, bytes(size))
 
     async def main() -> None:
-        transport = Dam()
-        connection = transport.connect(make_app(on_message=echo), send_buffer=1000)
+        connection, wire = dammed(make_app(on_message=echo), send_buffer=1000)
         connection.data_received(message * total)
         for _ in range(5):
             await asyncio.sleep(0)
         assert 1000 <= connection.buffered < 1000 + 2 + 125
-        assert "pause_reading" == transport.calls[-1]
+        assert "pause_reading" == wire.calls[-1]
         stopped_at = connection._counters.messages_in
         assert stopped_at < total
-        transport.open()
+        wire.open()
         await until(lambda: connection._counters.messages_in == total)
-        assert total * (2 + size) == sum(len(data) for data in transport.writes)
+        assert total * (2 + size) == sum(len(data) for data in wire.writes)
         assert 0 == connection._counters.refused
-        assert "resume_reading" == transport.calls[-1]
+        assert "resume_reading" == wire.calls[-1]
 
     run(main())
 
@@ -715,8 +679,7 @@ def test_26_mb_of_what_is_answered_and_never_read_leave_memory_flat(run: Run, si
     read = 256 * KIB
 
     async def main() -> None:
-        transport = Dam()
-        connection = transport.connect(make_app(on_message=echo), rate_control=0)
+        connection, wire = dammed(make_app(on_message=echo), rate_control=0)
         if what == "ping while closing":
             connection.close()
         one = frame(Opcode.TEXT if what == "echo" else Opcode.PING, bytes(size))
@@ -724,7 +687,7 @@ def test_26_mb_of_what_is_answered_and_never_read_leave_memory_flat(run: Run, si
         taken = 0
         # a few ticks in which nothing is read: it has stopped for good
         for _ in range(20):
-            while transport.reads and taken < 26 * 10**6:
+            while reads(wire) and taken < 26 * 10**6:
                 connection.data_received(data)
                 taken += len(data)
                 await asyncio.sleep(0)
@@ -733,8 +696,8 @@ def test_26_mb_of_what_is_answered_and_never_read_leave_memory_flat(run: Run, si
         assert connection.buffered < connection._cork.limit + FRAMES_PER_TURN * 127
         assert len(connection._cork.frames) <= FRAMES_WAITING + 2 * FRAMES_PER_TURN
         assert len(connection._session.unread) <= read
-        transport.open()
-        await until(lambda: transport.reads)
+        wire.open()
+        await until(lambda: reads(wire))
 
     run(main())
 
@@ -818,15 +781,14 @@ def test_the_buffer_is_full_before_anything_is_lost(run: Run) -> None:
             on_buffer_full=lambda connection: calls.append(("full", connection.buffered)),
             on_buffer_drain=lambda connection: calls.append(("drain", connection.buffered)),
         )
-        dam = Dam()
-        connection = dam.connect(app, send_buffer=1000)
+        connection, wire = dammed(app, send_buffer=1000)
         for _ in range(4):
             calls.append(connection.send(bytes(396)))
         assert [True, True, ("full", 1200), True, False] == calls
         assert (1, 1200) == (connection._counters.refused, connection.buffered)
-        dam.open()
+        wire.open()
         assert ("drain", 0) == calls[-1]
-        assert 3 * 400 == len(dam.output)
+        assert 3 * 400 == len(b"".join(wire.writes))
         assert connection.send("x")
 
     run(main())
@@ -836,7 +798,7 @@ def test_one_message_of_any_size_goes_in_below_the_limit(run: Run) -> None:
     """One byte below the limit is room for a message larger than the limit."""
 
     async def main() -> None:
-        connection = Dam().connect(make_app(), send_buffer=1000)
+        connection, _ = dammed(make_app(), send_buffer=1000)
         assert connection.send(bytes(995))
         assert 999 == connection.buffered
         assert connection.send(bytes(5000))
@@ -853,18 +815,15 @@ def test_sending_in_the_edges(run: Run) -> None:
     def on_buffer_full(connection: Connection) -> None:
         calls.append(("full", connection.send("x")))
 
-    def on_buffer_drain(connection: Connection) -> None:
-        dam.dammed = True
-        dam.writes.clear()
-        calls.append(("drain", connection.send(bytes(1000))))
-
-    dam = Dam()
-
     async def main() -> None:
+        def on_buffer_drain(connection: Connection) -> None:
+            wire.takes = False
+            calls.append(("drain", connection.send(bytes(1000))))
+
         app = make_app(on_buffer_full=on_buffer_full, on_buffer_drain=on_buffer_drain)
-        connection = dam.connect(app, send_buffer=1000)
+        connection, wire = dammed(app, send_buffer=1000)
         assert connection.send(bytes(1000))
-        dam.open()
+        wire.open()
         assert [("full", False), ("full", False), ("drain", True)] == calls
         assert 1004 == connection.buffered
 
@@ -896,14 +855,14 @@ def test_drop_newest_refuses_and_stays(run: Run) -> None:
     """The message that meets a full buffer is dropped, sent or published; all that were accepted arrive."""
 
     async def main() -> None:
-        dam = Dam()
-        connection = dam.connect(make_app(), send_buffer=1000, slow_consumer="drop_newest")
+        connection, wire = dammed(make_app(), send_buffer=1000, slow_consumer="drop_newest")
         accepted = [number for number in range(10) if connection.send(f"{number}" * 298)]
         assert [0, 1, 2, 3] == accepted
         assert 0 == _hub(connection).deliver("x" * 298, [connection])
         assert (7, 0) == (connection._counters.refused, connection._counters.dropped)
-        dam.open()
-        assert b"".join(b"\x81\x7e\x01\x2a" + f"{number}".encode() * 298 for number in accepted) == dam.output
+        wire.open()
+        expected = [b"\x81\x7e\x01\x2a" + f"{number}".encode() * 298 for number in accepted]
+        assert b"".join(expected) == b"".join(wire.writes)
         assert "open" == connection.state
 
     run(main())
@@ -914,15 +873,14 @@ def test_drop_oldest_keeps_the_latest(run: Run) -> None:
     size = 20 * KIB  # with the header
 
     async def main() -> None:
-        dam = Dam()
-        connection = dam.connect(make_app(), send_buffer=10 * size, slow_consumer="drop_oldest")
+        connection, wire = dammed(make_app(), send_buffer=10 * size, slow_consumer="drop_oldest")
         for letter in "abcdefghijklm":
             assert connection.send(letter * (size - 4))
         assert 1 == _hub(connection).deliver("p" * (size - 4), [connection])
         # of the first ten, four went to the transport; the last four had to make room
-        assert (4, 4, 0) == (len(dam.writes), connection._counters.dropped, connection._counters.refused)
-        dam.open()
-        assert b"abcdijklmp" == dam.output[4::size]
+        assert (4, 4, 0) == (len(wire.writes), connection._counters.dropped, connection._counters.refused)
+        wire.open()
+        assert b"abcdijklmp" == b"".join(wire.writes)[4::size]
         assert (10, 4) == (connection._counters.messages_out, connection._counters.dropped)
 
     run(main())
@@ -932,8 +890,7 @@ def test_drop_oldest_with_all_in_the_transport_refuses(run: Run) -> None:
     """There is nothing that could give way."""
 
     async def main() -> None:
-        dam = Dam()
-        connection = dam.connect(make_app(), send_buffer=1000, slow_consumer="drop_oldest")
+        connection, _ = dammed(make_app(), send_buffer=1000, slow_consumer="drop_oldest")
         assert connection.send(bytes(5000))
         assert not connection.send("x")
         assert (1, 0) == (connection._counters.refused, connection._counters.dropped)
@@ -945,20 +902,19 @@ def test_disconnect_discards_the_queue_and_says_3008(run: Run) -> None:
     """What was not written is dropped and counted; the Close is behind what was, and the client may come again."""
 
     async def main() -> None:
-        dam = Dam()
-        connection = dam.connect(make_app(), send_buffer=200 * KIB, slow_consumer="disconnect")
+        connection, wire = dammed(make_app(), send_buffer=200 * KIB, slow_consumer="disconnect")
         while connection.send(bytes(20 * KIB)):
             pass
         assert ("closing", 1) == (connection.state, connection._counters.refused)
-        written = len(dam.writes)
+        written = len(wire.writes)
         assert 10 == written + connection._counters.dropped
         assert connection._counters.dropped > 0
         await asyncio.sleep(0)
-        dam.open()
-        assert b"\x88\x0a\x0b\xc0too slow" == dam.writes[-1]
-        assert written + 1 == len(dam.writes)
+        wire.open()
+        assert b"\x88\x0a\x0b\xc0too slow" == wire.writes[-1]
+        assert written + 1 == len(wire.writes)
         connection.data_received(closing(3008))
-        assert 1 == dam.calls.count("write_eof")
+        assert 1 == wire.calls.count("write_eof")
 
     run(main())
 
@@ -987,12 +943,10 @@ def test_what_many_wait_for_is_in_memory_once(run: Run) -> None:
         hub = make_hub(app)
         connections = []
         for _ in range(3):
-            dam = Dam()
-            dam.dammed = False
-            dam.connection = connect(hub, dam, head())
-            dam.dammed = True
-            dam.connection.send(bytes(100 * KIB))
-            connections.append(dam.connection)
+            connection, wire = arrive(hub, head())
+            wire.takes = False
+            connection.send(bytes(100 * KIB))
+            connections.append(connection)
         await asyncio.sleep(0)
         assert 3 == hub.deliver(b"x" * 1000, connections)
         await asyncio.sleep(0)
@@ -1030,16 +984,15 @@ def test_what_was_accepted_before_the_clients_end_arrives(run: Run, bad: bytes) 
     """The answer to a Close, and the Close for a broken rule, are behind what was accepted; so is the FIN."""
 
     async def main() -> None:
-        dam = Dam()
-        connection = dam.connect(make_app(), send_buffer=400 * KIB)
+        connection, wire = dammed(make_app(), send_buffer=400 * KIB)
         for _ in range(10):
             assert connection.send(bytes(20 * KIB))
         await asyncio.sleep(0)
-        assert dam.paused
+        assert wire.paused
         connection.data_received(bad)
         assert 10 == connection._counters.messages_out
-        assert 10 * (20 * KIB + 4) == dam.output.rindex(b"\x88")
-        assert "write_eof" in dam.calls
+        assert 10 * (20 * KIB + 4) == b"".join(wire.writes).rindex(b"\x88")
+        assert "write_eof" in wire.calls
 
     run(main())
 

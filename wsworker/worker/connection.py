@@ -147,6 +147,7 @@ class Connection(Vigil):
     # What the layers beneath and the hub say
 
     def _fail(self) -> None:
+        self._stopped = True
         self.close(1011, "internal error")
 
     def _send_shared(self, message: Shared) -> bool:

@@ -35,9 +35,6 @@ from wsworker.protocol.request import Address
 from wsworker.stats import Counters
 from wsworker.worker.arrival import Arrival
 
-SHUTDOWN_SECONDS: Final = 1.0
-"""How long the end of TLS may take behind the end of a connection; asyncio's 30 s hold dead sockets."""
-
 LAST_SECONDS: Final = 0.5
 """How long a worker that leaves waits for those in PROXY and TLS. A quick stop has 3 s, and drain.py uses 2.5."""
 
@@ -82,6 +79,7 @@ class Entrance:
         self._counters = counters
         self._log = log
         self._open_timeout = config.websocket.open_timeout
+        self._close_timeout = config.websocket.close_timeout
         # By then a ping is unanswered as well; without pings the kernel's own patience holds, some 15 minutes. A client
         # that does not read, which counts here too, has at least write_timeout.
         settings = config.websocket
@@ -179,7 +177,8 @@ class Entrance:
                 client,
                 ssl=tls,
                 ssl_handshake_timeout=left,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+                # what was sent goes out within it, to a slow client too; each stage has its own deadline beside it
+                ssl_shutdown_timeout=self._close_timeout,
             )
         except ssl.SSLError as error:
             # one of OpenSSL's constants, or nothing; never a byte of the client

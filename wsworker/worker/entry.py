@@ -94,7 +94,9 @@ class Entry(Link):
 
     def _answered(self) -> None:
         self._download = None
-        self._linger(DISCARD_SECONDS)
+        # TLS has a buffer of its own beneath, which nobody is told of
+        has_more = not self._transport.can_write_eof()
+        self._linger(self._home.config.websocket.close_timeout if has_more else DISCARD_SECONDS)
 
     # What the hub says
 

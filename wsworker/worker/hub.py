@@ -130,6 +130,7 @@ class Hub:
         self._wheel: Wheel[Connection] = Wheel()
         self._wheel_began_at = loop.time()
         self._wheel_turns = False
+        self._stood_still = False  # at the turn before; then what is due is due, or it would be put off for ever
 
     # What connections need: see Home
 
@@ -246,8 +247,8 @@ class Hub:
         self.loop.call_at(self._wheel_began_at + (self.tick + 1) * TICK_SECONDS, self._turn_wheel)
 
     def _turn_wheel(self) -> None:
-        before = self.tick
-        stood_still = self._now() - before > LATE_TICKS
+        before, stood_still_before = self.tick, self._stood_still
+        self._stood_still = stood_still = self._now() - before > LATE_TICKS and not stood_still_before
         for connection in self._wheel.advance(self.tick):
             if stood_still:
                 # uvloop runs timers before it reads, and what has come meanwhile may be what is waited for

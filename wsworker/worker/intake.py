@@ -47,8 +47,9 @@ class Intake(asyncio.Protocol):
     """The way in of one connection.
 
     _handling: messages or events are being handled, and what is sent now is written behind them; _reading: the socket
-    is read; _holds: the reasons; _stopped: the run that is being handled must end, for a reason or because the
-    connection is not open any more; _heard: something has come since this was last set to False.
+    is read; _holds: the reasons; _held: there was one when that was last looked at; _stopped: the run that is being
+    handled must end, for a reason or because the connection is not open any more; _heard: something has come since this
+    was last set to False; _scheduled: _deliver is due in the next tick.
     """
 
     __slots__ = (
@@ -58,10 +59,12 @@ class Intake(asyncio.Protocol):
         "_delivery",
         "_handling",
         "_heard",
+        "_held",
         "_holds",
         "_home",
         "_quota",
         "_reading",
+        "_scheduled",
         "_session",
         "_stopped",
         "_transport",
@@ -79,7 +82,9 @@ class Intake(asyncio.Protocol):
         self._quota: Quota | None = None  # if messages or bytes have a rate
         self._handling = False
         self._reading = True
+        self._scheduled = False
         self._holds = 0
+        self._held = False
         self._stopped = False
         self._heard = False
         self._active_at = 0  # tick of the last message, either way
@@ -99,7 +104,7 @@ class Intake(asyncio.Protocol):
         raise NotImplementedError
 
     def _reads_again(self) -> None:
-        """Know that the socket is read again after a while in which it was not."""
+        """Know that the socket is read again after a while in which there was a reason not to."""
         raise NotImplementedError
 
     # What asyncio calls
@@ -109,7 +114,7 @@ class Intake(asyncio.Protocol):
         self._heard = True
         self._counters.bytes_in += len(data)
         session = self._session
-        if not session.lane or session.unread or self._holds or self._handling or self._quota is not None:
+        if not session.lane or session.unread or session.behind or self._holds or self._handling or self._quota:
             self._receive(data)
             return
         run, end = decode_run(data, 0, session.max_size, FRAMES_PER_TURN)
@@ -169,7 +174,17 @@ class Intake(asyncio.Protocol):
         self._cork.flush()
         self._read(empty and not self._holds)
         if left <= 0 and not self._holds:
-            self._home.loop.call_soon(self._deliver)
+            self._deliver_soon()
+
+    def _deliver_soon(self) -> None:
+        # once: two of them side by side would be two turns in each tick
+        if not self._scheduled:
+            self._scheduled = True
+            self._home.loop.call_soon(self._deliver_now)
+
+    def _deliver_now(self) -> None:
+        self._scheduled = False
+        self._deliver()
 
     def _take(self, run: list[str | bytes]) -> int:
         """Have messages handled, give back to the session what is not wanted now, and return how many were handled."""
@@ -211,7 +226,7 @@ class Intake(asyncio.Protocol):
         if self._holds & reasons:
             self._holds &= ~reasons
             if not self._holds and not self._handling:
-                self._home.loop.call_soon(self._deliver)
+                self._deliver_soon()
 
     def _let_all_go(self) -> None:
         """Take all reasons back but the one that is final, and read on at once: what comes is thrown away."""
@@ -219,13 +234,23 @@ class Intake(asyncio.Protocol):
         self._read(not self._holds)
 
     def _read(self, wanted: bool) -> None:
-        if wanted is self._reading or self._transport.is_closing():
+        if self._transport.is_closing():
             return
-        self._reading = wanted
+        if self._holds and not self._held:
+            self._mind_hold(True)
+        if wanted is not self._reading:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+        if wanted and self._held:
+            self._mind_hold(False)
+
+    def _mind_hold(self, held: bool) -> None:
+        """Know that from now on there is, or is no more, a reason not to read: the client cannot help what is late."""
+        self._held = held
         if self._quota is not None:
-            self._quota.mind_reading(wanted, self._home.loop.time())
-        if wanted:
-            self._transport.resume_reading()
+            self._quota.mind_reading(not held, self._home.loop.time())
+        if not held:
             self._reads_again()
-        else:
-            self._transport.pause_reading()

@@ -24,14 +24,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from wsworker.protocol.events import Closed
+from wsworker.protocol.events import Closed, Event
 from wsworker.protocol.request import Address
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.cork import Cork
 from wsworker.worker.delivery import MESSAGES_WAITING, Delivery
 from wsworker.worker.gone import GONE
 from wsworker.worker.home import Home
-from wsworker.worker.intake import BROKEN, CHOKED, CUT, PAUSED, QUEUE_FULL, Intake
+from wsworker.worker.intake import BROKEN, CHOKED, CUT, FRAMES_PER_TURN, PAUSED, QUEUE_FULL, Intake
 from wsworker.worker.site import Download
 from wsworker.worker.wheel import ticks
 
@@ -122,6 +122,8 @@ class Link(Intake):
             self._download.close()
         if self.id:
             self._home.visitors.leave(self.remote.host)
+        if self.id and not self._holds & (PAUSED | BROKEN | CUT):
+            self._deliver_rest()
         self._cork.forget()
         self._session.lose()
         paused = self._holds & PAUSED
@@ -159,19 +161,39 @@ class Link(Intake):
         self._cut("the worker has ended")
         self._delivery.stop()
 
+    def _deliver_rest(self) -> None:
+        """Deliver what was read before the socket was lost, as if there were no turns: it came before the end.
+
+        That the client has gone does not unsay what it said: its messages, and its Close.
+        """
+        self._stopped = False
+        event: Event | None = None
+        while not self._stopped and not isinstance(event, Closed):
+            run = self._session.next_run(FRAMES_PER_TURN)
+            if not run:
+                event = self._session.next_event()
+                if event is None:
+                    return
+                run = [event] if isinstance(event, (str, bytes)) else []
+            self._counters.messages_in += self._delivery.deliver(run, self)
+        if isinstance(event, Closed) and event.clean:
+            self._end(event.code, event.reason)
+
     # What the delivery says
 
     def _crowded(self) -> None:
         self._hold_open(QUEUE_FULL)
 
     def _turn_over(self) -> None:
-        if self._delivery.waiting < MESSAGES_WAITING:
+        # not as soon as there is one place: each time costs a pass through the intake
+        if self._delivery.waiting <= MESSAGES_WAITING // 2:
             self._let_go(QUEUE_FULL)
 
     def _idle(self) -> None:
         self._settle()
 
     def _broke(self) -> None:
+        self._stopped = True
         self._hold_open(BROKEN)
 
     # What the cork says

@@ -105,7 +105,7 @@ class Vigil(Entry):
     def _facts(self) -> Facts:
         self._cork.look()
         return Facts(
-            reading=self._reading,
+            reading=not self._held,
             heard=self._heard,
             # not what is in the cork: some of that may not have been offered yet
             waits=self._transport.get_write_buffer_size() > 0,
@@ -117,7 +117,7 @@ class Vigil(Entry):
     def _ticks_left(self) -> int:
         assert self._watch is not None
         now = self._home.tick
-        return self._watch.ticks_left(now, self._active_at if self._reading else now)
+        return self._watch.ticks_left(now, now if self._held else self._active_at)
 
     def _check_watch(self) -> None:
         home, watch, facts = self._home, self._watch, self._facts()

@@ -100,22 +100,29 @@ def test_row_30_the_reason_of_a_close(daemon: Daemon, text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_row_30_what_a_request_holds(daemon: Daemon, text: str) -> None:
-    """Target, names and values of headers, as bytes and percent-encoded; most of these are refused with a line."""
+    """Target, names and values of headers, in UTF-8 and Latin-1 and percent-encoded; most are refused with a line."""
     plain = text.encode()
+    narrow = text.encode("latin-1", errors="replace")
     quoted = b"".join(b"%%%02x" % byte for byte in plain)
     good = (
         b"Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
-    for value in (plain, quoted, plain * 30):
+    for value in (plain, narrow, quoted, plain * 30):
         for name in (b"X", b"Origin", b"Host", b"Sec-WebSocket-Protocol", b"X-Forwarded-For", b"User-Agent", b"Cookie"):
             with raw(daemon) as sock:
                 sock.sendall(b"GET / HTTP/1.1\r\n" + name + b": " + value + b"\r\n" + good + b"\r\n")
                 assert sock.recv(65536).startswith(b"HTTP/1.1 ")
-        for head in (b"GET /" + value + b" HTTP/1.1\r\n", value + b" / HTTP/1.1\r\n", b"GET / HTTP/" + value + b"\r\n"):
+        for head in (
+            b"GET /" + value + b" HTTP/1.1\r\n",
+            value + b" / HTTP/1.1\r\n",
+            b"GET / HTTP/" + value + b"\r\n",
+            b"GET / HTTP/1.1\r\n" + value + b": x\r\n",
+        ):
             with raw(daemon) as sock, suppress(ConnectionResetError):
                 sock.sendall(head + good + b"\r\n")
                 assert sock.recv(65536).startswith(b"HTTP/1.1 ")
+    daemon.wait_log("websocket.origins")
     check(daemon)
 
 
