@@ -851,3 +851,78 @@ def test_on_close_follows_all_that_came_before(run: Run, how: str, is_async: boo
         assert [*messages, (code, reason)] == calls
 
     run(main())
+
+
+# What came before the end
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_client_said_before_it_left_is_heard(run: Run, is_async: bool) -> None:
+    """More messages than may wait, and a Close, in one read, then a reset: all are handled, and the code is its own."""
+    heard: list[str | bytes] = []
+    ends: list[tuple[int, str]] = []
+
+    async def slow(connection: Connection, data: str | bytes) -> None:
+        await asyncio.sleep(0)
+        heard.append(data)
+
+    def quick(connection: Connection, data: str | bytes) -> None:
+        heard.append(data)
+
+    async def main() -> None:
+        app = make_app(
+            on_message=slow if is_async else quick, on_close=lambda c, code, reason: ends.append((code, reason))
+        )
+        connection, _ = recorded(app)
+        messages = [str(number) for number in range(600)]
+        connection.data_received(b"".join(map(text, messages)) + closing(4001, "bye"))
+        connection.connection_lost(ConnectionResetError())
+        await until(lambda: ends)
+        assert messages == heard
+        assert [(4001, "bye")] == ends
+        assert connection._home.counters.messages_in == 600
+
+    run(main())
+
+
+def test_what_a_paused_connection_had_not_delivered_is_lost_with_it(run: Run) -> None:
+    """The app did not want it; and after an exception nothing is delivered either."""
+
+    def pause(connection: Connection, data: str | bytes) -> None:
+        heard.append(data)
+        connection.pause()
+
+    def fail(connection: Connection, data: str | bytes) -> None:
+        heard.append(data)
+        raise ValueError("no")
+
+    async def main() -> None:
+        for on_message in (pause, fail):
+            heard.clear()
+            connection, _ = recorded(make_app(on_message=on_message, on_error=lambda c, exc: None))
+            connection.data_received(text("one") + text("two"))
+            connection.connection_lost(None)
+            await asyncio.sleep(0)
+            assert ["one"] == heard
+
+    heard: list[str | bytes] = []
+    run(main())
+
+
+def test_an_exception_behind_the_end_ends_the_delivery(run: Run) -> None:
+    """What raises while the rest is delivered is reported, and nothing follows."""
+    heard: list[str | bytes] = []
+
+    def fail(connection: Connection, data: str | bytes) -> None:
+        heard.append(data)
+        if data == "300":
+            raise ValueError("no")
+
+    async def main() -> None:
+        connection, _ = recorded(make_app(on_message=fail))
+        connection.data_received(b"".join(text(str(number)) for number in range(600)))
+        assert 256 == len(heard)
+        connection.connection_lost(None)
+        assert "300" == heard[-1]
+
+    run(main())

@@ -752,3 +752,18 @@ def test_a_handshake_is_not_watched_yet() -> None:
         assert "closing" == state(connection)
 
     on_the_clock(main)
+
+
+def test_a_turn_that_is_used_up_is_no_pause_of_ours() -> None:
+    """A client that sends more frames than a turn takes cannot put off the time of its message by that."""
+
+    async def main() -> None:
+        connection, wire = opened(make_app(), message_timeout=5, rate_control=0, **PINGS_OFF)
+        connection.data_received(FIRST)
+        for _ in range(20):
+            await passes(0.25)
+            connection.data_received(frame(Opcode.PONG) * 300)
+        await passes(0.5)
+        assert ["write_eof"] == [call for call in wire.calls if call == "write_eof"]
+
+    on_the_clock(main)
