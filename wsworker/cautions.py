@@ -32,7 +32,8 @@ def advice(config: Config) -> dict[str, str]:
             "http.allowed_hosts is empty: a web page open in a browser of this machine can connect under a name of its "
             "own (DNS rebinding); list the hosts you use, such as [localhost, 127.0.0.1]"
         )
-    if config.proxy_protocol != "none" and _trusts_none_beyond(config) and not _is_on_loopback(config):
+    alone = not config.forwarded_allow_ips or (_trusts_none_beyond(config) and not _is_on_loopback(config))
+    if config.proxy_protocol != "none" and alone:
         found["proxy_protocol"] = (
             "proxy_protocol lets only those in that forwarded_allow_ips names, and that is nobody beyond this machine; "
             "add the address of your proxy"

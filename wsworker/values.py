@@ -241,6 +241,8 @@ def origin(value: str) -> str:
     """
     if value == "null":
         return value
+    if value == "*":
+        raise ValueError('write "*" by itself, not in a list')
     match = _ORIGIN.fullmatch(value.lower())
     if not match:
         raise ValueError("remove the / at its end" if _ORIGIN.fullmatch(value.lower().rstrip("/")) else "")

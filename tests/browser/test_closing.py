@@ -15,9 +15,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser.conftest import MakeService
-from tests.browser.frames import CLOSE, FIN
 from tests.browser.service import Service
 from tests.browser.wire import Relay
+from tests.frames import CLOSE, FIN
 from tests.system.daemon import eventually
 
 if TYPE_CHECKING:

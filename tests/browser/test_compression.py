@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.browser.conftest import MakeService
-from tests.browser.frames import BINARY, CLOSE, CONTINUATION, FIN, RSV1, TEXT
 from tests.browser.service import Service
 from tests.browser.wire import Peer, RawServer, Relay
+from tests.frames import BINARY, CLOSE, CONTINUATION, FIN, RSV1, TEXT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser.conftest import MakeService
-from tests.browser.frames import BINARY, CONTINUATION, FIN, PING, PONG, TEXT, build
 from tests.browser.service import Service
-from tests.browser.wire import Peer, RawServer, Relay
+from tests.browser.wire import Peer, RawServer, Relay, build
+from tests.frames import BINARY, CONTINUATION, FIN, PING, PONG, TEXT
 from tests.system.daemon import eventually
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.frames import CLOSE, FIN, TEXT, Frame, build, close_frame
-from tests.browser.wire import Peer, RawServer
+from tests.browser.wire import Peer, RawServer, build, close_frame
+from tests.frames import CLOSE, FIN, TEXT, Frame
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

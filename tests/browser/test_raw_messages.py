@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.frames import CLOSE, CONTINUATION, FIN, PING, RSV1, RSV2, TEXT, Frame, build
-from tests.browser.wire import Peer, RawServer
+from tests.browser.wire import Peer, RawServer, build
+from tests.frames import CLOSE, CONTINUATION, FIN, PING, RSV1, RSV2, TEXT, Frame
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

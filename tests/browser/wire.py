@@ -20,9 +20,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from tests.browser.frames import Frame, parse
+from tests.frames import CLOSE, FIN, Frame, frame, parse
 
 PATIENCE_SECONDS: Final = 30.0
+
+
+def build(opcode: int, payload: bytes = b"", flags: int = FIN) -> bytes:
+    """Return a frame of a server; flags: FIN and RSV bits. It may break every rule but those of the length."""
+    return frame(flags | opcode, payload, key=None)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Return a Close of a server."""
+    return build(CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 class Peer:

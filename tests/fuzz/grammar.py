@@ -6,12 +6,12 @@ unless it was made wrong on purpose.
 
 from __future__ import annotations
 
-import zlib
 from typing import Final
 
 from hypothesis import strategies as st
 
-from tests.fuzz.mutation import nearly, split
+from tests.frames import deflated, frame, split
+from tests.fuzz.mutation import nearly
 
 KEY: Final = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 HEAD: Final = b"\r\n".join(
@@ -118,33 +118,6 @@ heads: Final = nearly(st.one_of(_heads(), _heads(), _heads(), _MANY, _LONG), mos
 # --- frames ---
 
 
-def frame(first: int, payload: bytes, key: bytes | None = bytes(4), form: int = 0) -> bytes:
-    """Return one frame. first: its first byte; key: None is unmasked; form: bytes of the length, 0 for the fewest."""
-    length = len(payload)
-    if not form:
-        form = 1 if length < 126 else 2 if length < 2**16 else 8
-    mask = 0 if key is None else 0x80
-    header = bytes([first])
-    if form == 1:
-        header += bytes([mask | length & 0x7F])
-    else:
-        header += bytes([mask | (126 if form == 2 else 127)]) + (length % 256**form).to_bytes(form, "big")
-    if key is None:
-        return header + payload
-    return (
-        header + key + bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
-        if any(key)
-        else (header + key + payload)
-    )
-
-
-def deflated(payload: bytes, last: bool = False) -> bytes:
-    """Return payload as RFC 7692 has it; last: in a block that says that it is the last one, which is allowed."""
-    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
-    data = compressor.compress(payload)
-    return data + compressor.flush() if last else (data + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
 TEXTS: Final = (b"", b"a", "grüß dich, 世界 🎈".encode(), b"close", b"pause", b"raise", b"end", b"user", b"x" * 125)
 _BAD_TEXTS: Final = (b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe4\xb8", b"a\xf0\x9f\x8e")
 _CLOSES: Final = (
@@ -200,7 +173,7 @@ def _fragmented(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         body = draw(st.sampled_from(_BOMBS)) if draw(st.integers(0, 3)) == 3 else deflated(body, draw(st.booleans()))
         first |= 0x40
-    parts = split(body, draw(st.lists(st.integers(0, 1023), max_size=4))) or [b""]
+    parts = split(body, draw(st.lists(st.integers(0, 1023), max_size=4)))
     parts += [b"p" * draw(st.integers(0, 300))] * draw(st.sampled_from((0, 0, 0, 1, 12)))
     data = b""
     for index, part in enumerate(parts):

@@ -15,6 +15,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from tests.frames import frame
 from tests.fuzz import grammar
 from tests.fuzz.application import ACTS, ENDING_WORDS, LARGEST, Meant
 from tests.fuzz.mutation import cuts, split
@@ -107,16 +108,16 @@ def _eventful(draw: st.DrawFn) -> Life:
     return Life(tuple(steps), (), draw(st.booleans()), draw(_settings), draw(st.booleans()))
 
 
-_MESSAGES: Final = grammar.frame(0x81, b"pause") + grammar.frame(0x81, b"a") * 3
+_MESSAGES: Final = frame(0x81, b"pause") + frame(0x81, b"a") * 3
 _KNOWN: Final = (
     Life(()),
     Life((("wait", 30),)),
     Life((("send", b"GET / HT"), ("wait", 30))),
-    Life((("send", _HEAD + grammar.frame(0x81, b"a") * 600),), (5, 300)),
-    Life((("send", _HEAD), ("dam", 0), ("send", grammar.frame(0x81, b"x" * 900) * 20), ("wait", 10), ("flow", 0))),
-    Life((("send", _HEAD), ("dam", 0), ("send", grammar.frame(0x89, b"x" * 100) * 200), ("flow", 0))),
-    Life((("send", _HEAD + grammar.frame(0x81, b"a") * 40),), (9,), awaits=True),
-    Life((("send", _HEAD), ("close", 0), ("wait", 2), ("send", grammar.frame(0x89, b"still?")))),
+    Life((("send", _HEAD + frame(0x81, b"a") * 600),), (5, 300)),
+    Life((("send", _HEAD), ("dam", 0), ("send", frame(0x81, b"x" * 900) * 20), ("wait", 10), ("flow", 0))),
+    Life((("send", _HEAD), ("dam", 0), ("send", frame(0x89, b"x" * 100) * 200), ("flow", 0))),
+    Life((("send", _HEAD + frame(0x81, b"a") * 40),), (9,), awaits=True),
+    Life((("send", _HEAD), ("close", 0), ("wait", 2), ("send", frame(0x89, b"still?")))),
     Life((("dam", 0), ("send", b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"), ("leave", 0), ("flow", 0))),
     # refused by websockets, after the rules have let it in
     Life((("send", grammar.HEAD % b'Sec-WebSocket-Protocol: "a"\r\n'),), settings="strict"),

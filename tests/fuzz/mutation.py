@@ -8,10 +8,11 @@ at random are made as well, one time in eight.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
 from hypothesis import strategies as st
+
+from tests import frames
 
 Kind: TypeAlias = Literal["flip", "set", "delete", "double", "insert", "repeat", "cut"]
 
@@ -71,6 +72,5 @@ cuts: Final = st.lists(places, max_size=8).map(tuple)
 
 
 def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """Return data cut at these places."""
-    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in pairwise(edges) if start < end]
+    """Return data cut at these places, without empty pieces, as no read brings any."""
+    return [piece for piece in frames.split(data, cuts) if piece]

@@ -12,6 +12,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from tests.frames import deflated, frame
 from tests.fuzz import grammar
 from tests.fuzz.mutation import cuts, split
 from tests.fuzz.reading import CLOSE_CODES, read_frames
@@ -176,13 +177,13 @@ _cases: Final = st.builds(
     max_size=st.sampled_from(grammar.LIMITS),
 )
 
-_EMPTY_FRAGMENTS: Final = grammar.frame(0x01, b"") + grammar.frame(0x00, b"") * 1024
-_BEHIND_THE_END: Final = grammar.frame(0x41, grammar.deflated(b"", last=True)) + grammar.frame(0x00, b"x" * 290) * 40
+_EMPTY_FRAGMENTS: Final = frame(0x01, b"") + frame(0x00, b"") * 1024
+_BEHIND_THE_END: Final = frame(0x41, deflated(b"", last=True)) + frame(0x00, b"x" * 290) * 40
 _KNOWN: Final = (
     Stream(b""),
     Stream(_EMPTY_FRAGMENTS, (100, 2000)),
-    Stream(grammar.frame(0x81, b"a") * 600, (7, 77, 777), most=5, taken=3),
-    Stream(grammar.frame(0x81, b"x" * 70_000), (10, 65_540), max_size=70_000),
+    Stream(frame(0x81, b"a") * 600, (7, 77, 777), most=5, taken=3),
+    Stream(frame(0x81, b"x" * 70_000), (10, 65_540), max_size=70_000),
     # zlib keeps what stands behind the last block of a compressed message
     Stream(_BEHIND_THE_END, tuple(range(0, len(_BEHIND_THE_END), 1000)), deflate=True, max_size=300),
     Stream(b"\x81\xff" + b"\xff" * 8, (1, 2, 3, 9)),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+from collections.abc import Callable
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SEND_EOF
 
+from tests.frames import FIN, frame
 from wsworker.protocol.events import Event, Handled, Handshake
 from wsworker.protocol.frames import build, decode_run, is_message
 from wsworker.protocol.session import Session
@@ -23,7 +22,6 @@ HEAD = (
     b"\r\n"
 )
 LIMIT = 1000
-FIN, RSV1 = 0x80, 0x40
 
 
 def offering(extension: str = "permessage-deflate") -> bytes:
@@ -36,41 +34,17 @@ def masked(opcode: Opcode, data: bytes, fin: bool = True) -> bytes:
     return Frame(opcode, data, fin).serialize(mask=True)
 
 
-def raw(first: int, payload: bytes = b"", key: bytes = bytes(4)) -> bytes:
-    """Return a frame with any first byte; a mask of zeros is legal."""
-    size = len(payload)
-    if size < 126:
-        header = bytes([first, 0x80 | size])
-    elif size < 0x10000:
-        header = bytes([first, 0xFE]) + size.to_bytes(2, "big")
-    else:
-        header = bytes([first, 0xFF]) + size.to_bytes(8, "big")
-    if any(key):
-        payload = bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-    return header + key + payload
-
-
 def close_frame(code: int, reason: bytes = b"") -> bytes:
     """Return a client's Close with any code and any bytes as reason."""
     return masked(Opcode.CLOSE, code.to_bytes(2, "big") + reason)
 
 
-def squeezed(data: bytes) -> bytes:
-    """Return data as it travels in a compressed message."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
 def in_fragments(first: int, *pieces: bytes) -> list[bytes]:
     """Return the frames of a message in these pieces; first: opcode and reserved bits of the first one."""
     last = len(pieces) - 1
-    return [raw((0 if number else first) | (FIN if number == last else 0), data) for number, data in enumerate(pieces)]
-
-
-def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """Return data cut at these places, which are taken modulo its length."""
-    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in pairwise(places)]
+    return [
+        frame((0 if number else first) | (FIN if number == last else 0), piece) for number, piece in enumerate(pieces)
+    ]
 
 
 class Peer:

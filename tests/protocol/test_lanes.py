@@ -24,7 +24,9 @@ from wsproto import events as wsproto_events
 from wsproto.connection import Connection, ConnectionType
 from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 
-from tests.protocol.peer import FIN, RSV1, Peer, close_frame, in_fragments, opened, raw, split, squeezed
+from tests.frames import FIN, RSV1, deflated, split
+from tests.frames import frame as raw
+from tests.protocol.peer import Peer, close_frame, in_fragments, opened
 from wsworker.protocol.events import Closed, Event, Ping, Pong
 from wsworker.protocol.frames import TOO_LARGE, build, is_close_code, is_message, read_header
 from wsworker.protocol.session import Session
@@ -78,7 +80,7 @@ def fragmented(draw: st.DrawFn, message: str | bytes, compressed: bool, sent: Se
     data = message.encode() if isinstance(message, str) else message
     first = int(TEXT if isinstance(message, str) else BINARY)
     if compressed:
-        data, first = squeezed(data), RSV1 | first
+        data, first = deflated(data), RSV1 | first
     cuts = draw(st.lists(st.integers(0, len(data)), max_size=3))
     pieces = in_fragments(first, *split(data, cuts))
     for number, piece in enumerate(pieces):
@@ -102,7 +104,7 @@ def good(draw: st.DrawFn, deflate: bool) -> Sent:
             continue
         opcode, data = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
         sent.frames.append(
-            raw(FIN | RSV1 | opcode, squeezed(data)) if kind == "compressed" else raw(FIN | opcode, data, draw(keys))
+            raw(FIN | RSV1 | opcode, deflated(data)) if kind == "compressed" else raw(FIN | opcode, data, draw(keys))
         )
         sent.meant.append(message)
     if draw(st.booleans()):
@@ -122,9 +124,9 @@ whole_bad_frames = st.one_of(
     st.builds(raw, st.sampled_from([0x81, 0x01]), st.sampled_from(BAD_TEXT)),
     st.builds(raw, st.just(FIN | Opcode.CLOSE), close_bodies),
     st.builds(raw, st.sampled_from([0xC1, 0xC2, 0x41, 0x42]), st.binary(max_size=20)),
-    st.builds(raw, st.sampled_from([0xC1, 0xC2]), st.binary(max_size=40).map(squeezed)),
+    st.builds(raw, st.sampled_from([0xC1, 0xC2]), st.binary(max_size=40).map(deflated)),
     # of a correct compressed message the end is missing
-    st.builds(lambda data, end: raw(0xC2, squeezed(data)[:end]), st.binary(max_size=20), st.integers(0, 20)),
+    st.builds(lambda data, end: raw(0xC2, deflated(data)[:end]), st.binary(max_size=20), st.integers(0, 20)),
 )
 masked_bad_frames = st.one_of(
     whole_bad_frames,
@@ -151,7 +153,7 @@ bad_frames = st.one_of(
     ),
     # too large when it is whole, or inflated
     st.sampled_from(
-        [raw(0x82, bytes(LIMIT + 1)), raw(0xC2, squeezed(bytes(LIMIT + 1))), raw(0xC2, squeezed(bytes(9999)))]
+        [raw(0x82, bytes(LIMIT + 1)), raw(0xC2, deflated(bytes(LIMIT + 1))), raw(0xC2, deflated(bytes(9999)))]
     ),
     st.binary(max_size=10),
 )
@@ -424,7 +426,7 @@ def test_every_close_code() -> None:
 
 def test_every_cut_of_everything() -> None:
     """One stream that holds all kinds of good frames, cut in two at every place, for both lanes."""
-    text, small = "κόσμε", squeezed("κόσμε".encode() * 9)
+    text, small = "κόσμε", deflated("κόσμε".encode() * 9)
     data = b"".join(
         [
             raw(FIN | TEXT, text.encode(), b"\x01\x02\x03\x04"),

@@ -22,11 +22,11 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
+from tests.frames import FIN, RSV1, deflated, split
+from tests.frames import frame as raw
 from tests.protocol.peer import (
-    FIN,
     HEAD,
     LIMIT,
-    RSV1,
     Peer,
     both_lanes,
     close_frame,
@@ -34,9 +34,6 @@ from tests.protocol.peer import (
     masked,
     offering,
     opened,
-    raw,
-    split,
-    squeezed,
 )
 from wsworker.errors import InternalError
 from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
@@ -451,7 +448,7 @@ def test_a_message_that_inflates_to_a_byte_too_much() -> None:
     """ServerProtocol leaves it to us, because its own limit has room for a control frame."""
     for peer in both_lanes(deflate=True):
         peer.feed(
-            raw(FIN | RSV1 | BINARY, squeezed(bytes(LIMIT))), raw(FIN | RSV1 | BINARY, squeezed(bytes(LIMIT + 1)))
+            raw(FIN | RSV1 | BINARY, deflated(bytes(LIMIT))), raw(FIN | RSV1 | BINARY, deflated(bytes(LIMIT + 1)))
         )
         assert peer.events == [bytes(LIMIT), LARGE]
 
@@ -556,13 +553,13 @@ def test_no_frame_is_remembered() -> None:
     assert [["abc", "abc"], [wrong], [LARGE], ["abc", "abc"]] == [peer.events for peer in peers]
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\x06\xff", b"\x07", b"\xed\xfd" * 9, squeezed(b"abc" * 99)[3:]])
+@pytest.mark.parametrize("data", [b"\xff", b"\x06\xff", b"\x07", b"\xed\xfd" * 9, deflated(b"abc" * 99)[3:]])
 def test_data_that_does_not_inflate(data: bytes) -> None:
     """Not here: a bad compressed frame that raises, and takes all connections of the worker along."""
     for peer in both_lanes(deflate=True):
         other = opened(deflate=True)
         peer.feed(raw(FIN | RSV1 | BINARY, data), masked(TEXT, b"later"))
-        other.feed(raw(FIN | RSV1 | TEXT, squeezed(b"fine")))
+        other.feed(raw(FIN | RSV1 | TEXT, deflated(b"fine")))
         assert peer.events == [Closed(1002, "decompression failed", failed=True)]
         assert other.events == ["fine"]
 
@@ -570,13 +567,13 @@ def test_data_that_does_not_inflate(data: bytes) -> None:
 def test_rsv1_without_negotiation() -> None:
     """Not here: compressed frames from a client with whom no compression was agreed on."""
     for peer in both_lanes():
-        peer.feed(raw(FIN | RSV1 | TEXT, squeezed(b"abc")))
+        peer.feed(raw(FIN | RSV1 | TEXT, deflated(b"abc")))
         assert peer.events == [Closed(1002, "reserved bits must be 0", failed=True)]
 
 
 def test_control_frames_between_fragments() -> None:
     """Not here: a ping between fragments whose payload ends up in the message, plain or compressed."""
-    small = squeezed("é".encode() * 100)
+    small = deflated("é".encode() * 100)
     for first, parts in [
         (TEXT, ["é".encode() * 99 + b"\xc3", b"", b"\xa9"]),
         (RSV1 | TEXT, [small[:2], b"", small[2:]]),
@@ -593,7 +590,7 @@ def test_control_frames_between_fragments() -> None:
 
 def test_fragmented_compressed_messages() -> None:
     """Not here: compressed messages inflated fragment by fragment, each as if it were a whole one."""
-    small = squeezed("Kόσμε".encode() * 20)
+    small = deflated("Kόσμε".encode() * 20)
     for cut in range(len(small) + 1):
         for peer in both_lanes(deflate=True):
             peer.feed(*in_fragments(RSV1 | TEXT, small[:cut], small[cut:]), masked(BINARY, b"plain"))
@@ -976,7 +973,7 @@ def test_contract_permessage_deflate() -> None:
 def test_contract_a_limit_of_0_is_none() -> None:
     """To the decoder a room of 0 bytes means no limit at all, hence the room that we leave above ours."""
     extension = PerMessageDeflate(True, True, 15, 15)
-    frame = Frame(BINARY, squeezed(bytes(5000)), rsv1=True)
+    frame = Frame(BINARY, deflated(bytes(5000)), rsv1=True)
     with pytest.raises(PayloadTooBig):
         extension.decode(frame, max_size=1)
     assert len(extension.decode(frame, max_size=0).data) == 5000

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from websockets.frames import Opcode
 
-from tests.protocol.peer import FIN, LIMIT, RSV1, both_lanes, in_fragments, masked, opened, raw, squeezed
+from tests.frames import FIN, RSV1, deflated
+from tests.frames import frame as raw
+from tests.protocol.peer import LIMIT, both_lanes, in_fragments, masked, opened
 from wsworker.protocol.events import Closed, Ping
 from wsworker.protocol.fragments import most_fragments
 from wsworker.protocol.frames import TOO_LARGE
@@ -29,7 +31,7 @@ LARGE = Closed(1009, TOO_LARGE, failed=True)
 
 def ways_to_send(data: bytes) -> dict[str, list[bytes]]:
     """Return the reads in which a message may come, with and without compression."""
-    small, half = squeezed(data), len(data) // 2
+    small, half = deflated(data), len(data) // 2
     return {
         "whole": [raw(FIN | BINARY, data)],
         "split": [bytes([byte]) for byte in raw(FIN | BINARY, data)],
@@ -110,14 +112,14 @@ def held(act: Callable[[], object]) -> tuple[int, int]:
     return after - before, peak - before
 
 
-BOMB = squeezed(bytes(10 * 2**20))
+BOMB = deflated(bytes(10 * 2**20))
 
 BOMBS = {
     "whole": [raw(FIN | RSV1 | BINARY, BOMB)],
     "text": [raw(FIN | RSV1 | TEXT, BOMB)],
     "in the first fragment": [raw(RSV1 | BINARY, BOMB)],
     "in the last fragment": in_fragments(RSV1 | BINARY, BOMB[:20], BOMB[20:]),
-    "behind an exact limit": in_fragments(RSV1 | BINARY, squeezed(bytes(2**16)) + b"\x00\x00\xff\xff", BOMB),
+    "behind an exact limit": in_fragments(RSV1 | BINARY, deflated(bytes(2**16)) + b"\x00\x00\xff\xff", BOMB),
     "a byte at a time": in_fragments(RSV1 | BINARY, *(bytes([byte]) for byte in BOMB[:1000])),
     "behind our Close": [raw(FIN | RSV1 | BINARY, BOMB)],
 }

@@ -20,14 +20,12 @@ from websockets.http11 import Response
 from websockets.protocol import Event, State
 from websockets.uri import parse_uri
 
+from tests import frames
+from tests.frames import FIN
 from tests.system.daemon import Daemon
 
 PAUSE_SECONDS: Final = 0.002
 MAX_ATTEMPTS: Final = 20_000
-
-TEXT: Final = 1
-CLOSE: Final = 8
-"""Opcodes of RFC 6455, section 5.2."""
 
 UPGRADE: Final = (
     b"GET / HTTP/1.1\r\n"
@@ -216,9 +214,8 @@ def ask_raw(daemon: Daemon, request: bytes) -> bytes:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """Return a frame of a client: final, masked (with zeros, which leave the payload as it is), below 126 bytes."""
-    assert len(payload) < 126
-    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+    """Return a final frame of a client."""
+    return frames.frame(FIN | opcode, payload)
 
 
 def close_code(received: bytes) -> int:

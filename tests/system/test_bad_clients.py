@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.system.clients import CLOSE, TEXT, UPGRADE, ask_raw, close_code, frame, raw, raw_open, read_to_end
+from tests.frames import CLOSE, TEXT
+from tests.system.clients import UPGRADE, ask_raw, close_code, frame, raw, raw_open, read_to_end
 from tests.system.daemon import Daemon
 
 APP = """

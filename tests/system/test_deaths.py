@@ -11,7 +11,8 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError
 
-from tests.system.clients import TEXT, UPGRADE, ConnectLoop, frame, raw, raw_open
+from tests.frames import TEXT
+from tests.system.clients import UPGRADE, ConnectLoop, frame, raw, raw_open
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, eventually
 

@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 
 from tests.certificates import HOST, Authority
-from tests.system.clients import TEXT, UPGRADE, ask_raw, await_upgrade, frame, raw, read_to_end
+from tests.frames import TEXT
+from tests.system.clients import UPGRADE, ask_raw, await_upgrade, frame, raw, read_to_end
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import free_port
 

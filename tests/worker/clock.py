@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from websockets.frames import Opcode
 
+from tests.frames import parse
 from tests.worker.service import Recorder, connect, head, make_hub
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
@@ -121,18 +121,10 @@ class Wire(Recorder):
 
     def sent(self) -> list[tuple[Opcode, bytes]]:
         """Return the frames that were written since the last time."""
-        data = b"".join(self.writes)
+        frames, rest = parse(b"".join(self.writes))
         self.writes.clear()
-        frames = []
-        while data:
-            length, begin = data[1], 2
-            if length == 126:
-                length, begin = struct.unpack("!H", data[2:4])[0], 4
-            elif length == 127:
-                length, begin = struct.unpack("!Q", data[2:10])[0], 10
-            frames.append((Opcode(data[0] & 0x0F), data[begin : begin + length]))
-            data = data[begin + length :]
-        return frames
+        assert rest == b""
+        return [(Opcode(frame.opcode), frame.payload) for frame in frames]
 
 
 def arrive(hub: Hub, *data: bytes, **facts: Any) -> tuple[Connection, Wire]:

@@ -39,6 +39,9 @@ BROKEN: Final = 16  # a callback raised, and on_error has not had its turn
 CUT: Final = 32  # the socket is aborted; never taken back
 
 FRAMES_PER_TURN: Final = 256
+LARGE_READ_BYTES: Final = 128 * 1024
+"""uvloop reads a client that fills its buffer of 256,000 bytes again and again in one tick, unless it is stopped."""
+
 BYTES_PER_FRAME: Final = 4096
 """A message counts for more frames if it is larger: what comes in one read may be inflated a thousand times."""
 
@@ -116,25 +119,33 @@ class Intake(asyncio.Protocol):
         session = self._session
         if not session.lane or session.unread or session.behind or self._holds or self._handling or self._quota:
             self._receive(data)
-            return
-        run, end = decode_run(data, 0, session.max_size, FRAMES_PER_TURN)
-        if end < len(data):
-            session.receive(data, end)
-        if run:
-            self._stopped = False
-            self._handling = True
-            try:
-                handled = self._delivery.deliver(run, self)
-            finally:
-                self._handling = False
-            self._counters.messages_in += handled
-            self._active_at = self._home.tick
-            if handled < len(run):
-                session.give_back(run[handled:])
-        if session.unread or session.behind or self._holds:
-            self._deliver(FRAMES_PER_TURN - len(run) + len(session.behind))
         else:
-            self._cork.flush()
+            run, end = decode_run(data, 0, session.max_size, FRAMES_PER_TURN)
+            if end < len(data):
+                session.receive(data, end)
+            if run:
+                self._stopped = False
+                self._handling = True
+                try:
+                    handled = self._delivery.deliver(run, self)
+                finally:
+                    self._handling = False
+                self._counters.messages_in += handled
+                self._active_at = self._home.tick
+                if handled < len(run):
+                    session.give_back(run[handled:])
+            if session.unread or session.behind or self._holds:
+                self._deliver(FRAMES_PER_TURN - len(run) + len(session.behind))
+            else:
+                self._cork.flush()
+        if len(data) >= LARGE_READ_BYTES:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Read on in the next tick: the loop may have more of this client at hand, and others wait."""
+        self._read(False)
+        if not self._holds:
+            self._deliver_soon()
 
     def _receive(self, data: bytes) -> None:
         if self._discard(len(data)):

@@ -46,7 +46,7 @@ class Vigil(Entry):
         elif isinstance(event, Handshake):
             self._knock(event)
         elif isinstance(event, Refused):
-            self._home.log.info("refused %s with %d: %s", self.remote, event.status, event.reason)
+            self._home.log.info("%s: refused a request with %d: %s", self.remote, event.status, event.reason)
             self._refused()
         elif isinstance(event, Closed) and self.id:
             self._over(event)

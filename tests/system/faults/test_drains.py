@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.clients import TEXT, UPGRADE, ConnectLoop, close_code, frame, raw, raw_open, read_to_end
+from tests.frames import TEXT
+from tests.system.clients import UPGRADE, ConnectLoop, close_code, frame, raw, raw_open, read_to_end
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
 from tests.system.faults.mischief import ended

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.conftest import lacking
-from tests.system.clients import TEXT, frame, raw_open
+from tests.frames import TEXT
+from tests.system.clients import frame, raw_open
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, eventually
 from tests.system.faults.mischief import ended, launch, serving

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.clients import TEXT, ConnectLoop, frame, raw_open
+from tests.frames import TEXT
+from tests.system.clients import ConnectLoop, frame, raw_open
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import WHO, Daemon, eventually
 from tests.system.faults.world import NOISE_SECONDS, ORDERS, Systemd, Unit

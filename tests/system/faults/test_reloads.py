@@ -16,7 +16,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.system.clients import CLOSE, ConnectLoop, frame
+from tests.frames import CLOSE
+from tests.system.clients import ConnectLoop, frame
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, eventually, finish, free_port
 from tests.system.faults.world import (

@@ -15,7 +15,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.system.clients import TEXT, UPGRADE, ConnectLoop, frame, raw, raw_open, read_to_end
+from tests.frames import TEXT
+from tests.system.clients import UPGRADE, ConnectLoop, frame, raw, raw_open, read_to_end
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, PACKAGE, WHO, Daemon, eventually
 from tests.system.faults.mischief import launch, serving

@@ -28,7 +28,8 @@ from typing import Any, Final, Self, TypeAlias
 import psutil
 from websockets.sync.client import ClientConnection
 
-from tests.system.clients import TEXT, UPGRADE, await_upgrade, frame, raw
+from tests.frames import TEXT
+from tests.system.clients import UPGRADE, await_upgrade, frame, raw
 from tests.system.daemon import PACKAGE, WHO, Daemon, eventually
 
 Row: TypeAlias = Mapping[str, Any]

@@ -18,16 +18,10 @@ from typing import Final, NamedTuple, Self
 
 import psutil
 
+from tests import frames
+from tests.frames import BINARY, CLOSE, FIN, TEXT
 from tests.system.clients import UPGRADE, read_to_end
 from tests.system.daemon import Daemon
-
-CONTINUATION: Final = 0
-TEXT: Final = 1
-BINARY: Final = 2
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
-"""Opcodes of RFC 6455, section 5.2."""
 
 RSV1: Final = 4
 MIB: Final = 1024**2
@@ -50,24 +44,13 @@ def on_close(connection, code, reason):
 
 
 def header(opcode: int, length: int, *, fin: bool = True, rsv: int = 0, key: bytes = bytes(4)) -> bytes:
-    """Return the header of a masked frame that says it has so many bytes, in the fewest bytes possible."""
-    first = (0x80 if fin else 0) | rsv << 4 | opcode
-    if length < 126:
-        return bytes([first, 0x80 | length]) + key
-    if length < 65536:
-        return bytes([first, 0x80 | 126]) + length.to_bytes(2, "big") + key
-    return bytes([first, 0x80 | 127]) + length.to_bytes(8, "big") + key
+    """Return the header of a masked frame that says it has so many bytes."""
+    return frames.header((FIN if fin else 0) | rsv << 4 | opcode, length, key)
 
 
 def framed(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
     """Return a frame of a client, masked with zeros, which leave the payload as it is."""
     return header(opcode, len(payload), fin=fin, rsv=rsv) + payload
-
-
-def deflated(payload: bytes) -> bytes:
-    """Return a payload as permessage-deflate sends it. RFC 7692 section 7.2.1."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 class Frame(NamedTuple):

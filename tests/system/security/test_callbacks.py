@@ -7,10 +7,11 @@ from contextlib import suppress
 
 import pytest
 
+from tests.frames import CLOSE, TEXT
 from tests.system.clients import UPGRADE, ask_raw
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import CLOSE, MIB, TEXT, Client, framed, open_sockets, rss, steadfast
+from tests.system.security.hostile import MIB, Client, framed, open_sockets, rss, steadfast
 
 SECRET = "hunter2"
 INTERNAL = (1011).to_bytes(2, "big") + b"internal error"

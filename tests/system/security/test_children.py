@@ -8,9 +8,10 @@ import signal
 
 import pytest
 
+from tests.frames import TEXT
 from tests.system.clients import raw
 from tests.system.conftest import MakeDaemon
-from tests.system.security.hostile import TEXT, Client, framed, steadfast
+from tests.system.security.hostile import Client, framed, steadfast
 
 PROGRAM = """
 import json

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.frames import CLOSE, PING, TEXT
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon
-from tests.system.security.hostile import CLOSE, ECHO, PING, TEXT, Client, Frame, framed, steadfast
+from tests.system.security.hostile import ECHO, Client, Frame, framed, steadfast
 from tests.system.security.test_frames import BAD_TEXTS, verdict
 
 CLOSES = """

@@ -9,25 +9,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, deflated
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon
-from tests.system.security.hostile import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    ECHO,
-    MIB,
-    PING,
-    PONG,
-    RSV1,
-    TEXT,
-    Client,
-    Frame,
-    deflated,
-    framed,
-    rss,
-    steadfast,
-)
+from tests.system.security.hostile import ECHO, MIB, RSV1, Client, Frame, framed, rss, steadfast
 
 LIMIT = 64 * 1024
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"

@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tests.frames import CLOSE, TEXT
 from tests.system.clients import UPGRADE, ask_raw, raw, read_to_end
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
 from tests.system.faults.mischief import descriptors, lift, limit
-from tests.system.security.hostile import CLOSE, ECHO, TEXT, Client, Frame, framed, steadfast
+from tests.system.security.hostile import ECHO, Client, Frame, framed, steadfast
 
 SIGNS_IN = """
 def on_message(connection, data):

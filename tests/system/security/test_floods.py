@@ -12,23 +12,10 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
+from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import (
-    BINARY,
-    CONTINUATION,
-    ECHO,
-    MIB,
-    PING,
-    PONG,
-    TEXT,
-    Client,
-    Frame,
-    framed,
-    header,
-    rss,
-    steadfast,
-)
+from tests.system.security.hostile import ECHO, MIB, Client, Frame, framed, header, rss, steadfast
 
 FRAGMENTS = 4096
 """How many a message may have with the default max_size of 1 MiB."""

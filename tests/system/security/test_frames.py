@@ -8,25 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    ECHO,
-    MIB,
-    PING,
-    PONG,
-    TEXT,
-    Client,
-    Frame,
-    framed,
-    header,
-    open_sockets,
-    rss,
-    steadfast,
-)
+from tests.system.security.hostile import ECHO, MIB, Client, Frame, framed, header, open_sockets, rss, steadfast
 
 LIMIT = 1000
 

@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from tests.frames import TEXT
 from tests.system.clients import UPGRADE, ask_raw, await_upgrade, raw
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import ECHO, TEXT, Client, framed, open_sockets, steadfast
+from tests.system.security.hostile import ECHO, Client, framed, open_sockets, steadfast
 
 TELLS = """
 def on_message(connection, data):

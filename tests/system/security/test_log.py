@@ -8,10 +8,11 @@ from contextlib import suppress
 
 import pytest
 
+from tests.frames import BINARY, CLOSE, PING, TEXT
 from tests.system.clients import ask_raw, raw, read_to_end
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon
-from tests.system.security.hostile import BINARY, CLOSE, PING, TEXT, Client, framed, steadfast
+from tests.system.security.hostile import Client, framed, steadfast
 
 LOGS = """
 import logging

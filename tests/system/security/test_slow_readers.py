@@ -7,21 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.frames import BINARY, CLOSE, TEXT
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, eventually
-from tests.system.security.hostile import (
-    BINARY,
-    CLOSE,
-    ECHO,
-    MIB,
-    TEXT,
-    Client,
-    Frame,
-    framed,
-    open_sockets,
-    rss,
-    steadfast,
-)
+from tests.system.security.hostile import ECHO, MIB, Client, Frame, framed, open_sockets, rss, steadfast
 
 SLOW = 10
 BLOCK = 65536
@@ -234,7 +223,7 @@ def test_row_32_sending_to_a_client_that_has_gone(make_daemon: MakeDaemon, loop:
 
 def test_row_32_the_kernel_gives_up_as_well(make_daemon: MakeDaemon) -> None:
     """A client that has vanished with what was sent to it is known by the kernel, when a ping would know it too."""
-    settings = {"ping_interval": "7s", "ping_timeout": "4s"}
+    settings = {"ping_interval": "7s", "ping_timeout": "4s", "write_timeout": "9s"}
     with steadfast(make_daemon(ASKS_THE_KERNEL, websocket=settings)) as daemon:
         assert [11_000] == ask(daemon, "how long?")
 
