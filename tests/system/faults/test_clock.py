@@ -33,6 +33,7 @@ runpy.run_module("wsworker", run_name="__main__", alter_sys=True)
 """Runs wsworker with a wall clock that is as many seconds off as clock.txt says, at any moment."""
 
 DATES: Final = {
+    ("worker/door.py", "_serve"): "the Date of an answer to plain HTTP, and how old its file is",
     ("log.py", "_time"): "the date of a log line",
     ("master/main.py", "_show_status"): "the date of a worker's last exit, for people",
 }
