@@ -38,7 +38,7 @@ STDERR: Final = 2
 
 # C0, DEL and C1; what Unicode also calls a line end; the marks that reorder text on a screen; surrogates, which have no
 # UTF-8. The tab is the one control character that a line may hold.
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_LINE: Final = re.compile(_UNSAFE.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0a-\x1f"))
 
 # level names of more than five letters would push the columns apart
