@@ -63,6 +63,7 @@ def test_workers_run_as_the_configured_user(make_daemon: MakeDaemon, loop: str) 
         assert "0077" == worker["Umask"]
         # no way back: neither saved ids nor capabilities
         assert 0 == int(worker["CapPrm"], 16) == int(worker["CapEff"], 16)
+        assert "1" == worker["NoNewPrivs"]
     made = (daemon.folder / "open" / "made-by-worker").stat()
     assert (nobody.pw_uid, nogroup.gr_gid, 0o100600) == (made.st_uid, made.st_gid, made.st_mode)
     assert ["0"] * 4 == facts(daemon.master)["Uid"].split()

@@ -35,6 +35,8 @@ from wsworker.master.events import SignalName
 PR_SET_PDEATHSIG: Final = 1
 """From linux/prctl.h. The setting follows the thread that forked, and a change of uid or gid clears it: prctl(2)."""
 
+PR_SET_NO_NEW_PRIVS: Final = 38
+
 CAP_KILL: Final = 5
 """Its bit, from linux/capability.h."""
 
@@ -244,7 +246,7 @@ def do_nothing(number: int, frame: object) -> None:
 
 
 def take_identity(identity: Identity) -> None:
-    """Take the umask, then groups, gid and uid for good, in the order in which each is still permitted.
+    """Take umask, groups, gid and uid for good, in the order in which each is still permitted; no privilege comes anew.
 
     Only root becomes somebody else. Who may do so by CAP_SETUID and CAP_SETGID alone would keep both, and with them the
     way back: the kernel takes capabilities away when the uid leaves 0, and not from one other uid to the next.
@@ -264,11 +266,19 @@ def take_identity(identity: Identity) -> None:
         steps.append(("setresgid", lambda: os.setresgid(gid, gid, gid)))
     if uid is not None:
         steps.append(("setresuid", lambda: os.setresuid(uid, uid, uid)))
+        steps.append(("PR_SET_NO_NEW_PRIVS", _forbid_new_privileges))
     for name, step in steps:
         try:
             step()
         except OSError as error:
             raise PrivilegeError(name, error.strerror or str(error)) from None
+
+
+def _forbid_new_privileges() -> None:
+    """Let no program that user code starts gain rights by being setuid, or in any other way. prctl(2)."""
+    if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def may_signal_others() -> bool:
