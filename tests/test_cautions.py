@@ -50,3 +50,18 @@ def test_keys_are_keys() -> None:
     found = warnings(config) | advice(config)
     assert set(found) <= set(KEYS)
     assert all(sentence.startswith(f"{key} is ") for key, sentence in found.items())
+
+
+@pytest.mark.parametrize(
+    ("listen", "trusted", "told"),
+    [
+        (ListenAddress("0.0.0.0", 80), ("127.0.0.1", "::1"), True),
+        (ListenAddress("0.0.0.0", 80), ("10.0.0.1",), False),
+        (ListenAddress("127.0.0.1", 80), ("127.0.0.1",), False),
+        (ListenAddress("127.0.0.1", 80), (), True),
+    ],
+)
+def test_a_proxy_protocol_for_nobody(listen: ListenAddress, trusted: tuple[str, ...], told: bool) -> None:
+    """Only trusted proxies may connect then, so there have to be some beyond this machine, or the listener is in it."""
+    config = Config(app="app", listen=(listen,), proxy_protocol="v2", forwarded_allow_ips=trusted)
+    assert told == ("proxy_protocol" in advice(config))

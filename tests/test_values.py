@@ -361,7 +361,14 @@ def test_origin(written: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("written", "hint"),
-    [("https://example.org/", "remove the /"), ("example.org", "^$"), ("https://*.org", "^$")],
+    [
+        ("https://example.org/", "remove the /"),
+        ("example.org", "^$"),
+        ("https://*.org", "^$"),
+        ("*", "by itself"),
+        ("wss://example.org", "begins with https"),
+        ("https://example.org:65536", "up to 65535"),
+    ],
 )
 def test_no_origin(written: str, hint: str) -> None:
     """A pattern or a page is no origin."""

@@ -105,6 +105,35 @@ def test_admitted(request_: Request) -> None:
     assert ServerProtocol().accept(request_).status_code == 101
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Connection", "Upgrade, a;a"),
+        ("Sec-WebSocket-Protocol", "a b"),
+        ("Sec-WebSocket-Protocol", ",,"),
+        ("Sec-WebSocket-Extensions", ";;"),
+        ("Sec-WebSocket-Extensions", 'permessage-deflate; x="'),
+    ],
+)
+def test_lists_that_are_none(name: str, value: str) -> None:
+    """What ServerProtocol would refuse when it makes the 101 is refused before user code is asked."""
+    refused = refusal(request_with(**{name.replace("-", "_"): value}))
+    assert (400, True) == (refused.status, name in refused.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Connection", "keep-alive, Upgrade"),
+        ("Sec-WebSocket-Protocol", "a, b"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits, x"),
+    ],
+)
+def test_lists(name: str, value: str) -> None:
+    """Lists as browsers write them are admitted."""
+    assert isinstance(check(request_with(**{name.replace("-", "_"): value}), OPEN, FREE), Admitted)
+
+
 def test_plain_http_is_told_what_this_is() -> None:
     """A person with curl reads that this is a WebSocket server and how to connect."""
     body = refusal(request_with(Upgrade=None)).body

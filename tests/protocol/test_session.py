@@ -39,7 +39,7 @@ from wsworker.errors import InternalError
 from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
 from wsworker.protocol.fragments import most_fragments
 from wsworker.protocol.frames import TOO_LARGE, build, is_close_code
-from wsworker.protocol.session import Session, StateName
+from wsworker.protocol.session import TRAILING_BYTES, Session, StateName
 
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
 LARGE = Closed(1009, TOO_LARGE, failed=True)
@@ -78,11 +78,11 @@ def test_handshake() -> None:
     assert event.request.path == "/chat"
     assert (session.state, session.head_started) == ("connecting", True)
     assert not session.lane
-    assert session.accept("chat", {"Set-Cookie": "a=1"})
+    assert session.accept("chat")
     assert (session.state, session.head_started, session.lane) == ("open", True, True)
     [response] = taken(session)
     assert response.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-    assert b"\r\nSec-WebSocket-Protocol: chat\r\nSet-Cookie: a=1\r\n\r\n" in response
+    assert response.endswith(b"\r\nSec-WebSocket-Protocol: chat\r\n\r\n")
     session.close()
     assert (session.state, session.lane) == ("closing", False)
     session.receive_eof()
@@ -174,7 +174,7 @@ def test_an_error_in_the_answer_leaves_it_owed() -> None:
     session.receive(HEAD)
     assert isinstance(session.next_event(), Handshake)
     with pytest.raises(ValueError, match="characters"):
-        session.accept(None, {"X": "a\r\nb"})
+        session.accept("a\r\nb")
     with pytest.raises(ValueError, match="characters"):
         session.reject(403, {"X": "a\r\nb"}, "")
     assert (session.state, session.output) == ("connecting", [])
@@ -985,3 +985,28 @@ def test_contract_max_size() -> None:
     protocol.receive_data(masked(BINARY, b"x" * 9, False) + masked(Opcode.PING, b"xx"))
     assert protocol.close_sent is not None
     assert protocol.close_sent.code == 1009
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_lost_connection_keeps_nothing(used: bool) -> None:
+    """Whether a ServerProtocol was needed or not: what was received is dropped, and it is closed."""
+    for peer in both_lanes():
+        if used:
+            peer.feed(raw(FIN | TEXT, b"a"), raw(CONT, b"b"))
+            peer.feed(raw(TEXT, b"a"))
+        peer.feed(raw(FIN | BINARY, bytes(100))[:50])
+        peer.session.lose()
+        session = peer.session
+        assert ("closed", b"", [], False) == (session.state, session.unread, session.behind, session.in_message)
+        assert session.next_event() is None
+
+
+def test_what_stands_behind_the_end_of_a_compressed_message_is_refused() -> None:
+    """A few bytes may, as RFC 7692 has an example with one; not so many that zlib would keep them for each fragment."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -15)
+    ended = compressor.compress(b"hello") + compressor.flush(zlib.Z_FINISH)
+    for peer in both_lanes(deflate=True):
+        peer.feed(raw(RSV1 | BINARY, ended), raw(CONT, bytes(TRAILING_BYTES)))
+        assert [] == peer.events
+        peer.feed(raw(CONT, b"x"))
+        assert [Closed(1002, "data behind the end of the compressed message", failed=True)] == peer.events

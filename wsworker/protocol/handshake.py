@@ -125,26 +125,19 @@ class Opening:
                 return defect
         return None
 
-    def accept(self, subprotocol: str | None, headers: Mapping[str, str]) -> http11.Response:
+    def accept(self, subprotocol: str | None) -> http11.Response:
         """Return the 101, or the refusal of ServerProtocol if it finds a fault.
 
-        subprotocol: one that the client offered, or None. headers: added to a 101; ValueError if one of them belongs to
-        the handshake or holds a character that no header may have.
+        subprotocol: one that the client offered, or None; ValueError if it holds a character that no header may have.
         """
         assert self.request is not None, "accept answers a complete head"
-        for name in headers:
-            if name.lower() in _FRAMING_HEADERS | {"upgrade"} or name.lower().startswith("sec-websocket-"):
-                raise ValueError(f"header {name!r} belongs to the handshake and cannot be set")
         response = _simple_answer(self.request, self._server is _DEFLATING)
         if response is None:
             response = self._server.accept(self.request)
             if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
                 self.extensions = tuple(self._server.extensions)
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            if subprotocol is not None:
-                _set_header(response, "Sec-WebSocket-Protocol", subprotocol)
-            for name, value in headers.items():
-                _set_header(response, name, value)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS and subprotocol is not None:
+            _set_header(response, "Sec-WebSocket-Protocol", subprotocol)
         return response
 
     def reject(self, status: int, headers: Mapping[str, str], body: str) -> http11.Response:

@@ -23,11 +23,9 @@ ServerProtocol: plain values, nothing in closures, so that another process could
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
-from websockets import http11
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -35,15 +33,12 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
 from wsworker.protocol import frames
-from wsworker.protocol.events import Closed, Event, Handled, Handshake, Ping, Pong, Refused
+from wsworker.protocol.events import Closed, Event, Handled, Ping, Pong
 from wsworker.protocol.fragments import Ahead, Fragments, most_fragments
-from wsworker.protocol.handshake import SILENT, Opening
+from wsworker.protocol.greeting import Greeting, Phase
+from wsworker.protocol.handshake import SILENT
 
 StateName: TypeAlias = Literal["connecting", "open", "closing", "closed"]
-
-# head: it is being collected. held: the caller owes accept or reject. frames: after the 101. discard: Closed has been
-# given, what still comes is thrown away. refused: answered with something other than 101, or gone before any answer.
-_Phase: TypeAlias = Literal["head", "held", "frames", "discard", "refused"]
 
 _STATE_NAMES: dict[State, StateName] = {State.OPEN: "open", State.CLOSING: "closing", State.CLOSED: "closed"}
 
@@ -53,56 +48,28 @@ TRAILING_BYTES: Final = 16
 """So many may stand behind the end of a compressed stream."""
 
 
-class Session:
+class Session(Greeting):
     """The protocol half of a connection.
 
-    max_size: bytes of the largest message, whole, in fragments or inflated; deflate: agree on permessage-deflate with
-    whoever offers it; fast: whether there is a fast lane, which changes nothing but the time it takes.
+    max_size: bytes of the largest message, whole, in fragments or inflated; fast: whether there is a fast lane, which
+    changes nothing but the time it takes; the rest as in Greeting.
 
-    output: what must be written, in order; you must take it out after receive_eof, after next_event and after each call
-    that sends, and may put frames of messages in while the state is open. control: how much of it is no message; it is
-    yours to set back. finished: half-close behind the output.
-    After receive, receive_eof and accept you must call next_run and next_event until neither gives anything.
-    window_bits: of the compression that was agreed on, 0 for none.
+    You must take out of output after receive_eof, after next_event and after each call that sends, and may put frames
+    of messages in while the state is open. After receive, receive_eof and accept you must call next_run and next_event
+    until neither gives anything.
 
     The way around is for the caller who has all day nothing but plain frames: while lane is open, and both unread (what
     was received and not decoded) and behind (what was decoded and given back) are empty, it may call decode_run on what
     the network brings, and hand over what that leaves, by receive with its position.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_deflate",
-        "_extensions",
-        "_fast",
-        "_fragments",
-        "_opening",
-        "_phase",
-        "_position",
-        "_protocol",
-        "_travelled",
-        "_wanted",
-        "behind",
-        "control",
-        "eof",
-        "finished",
-        "lane",
-        "max_size",
-        "output",
-        "unread",
-        "window_bits",
-    )
+    __slots__ = ("_ahead", "_fast", "_fragments", "_protocol", "_travelled", "_wanted", "behind", "lane", "max_size")
 
     def __init__(self, max_size: int, *, deflate: bool = False, fast: bool = True) -> None:
+        super().__init__(deflate)
         self.max_size = max_size
-        self._deflate = deflate
         self._fast = fast
-        self._phase: _Phase = "head"
-        self._opening: Opening | None = Opening(deflate)  # in phase head and held
         self._protocol: _Protocol | None = None  # in phase frames and discard, as soon as it is needed
-        self._extensions: Sequence[Extension] = ()
-        self.unread: bytes | bytearray = b""  # what stands before the position is done
-        self._position = 0
         self._wanted = 0  # bytes that complete the frame at the position, 0 if not known
         self._ahead: Ahead | None = None  # if that frame is text
         # of the message that is open: bytes as they travel; Fragments.size is its bytes inflated, as is current_size of
@@ -111,11 +78,6 @@ class Session:
         self.lane = False
         self.behind: list[str | bytes] = []
         self._fragments: Fragments | None = None  # of the message that is open
-        self.eof = False
-        self.output: list[bytes] = []
-        self.control = 0
-        self.finished = False
-        self.window_bits = 0
 
     @property
     def state(self) -> StateName:
@@ -127,28 +89,14 @@ class Session:
         return "closed" if self._opening is None else "connecting"
 
     @property
-    def head_started(self) -> bool:
-        """Whether any byte of a head has come; a client that sent none when its time is up gets no answer either."""
-        if self._phase != "head":
-            return True
-        assert self._opening is not None
-        return self._opening.started or len(self.unread) > 0
-
-    @property
     def in_message(self) -> bool:
         """Whether a fragmented message has begun and not ended."""
         return self._fragments is not None
 
-    def receive(self, data: bytes, position: int = 0) -> None:
-        """Take bytes from the network, from position on; what stands before it you have decoded yourself: see lane."""
-        assert not self.eof, "bytes after the end of the stream"
-        if not self.unread:
-            if self._phase not in ("discard", "refused"):
-                self.unread = data
-                self._position = position
-            return
-        self._copy_out()
-        self.unread += data[position:]
+    def accept(self, subprotocol: str | None) -> bool:
+        """Answer a Handshake with 101, as Greeting does, and open the fast lane."""
+        self.lane = super().accept(subprotocol) and self._fast
+        return self._phase == "frames"
 
     def receive_eof(self) -> None:
         """Take the end of the stream."""
@@ -200,39 +148,6 @@ class Session:
             return self._next_of_frames()
         return None
 
-    def accept(self, subprotocol: str | None, headers: Mapping[str, str] | None = None) -> bool:
-        """Answer a Handshake with 101. False: ServerProtocol found a fault; its refusal is in the output.
-
-        Arguments and errors as for Opening.accept; after an error you still owe the answer.
-        """
-        assert self._phase == "held", "accept answers a Handshake"
-        assert self._opening is not None
-        response = self._opening.accept(subprotocol, headers or {})
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._refuse(response)
-            return False
-        self.output.append(response.serialize())
-        self.control += 1
-        self._extensions = self._opening.extensions
-        self.window_bits = self._opening.window_bits
-        self._phase = "frames"
-        self.lane = self._fast
-        self._opening = None
-        return True
-
-    def reject(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
-        """Answer with an HTTP response instead of a 101, and finish. Also allowed before a Handshake, for 408.
-
-        Arguments and errors as for Opening.reject; after an error you still owe the answer.
-        """
-        assert self._opening is not None, "reject comes instead of accept"
-        self._refuse(self._opening.reject(status, headers or {}, body))
-
-    def step_aside(self) -> None:
-        """Take part no longer: the caller answers the Handshake itself, with plain HTTP, and closes behind it."""
-        assert self._phase == "held", "to step aside is one of the answers to a Handshake"
-        self._end("refused")
-
     def ping(self, payload: bytes) -> None:
         """Put a ping into the output; does nothing unless open. ValueError if payload is over 125 bytes."""
         if len(payload) > frames.MAX_CONTROL_BYTES:
@@ -267,31 +182,8 @@ class Session:
             # ServerProtocol counts a control frame against the message it interrupts, so it gets room for one on top of
             # the limit; the limit itself is kept in _next_frame and _event_of. The room also keeps it above 0, which
             # means no limit to the decoder of permessage-deflate.
-            self._protocol = _Protocol(self.max_size + frames.MAX_CONTROL_BYTES, self._extensions)
+            self._protocol = _Protocol(self.max_size + frames.MAX_CONTROL_BYTES, self.extensions)
         return self._protocol
-
-    def _next_of_head(self) -> Handshake | Refused | Closed | None:
-        assert self._opening is not None
-        inbox = self._copy_out()
-        defect = self._opening.take(inbox)
-        if defect is not None:
-            status, reason = defect
-            self.reject(status, None, reason + "\n")
-            return Refused(status, reason)
-        if self._opening.request is not None:
-            self._phase = "held"
-            return Handshake(self._opening.request, self._opening.head)
-        if self.eof:
-            self._end("refused")
-            self.finished = True
-            return Closed(1006, "the client left before its handshake was complete")
-        return None
-
-    def _refuse(self, response: http11.Response) -> None:
-        self.output.append(response.serialize())
-        self.control += 1
-        self._end("refused")
-        self.finished = True
 
     def _next_of_frames(self) -> str | bytes | Ping | Pong | Closed | Handled | None:
         frame = self._next_frame() if self._verdict is None else None
@@ -376,7 +268,7 @@ class Session:
             isinstance(extension, PerMessageDeflate)
             and extension.decode_cont_data
             and len(extension.decoder.unused_data) > TRAILING_BYTES
-            for extension in self._extensions
+            for extension in self.extensions
         )
 
     @property
@@ -451,22 +343,9 @@ class Session:
                 self.control += 1
         self.lane = self._fast and rules.state is State.OPEN and rules.current_size is None
 
-    def _copy_out(self) -> bytearray:
-        """Make what is unread one that can grow, without what is done: a large read is not kept for its end."""
-        if isinstance(self.unread, bytes):
-            self.unread = bytearray(memoryview(self.unread)[self._position :])
-        elif self._position:
-            del self.unread[: self._position]
-        self._position = 0
-        return self.unread
-
-    def _end(self, phase: _Phase) -> None:
-        """Enter one of the two last phases; nothing that was received matters any more."""
-        self._phase = phase
+    def _end(self, phase: Phase) -> None:
+        super()._end(phase)
         self.lane = False
-        self._opening = None
-        self.unread = b""
-        self._position = 0
         self.behind = []
         self._fragments = None
         if phase == "discard" and self.eof:
