@@ -88,7 +88,13 @@ def test_row_42_tcp_left_open(page: Page) -> None:
 
 def test_row_43_fin_at_once(page: Page) -> None:
     """A server that does not wait for the echo, but ends TCP right behind its Close, makes a clean end."""
-    events = end_of(page, lambda peer: peer.send(close_frame(4000, "gone")))
+
+    def script(peer: Peer) -> None:
+        peer.send(close_frame(4000, "gone"))
+        peer.finish()
+        peer.read_rest()
+
+    events = end_of(page, script)
     assert [["open", 1], ["close", 3, 4000, "gone", True]] == events
 
 

@@ -84,6 +84,10 @@ class Peer:
         """Write bytes."""
         self.sock.sendall(data)
 
+    def finish(self) -> None:
+        """Half-close: what the browser still sends can be read, so that it meets no RST."""
+        self.sock.shutdown(socket.SHUT_WR)
+
     def read_frame(self) -> Frame | None:
         """Return the next frame of the browser, or None if it has closed."""
         while not self._frames:
