@@ -84,7 +84,7 @@ class Journal:
         return [call[1:] for call in self.calls if call[0] == "close"]
 
 
-def make_hub(app: App, **settings: Any) -> Hub:
+def make_hub(app: App, changed: Callable[[], None] = lambda: None, **settings: Any) -> Hub:
     """Return a hub on the running loop; settings: of the section websocket, or of the top level if it has that name."""
     top: dict[str, Any] = {"app": "app", "worker_connections": 100}
     top |= {name: settings.pop(name) for name in [*settings] if name in Config.model_fields}
@@ -99,7 +99,7 @@ def make_hub(app: App, **settings: Any) -> Hub:
         loop=asyncio.get_running_loop(),
         random=Random(1),
         counters=Counters(),
-        changed=lambda: None,
+        changed=changed,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from websockets.frames import Opcode
 from tests.worker.clock import Wire, arrive, on_the_clock, passes, stands_still, turns
 from tests.worker.conftest import Run
 from tests.worker.service import closing, head, make_app, make_hub, serving, text, until
-from wsworker.stats import Counters
 from wsworker.worker import hub as hub_module
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
@@ -395,19 +393,7 @@ def test_whoever_counts_is_told_of_each_change() -> None:
             seen.append((hub.unfinished, len(hub.worker.connections), len(hub._present)))
 
         app = make_app()
-        config = make_hub(app).config
-        hub = Hub(
-            config=config,
-            app=app,
-            worker_id=7,
-            slot=2,
-            node="node",
-            boot="boot",
-            loop=asyncio.get_running_loop(),
-            random=Random(1),
-            counters=Counters(),
-            changed=changed,
-        )
+        hub = make_hub(app, changed)
         connection, wire = arrive(hub)
         assert [] == seen
         connection.data_received(head())

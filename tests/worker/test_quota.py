@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsworker.sections import WebSocketConfig
-from wsworker.worker.quota import FRAME_BYTES, Quota, bucket
+from wsworker.worker.quota import FRAME_BYTES, Quota
 
 BEGIN = 1000.0
 TOO_MANY = "more than websocket.rate_messages = 10"
@@ -178,20 +178,6 @@ def test_one_pause_behind_the_other_counts_as_one() -> None:
         quota.mind_reading(True, now)
         now += 0.1
     assert (600, None) == quota.take_messages(600, now)
-
-
-# the bucket
-
-
-def test_a_bucket_holds_what_a_second_brings() -> None:
-    """And what it must hold at least; the rate 0 is none at all."""
-    assert bucket(0, 1, BEGIN) is None
-    full = bucket(5, 1, BEGIN)
-    assert full is not None
-    assert [True] * 5 + [False] == [full.take(1, BEGIN) for _ in range(6)]
-    larger = bucket(5, 7, BEGIN)
-    assert larger is not None
-    assert larger.take(7, BEGIN)
 
 
 @pytest.mark.parametrize("rate", [1, 3, 7, 1000, 10**6])

@@ -35,7 +35,7 @@ _LISTS: Final[Mapping[str, Callable[[str], object]]] = {
     "Sec-WebSocket-Protocol": parse_subprotocol,
     "Sec-WebSocket-Extensions": parse_extension,
 }
-_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 """A Sec-WebSocket-Key: 16 bytes in base64."""
 
@@ -223,7 +223,7 @@ def _lists_refused(request: http11.Request) -> Refusal | None:
     """
     for name, parse in _LISTS.items():
         for value in request.headers.get_all(name):
-            if not _TOKEN.fullmatch(value):
+            if not TOKEN.fullmatch(value):
                 try:
                     parse(value)
                 except InvalidHeaderFormat:

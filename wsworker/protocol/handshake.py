@@ -26,7 +26,7 @@ from websockets.streams import StreamReader
 from websockets.utils import accept_key
 
 from wsworker.errors import InternalError
-from wsworker.protocol.admission import KEY
+from wsworker.protocol.admission import KEY, TOKEN
 
 MAX_LINE_BYTES = 8 * 1024  # line end included
 MAX_HEAD_BYTES = 16 * 1024
@@ -37,7 +37,6 @@ TOO_LARGE: Final = (
 )
 """One sentence for three limits: which of them is met first depends on how the bytes were split."""
 
-_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _TARGET = re.compile(r"[!-~]+")
 _OTHER_VERSION = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9.]+")
 _FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
@@ -224,7 +223,7 @@ def _parse(head: bytes) -> http11.Request | None:
 
 
 def _is_printable(request: http11.Request) -> bool:
-    return _TOKEN.fullmatch(request.method) is not None and _TARGET.fullmatch(request.path) is not None
+    return TOKEN.fullmatch(request.method) is not None and _TARGET.fullmatch(request.path) is not None
 
 
 def _simple_answer(request: http11.Request, deflate: bool) -> http11.Response | None:
@@ -277,7 +276,7 @@ def _explain(line: bytearray, number: int) -> tuple[int, str]:
 
 def _set_header(response: http11.Response, name: str, value: str) -> None:
     # a CR or LF in either would end the header and begin whatever its author likes (response splitting)
-    if not (_TOKEN.fullmatch(name) and value.isascii() and value.isprintable()):
+    if not (TOKEN.fullmatch(name) and value.isascii() and value.isprintable()):
         raise ValueError(f"header {name!r} holds characters that a header must not have")
     response.headers[name] = value
 

@@ -37,7 +37,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from wsworker.stats import Counters
-from wsworker.worker.entrance import Entrance
+from wsworker.worker.entrance import LOG_SECONDS, Entrance
 from wsworker.worker.reserve import Reserve
 from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 
@@ -56,7 +56,6 @@ SEEN_SECONDS: Final = 1.5
 QUIET_SECONDS: Final = 3.0
 """A queue to which the master sends nobody any more is empty for good when so long nobody came."""
 
-LOG_SECONDS: Final = 60.0
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 SHORTAGES: Final = NO_DESCRIPTORS | {errno.ENOBUFS, errno.ENOMEM}
 PASSING: Final = frozenset(

@@ -56,12 +56,7 @@ class Caller:
         # not loop.time(): uvloop's stands still while a callback runs
         began_at = monotonic()
         try:
-            result = callback.function(*args)
-            end_if_copy(None)
-            if result is not None and asyncio.iscoroutine(result):
-                # a decorator without functools.wraps hid the async def; left alone, nothing would ever run it
-                result.close()
-                return TypeError(HIDDEN_COROUTINE)
+            self.examine(callback.function(*args))
         except BaseException as exc:
             end_if_copy(exc)
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
@@ -72,9 +67,10 @@ class Caller:
         return None
 
     def examine(self, result: object) -> None:
-        """Look at what on_message has returned; raise TypeError for a coroutine, as run() does. A copy ends here."""
+        """Look at what a sync callback has returned; raise TypeError for a coroutine. A copy ends here."""
         end_if_copy(None)
-        if asyncio.iscoroutine(result):
+        if result is not None and asyncio.iscoroutine(result):
+            # a decorator without functools.wraps hid the async def; left alone, nothing would ever run it
             result.close()
             raise TypeError(HIDDEN_COROUTINE)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from wsworker.protocol.rates import Bucket
 from wsworker.sections import WebSocketConfig
 
 FRAME_BYTES: Final = 14
@@ -85,8 +84,3 @@ class Quota:
     def _since(self, now: float) -> float:
         """Return the earliest moment at which what is read now may have been sent."""
         return now if now >= self._emptied_at else self._stopped_at
-
-
-def bucket(rate: int, least: int, now: float) -> Bucket | None:
-    """Return a full bucket that holds what a second brings, and at least so much; None for the rate 0, which is off."""
-    return Bucket(rate, max(rate, least), now) if rate else None

@@ -1,7 +1,8 @@
 """Vigil: what takes one connection too long, or comes too often. A layer of the connection.
 
 The watch says what is due (watch.py); here it gets the facts and its verdict is carried out. The times of the other
-stages are few enough to stand here themselves.
+stages are few enough to stand here themselves. As the layer that knows all those beneath it, it also hands each event
+to the one that the event concerns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from wsworker.worker.arrival import Arrival
 from wsworker.worker.entry import Entry
 from wsworker.worker.home import Home
 from wsworker.worker.link import DISCARD_SECONDS, HANDSHAKE
-from wsworker.worker.quota import Quota, bucket
+from wsworker.worker.quota import Quota
 from wsworker.worker.watch import Facts, Verdict, Watch
 from wsworker.worker.wheel import ticks
 
@@ -86,7 +87,6 @@ class Vigil(Entry):
 
     def _expire(self) -> None:
         """Do what the stage demands when its time is up; called by the worker's wheel."""
-        write_timeout = self._home.config.websocket.write_timeout
         if self._stage == "open":
             self._check_watch()
         elif self._stage == "closing" and not self._cork.finished:
@@ -96,7 +96,7 @@ class Vigil(Entry):
         elif self._stage == "closing":
             self._cut("the client did not answer our Close")
         elif self._download is not None and not self._download.stuck():
-            self._home.schedule(self, ticks(write_timeout))
+            self._home.schedule(self, ticks(self._home.config.websocket.write_timeout))
         elif self._stage in HANDSHAKE and self._session.head_started:
             self._refuse(408, None, "The handshake took too long.\n")
         else:
@@ -156,8 +156,8 @@ class Vigil(Entry):
         """Count a ping or a pong, and the answer to a ping, which no send has counted."""
         home, cork = self._home, self._cork
         now, rate = home.loop.time(), home.config.websocket.rate_control
-        if self._control is None:
-            self._control = bucket(rate, 1, now)
+        if self._control is None and rate:
+            self._control = Bucket(rate, rate, now)
         if self._control is not None and not self._control.take(1.0, now):
             self._obey(f"more than websocket.rate_control = {rate}")
         if isinstance(event, Ping) and cork.frames:
