@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check cover browser compliance fuzz bench soak clean
+.PHONY: help run test check cover browser compliance fuzz bench soak pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz    what no client would send, for two minutes; make fuzz SECONDS=300 for five"
 	@echo "make soak    twenty minutes of random faults under load"
 	@echo "make bench   echo benchmark against other servers, about three minutes"
+	@echo "make pictures  take the pictures of docs/img anew, with a headless Chromium; make pictures ARGS=status for one"
 
 # the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
 $(BIN)/.ready: pyproject.toml
@@ -27,7 +28,7 @@ $(BIN)/.ready: pyproject.toml
 	@touch $@
 
 run: $(BIN)/.ready
-	$(BIN)/wsworker start -c config/hello.yaml
+	$(BIN)/wsworker start -c examples/hello/config.yaml
 
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest $(ARGS)
@@ -40,7 +41,7 @@ check: $(BIN)/.ready
 cover: $(BIN)/.ready
 	$(BIN)/python -m tests.pure
 
-# Playwright comes from PyPI without a browser; chromium is Debian's, or what $WSWORKER_CHROMIUM names
+# Playwright comes from PyPI without a browser; chromium is Debian's, or what $WSWORKER_TEST_CHROMIUM names
 browser: $(BIN)/.ready
 	WSWORKER_TEST_REQUIRE=all $(BIN)/python -m pytest tests/browser $(ARGS)
 
@@ -65,6 +66,9 @@ bench: $(BIN)/.bench
 
 soak: $(BIN)/.ready
 	WSWORKER_CHAOS_SECONDS=1200 $(BIN)/python -m pytest -s tests/system/test_chaos.py $(ARGS)
+
+pictures: $(BIN)/.ready
+	$(BIN)/python -m tests.pictures $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

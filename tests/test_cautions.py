@@ -6,7 +6,7 @@ import pytest
 
 from wsworker.cautions import advice, warnings
 from wsworker.config import KEYS, Config, ListenAddress
-from wsworker.sections import HttpConfig, WebSocketConfig
+from wsworker.sections import AdminConfig, HttpConfig, WebSocketConfig
 
 
 def test_the_defaults_are_no_mistake() -> None:
@@ -42,6 +42,23 @@ def test_rebinding_needs_hosts_and_origins() -> None:
     assert {} == advice(Config(app="app", http=HttpConfig(allowed_hosts=("localhost",))))
     assert {} == advice(Config(app="app", websocket=WebSocketConfig(origins=("https://example.org",))))
     assert {} != advice(Config(app="app", websocket=WebSocketConfig(origins="*")))
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (ListenAddress("127.0.0.1", 9464), False),
+        (ListenAddress("10.1.2.3", 9464), False),
+        (ListenAddress("fd00::1", 9464), False),
+        (ListenAddress("", 0, "/run/admin.sock"), False),
+        (ListenAddress("0.0.0.0", 9464), True),
+        (ListenAddress("::", 9464), True),
+        (ListenAddress("8.8.8.8", 9464), True),
+    ],
+)
+def test_operators_are_among_themselves(address: ListenAddress, told: bool) -> None:
+    """Whoever reaches the address of operators is one."""
+    assert told == ("admin.listen" in advice(Config(app="app", admin=AdminConfig(listen=address))))
 
 
 def test_keys_are_keys() -> None:

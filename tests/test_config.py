@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from wsworker import config
-from wsworker.config import KEYS, Config, ListenAddress, Mistake, ProxiedAddress, validate
-from wsworker.sections import LogConfig, WebSocketConfig
+from wsworker.config import KEYS, Config, ListenAddress, ProxiedAddress
+from wsworker.judging import Mistake, validate
+from wsworker.sections import AdminConfig, LogConfig, WebSocketConfig
 
 FOLDER = "/srv/hello"
 
@@ -48,6 +49,7 @@ def test_defaults() -> None:
         "umask": 0o027,
         "pidfile": None,
         "control_socket": "auto",
+        "control_socket_mode": 0o600,
         "forwarded_allow_ips": ("127.0.0.1", "::1"),
         "forwarded_header": "x-forwarded-for",
         "proxy_protocol": "none",
@@ -70,6 +72,7 @@ def test_defaults() -> None:
         "websocket.max_handshakes": 512,
         "websocket.max_per_address": 0,
         "websocket.max_per_user": 0,
+        "websocket.max_topics": 128,
         "websocket.compression": "none",
         "websocket.subprotocols": (),
         "websocket.origins": "same-origin",
@@ -81,7 +84,13 @@ def test_defaults() -> None:
         "http.static": None,
         "http.allowed_hosts": (),
         "log.level": "info",
+        "log.format": "auto",
         "log.file": "-",
+        "log.access": False,
+        "admin.listen": None,
+        "admin.min_ready": 1,
+        "bus.max_message": 1024**2,
+        "bus.peer_queue": 8 * 1024**2,
     }
     loaded = valid()
     assert expected == {key: config.value_of(loaded, key) for key in KEYS}
@@ -105,8 +114,8 @@ def test_every_key_is_described() -> None:
 
 
 def test_sections() -> None:
-    """Four subjects have a section, and each is described."""
-    assert config.SECTIONS == ("websocket", "tls", "http", "log")
+    """Six subjects have a section, and each is described."""
+    assert config.SECTIONS == ("websocket", "tls", "http", "log", "admin", "bus")
     for section in config.SECTIONS:
         assert Config.model_fields[section].description
 
@@ -242,115 +251,152 @@ def test_a_null_name_is_no_name() -> None:
     assert valid(name="").name == ""
 
 
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
-        ("app", [None, 5, "a b"]),
-        ("name", [5, ".x", "a/b"]),
-        ("app_dir", ["", None, 5]),
-        ("listen", [None, 5, "x", [], ["127.0.0.1:80", "127.0.0.1:80"], {"a": 1}]),
-        ("workers", [0, 257, 1.5, True, "4", "Auto", None, [1]]),
-        ("worker_connections", [0, 1_000_001, "10", True]),
-        ("backlog", [0, 65536, None]),
-        ("boot_timeout", [0, -1, "0s", 86401, "x", True, None, float("inf")]),
-        ("worker_timeout", [0, 1.9, "25h"]),
-        ("graceful_timeout", [0]),
-        ("drain_window", [-1, "25h"]),
-        ("max_messages", [-1, 10**15 + 1, 1.5, "1m", True, None]),
-        ("max_worker_age", [-1, "8761h", "7d", True, None]),
-        ("max_worker_rss", [-1, 1, 512, "31MiB", 32 * 1024**2 - 1, "1025GiB", "512MB", 1e9, True, None]),
-        ("user", [0, True, ["x"]]),
-        ("group", [0]),
-        ("umask", [0, 0o1000, "27", "0", None, True]),
-        ("pidfile", ["", 5]),
-        ("control_socket", ["", None, "/" + "x" * 107]),
-        ("forwarded_allow_ips", [None, 5, "proxy", ["10.0.0.1/8"], ["::1", "0::1"], {"a": 1}]),
-        ("forwarded_header", ["x-real-ip", "", None, 5, True]),
-        ("proxy_protocol", ["v3", "V1", "", None, True, 1, ["v1"], ["127.0.0.1:80=v1"], {"a": 1}]),
-        ("loop", ["", None, "Auto", True]),
-        ("websocket__max_size", [0, -1, "1MB", 1024**3 + 1, 1.5, None]),
-        ("websocket__send_buffer", [0]),
-        ("websocket__ping_interval", [-1]),
-        ("websocket__ping_timeout", [0]),
-        ("websocket__open_timeout", [0]),
-        ("websocket__close_timeout", [0]),
-        ("websocket__slow_consumer", ["drop", None, True]),
-        ("websocket__write_timeout", [0]),
-        ("websocket__idle_timeout", [-1]),
-        ("websocket__auth_timeout", [-1]),
-        ("websocket__message_timeout", [-1]),
-        ("websocket__rate_messages", [-1, 10**6 + 1, "5"]),
-        ("websocket__rate_bytes", [-1, "1MB"]),
-        ("websocket__rate_control", [-1]),
-        ("websocket__rate_handshakes", [-1]),
-        ("websocket__max_handshakes", [0]),
-        ("websocket__max_per_address", [-1]),
-        ("websocket__max_per_user", [-1]),
-        ("websocket__compression", ["gzip", True, None]),
-        ("websocket__subprotocols", ["chat", ["a b"], [5], ["a", "a"]]),
-        ("websocket__origins", ["x", None, True, "null", [None], [5]]),
-        ("tls__certfile", ["", 5]),
-        ("tls__keyfile", ["", "key.pem"]),
-        ("tls__ca_certs", ["", "ca.pem"]),
-        ("tls__min_version", ["1.1", 1.2, None]),
-        ("http__health", ["", "healthz", "/x?y"]),
-        ("http__static", ["", 5]),
-        ("http__allowed_hosts", ["*", ["https://example.org"], ["a", "A"], None]),
-        ("log__level", ["INFO", None, 10]),
-        ("log__file", ["", None]),
-    ],
-)
-def test_refused(key: str, values: list[object]) -> None:
+REFUSED: dict[str, list[object]] = {
+    "app": [None, 5, "a b"],
+    "name": [5, ".x", "a/b"],
+    "app_dir": ["", None, 5],
+    "listen": [None, 5, "x", [], ["127.0.0.1:80", "127.0.0.1:80"], {"a": 1}],
+    "workers": [0, 257, 1.5, True, "4", "Auto", None, [1]],
+    "worker_connections": [0, 1_000_001, "10", True],
+    "backlog": [0, 65536, None],
+    "boot_timeout": [0, -1, "0s", 86401, "x", True, None, float("inf")],
+    "worker_timeout": [0, 1.9, "25h"],
+    "graceful_timeout": [0],
+    "drain_window": [-1, "25h"],
+    "max_messages": [-1, 10**15 + 1, 1.5, "1m", True, None],
+    "max_worker_age": [-1, "8761h", "7d", True, None],
+    "max_worker_rss": [-1, 1, 512, "31MiB", 32 * 1024**2 - 1, "1025GiB", "512MB", 1e9, True, None],
+    "user": [0, True, ["x"]],
+    "group": [0],
+    "umask": [0, 0o1000, "27", "0", None, True],
+    "pidfile": ["", 5],
+    "control_socket": ["", None, "/" + "x" * 107],
+    "forwarded_allow_ips": [None, 5, "proxy", ["10.0.0.1/8"], ["::1", "0::1"], {"a": 1}],
+    "forwarded_header": ["x-real-ip", "", None, 5, True],
+    "proxy_protocol": ["v3", "V1", "", None, True, 1, ["v1"], ["127.0.0.1:80=v1"], {"a": 1}],
+    "loop": ["", None, "Auto", True],
+    "websocket.max_size": [0, -1, "1MB", 1024**3 + 1, 1.5, None],
+    "websocket.send_buffer": [0],
+    "websocket.ping_interval": [-1],
+    "websocket.ping_timeout": [0],
+    "websocket.open_timeout": [0],
+    "websocket.close_timeout": [0],
+    "websocket.slow_consumer": ["drop", None, True],
+    "websocket.write_timeout": [0],
+    "websocket.idle_timeout": [-1],
+    "websocket.auth_timeout": [-1],
+    "websocket.message_timeout": [-1],
+    "websocket.rate_messages": [-1, 10**6 + 1, "5"],
+    "websocket.rate_bytes": [-1, "1MB"],
+    "websocket.rate_control": [-1],
+    "websocket.rate_handshakes": [-1],
+    "websocket.max_handshakes": [0],
+    "websocket.max_per_address": [-1],
+    "websocket.max_per_user": [-1],
+    "websocket.max_topics": [-1, 10**6 + 1, None],
+    "websocket.compression": ["gzip", True, None],
+    "websocket.subprotocols": ["chat", ["a b"], [5], ["a", "a"]],
+    "websocket.origins": ["x", None, True, "null", [None], [5]],
+    "tls.certfile": ["", 5],
+    "tls.keyfile": ["", "key.pem"],
+    "tls.ca_certs": ["", "ca.pem"],
+    "tls.min_version": ["1.1", 1.2, None],
+    "http.health": ["", "healthz", "/x?y"],
+    "http.static": ["", 5],
+    "http.allowed_hosts": ["*", ["https://example.org"], ["a", "A"], None],
+    "log.level": ["INFO", None, 10],
+    "log.file": ["", None],
+    "control_socket_mode": ["0644", "0777", "600", 0o644, "rw", None, True],
+    "log.format": ["JSON", "text", None, True],
+    "log.access": ["-", "true", 1, None],
+    "admin.listen": ["", "9464", "localhost:9464", 9464, True, ["127.0.0.1:9464"]],
+    "admin.min_ready": [0, 257, "1", 1.5, None, True],
+    "bus.max_message": [0, "1MB", 1024**3 + 1, None],
+    "bus.peer_queue": [0, "8MB", None],
+}
+"""Values that each key refuses, as YAML has them."""
+
+TAKEN: dict[str, list[object]] = {
+    "name": [None, "", "a", "_x.y-z", "x" * 64],
+    "app": ["hello", "chat.rooms", "chat:app", "chat.rooms:make.it"],
+    "app_dir": [".", "../app", "/srv"],
+    "listen": ["127.0.0.1:1", "[::1]:65535", "unix:x.sock", ["0.0.0.0:80", "[::]:80"]],
+    "workers": [1, 256, "auto"],
+    "worker_connections": [1, 10**6],
+    "backlog": [1, 65535],
+    "boot_timeout": [1, 0.5, 86400, "250ms", "30s", "30 s", "1.5H", "5m", "30"],
+    "worker_timeout": [4, "4s", "24h"],
+    "drain_window": [0, "0", "0s"],
+    "max_messages": [0, 10**15],
+    "max_worker_age": [0, "8760h"],
+    "max_worker_rss": [0, 32 * 1024**2, "32MiB", "1g", "1024GiB"],
+    "user": [None, "www"],
+    "group": [None, "www"],
+    "umask": ["0027", "027", "0o27", "0777", 0o27],
+    "pidfile": [None, "x.pid"],
+    "control_socket": ["auto", "x.sock", "/run/x.sock"],
+    "control_socket_mode": ["0600", "0660", "0o660", 0o600],
+    "forwarded_allow_ips": ["*", "unix", "::1", [], ["10.0.0.0/8", "fd00::/8"]],
+    "forwarded_header": ["x-forwarded-for", "X-Forwarded-For", "Forwarded", "FORWARDED"],
+    "proxy_protocol": ["none", "v1", "v2", [], "127.0.0.1:2346=v2", ["127.0.0.1:2346=v1"]],
+    "loop": ["auto", "uvloop", "asyncio"],
+    "websocket.max_size": [1, 1024**3, "1", "64k", "64KiB", "64 KIB", "1GiB"],
+    "websocket.slow_consumer": ["drop_newest", "drop_oldest", "disconnect"],
+    "websocket.rate_bytes": [0, "64KiB"],
+    "websocket.compression": ["none", "deflate"],
+    "websocket.subprotocols": [[], ["chat.v2", "chat.v1"]],
+    "websocket.origins": ["*", "same-origin", [], ["https://a.example:8443", "null", "chrome-extension://abc"]],
+    "tls.certfile": [None, "x.pem"],
+    "tls.min_version": ["1.2", "1.3"],
+    "http.health": [None, "/", "/healthz"],
+    "http.static": [None, "public"],
+    "http.allowed_hosts": ["localhost", [], ["Example.org:80", "[::1]"]],
+    "log.level": ["debug", "info", "warning", "error"],
+    "log.format": ["auto", "console", "journal", "json"],
+    "log.file": ["-", "x.log", "/var/log/x.log"],
+    "log.access": [True, False],
+    "admin.listen": [None, "127.0.0.1:9464", "[::1]:9464", "unix:admin.sock"],
+    "admin.min_ready": [1, 256],
+    "bus.max_message": [1, "1MiB"],
+    "bus.peer_queue": ["8MiB"],
+}
+"""Values that each key takes, as YAML has them."""
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in TAKEN.items() for value in values])
+def test_taken(key: str, value: object) -> None:
+    """Each of these values is taken."""
+    assert isinstance(validate({"app": "hello", key: as_read(value)}, FOLDER), Config)
+
+
+def as_read(value: object) -> object:
+    """Return a value as the YAML reader hands it on."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_refused(key: str) -> None:
     """Each of these values is refused once, in a sentence that begins with the key."""
-    for value in values:
+    for value in REFUSED[key]:
         (mistake,) = mistakes(**{key: value})
-        assert key.replace("__", ".") == mistake.key
+        assert key == mistake.key
         assert mistake.message.startswith(mistake.key)
 
 
-def test_a_union_is_reported_once() -> None:
-    """A wrong number of workers is one mistake, though it fits neither branch."""
-    message = "workers must be a number from 1 to 256, or auto, not 0"
-    assert [Mistake("workers", None, message)] == mistakes(workers=0)
+def test_the_table_is_complete() -> None:
+    """Each key has values that it refuses."""
+    assert set(KEYS) == set(REFUSED)
 
 
-def test_items_are_reported_each() -> None:
-    """Wrong items of a list are told by position, also where the list is one of two possibilities."""
-    wrong = mistakes(websocket__origins=["https://a", "b", "https://c/"])
-    assert [1, 2] == [mistake.item for mistake in wrong]
-    assert wrong[0].message.endswith("not 'b'")
-    assert wrong[1].message.endswith("not 'https://c/'; remove the / at its end")
-
-
-def test_one_value_instead_of_a_list() -> None:
-    """An address that stands alone is shown as it was written."""
-    (mistake,) = mistakes(listen="x")
-    assert mistake.message.endswith("not 'x'; write host and port")
-
-
-def test_sentences() -> None:
-    """What is no question of spelling has a sentence of its own."""
-    (mistake,) = mistakes(listen=["[::1]:80", "[0::1]:80"])
-    assert Mistake("listen", None, "listen holds [::1]:80 twice; remove one") == mistake
-    (mistake,) = mistakes(tls__keyfile="key.pem")
-    sentence = "tls.keyfile has no effect without tls.certfile; set that as well, or remove this key"
-    assert Mistake("tls.keyfile", None, sentence) == mistake
-
-
-def test_digits_want_quotes() -> None:
-    """A name made of digits is a number to YAML, and its writer is told so."""
-    (mistake,) = mistakes(name=2024)
-    assert mistake.message.endswith("not 2024; text made of digits needs quotes")
-    (mistake,) = mistakes(name=True)
-    assert mistake.message.endswith("not true")
-
-
-def test_all_mistakes_at_once() -> None:
-    """Mistakes come together, in the order of the documentation, and a missing app is one of them."""
-    judged = validate({"log.level": "x", "backlog": 0, "websocket.max_size": 0}, FOLDER)
-    assert isinstance(judged, list)
-    assert ["app", "backlog", "websocket.max_size", "log.level"] == [mistake.key for mistake in judged]
-    assert judged[0].message == "app is missing; add `app: module`, the module with your on_message"
+def test_operators_have_an_address_of_their_own() -> None:
+    """admin.listen is none of `listen`, whichever way it is written; while `listen` is wrong nothing is said of it."""
+    sentence = "admin.listen is 127.0.0.1:80, which is in `listen` already; choose another port"
+    assert [Mistake("admin.listen", None, sentence)] == mistakes(listen="127.0.0.1:80", admin__listen="127.0.0.1:80")
+    (mistake,) = mistakes(listen=["[0::1]:80", "unix:x"], admin__listen="[::1]:80")
+    assert "admin.listen" == mistake.key
+    assert ["listen"] == [mistake.key for mistake in mistakes(listen="x", admin__listen="127.0.0.1:80")]
+    with pytest.raises(ValidationError, match="choose another port"):
+        Config(app="hello", admin=AdminConfig(listen=ListenAddress("127.0.0.1", 2346)))
 
 
 def test_in_code() -> None:
@@ -372,6 +418,8 @@ RESTART_KEYS = (
     "umask",
     "pidfile",
     "control_socket",
+    "control_socket_mode",
+    "admin.listen",
 )
 
 

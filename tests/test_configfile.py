@@ -20,6 +20,7 @@ from wsworker.errors import ConfigError, Problem
 
 GOLDEN = Path(__file__).parent / "golden_config"
 SHIPPED = Path(__file__).parent.parent / "config"
+LOG_VARIABLES = ("WSWORKER_LOG__LEVEL", "WSWORKER_LOG__FORMAT", "WSWORKER_LOG__FILE", "WSWORKER_LOG__ACCESS")
 NO_FLAGS: Mapping[str, tuple[str, str]] = {}
 
 
@@ -93,14 +94,6 @@ def test_config_yaml_holds_every_default(tmp_path: Path) -> None:
         assert config.value_of(bare, key) == config.value_of(complete, key), key
 
 
-def test_hello_yaml_loads() -> None:
-    """The shipped example loads and names the shipped module."""
-    hello = load(SHIPPED / "hello.yaml", {}, NO_FLAGS).config
-    assert ("hello", "hello", 4) == (hello.name, hello.app, hello.workers)
-    assert (ListenAddress("127.0.0.1", 2346),) == hello.listen
-    assert (Path(hello.app_dir) / "hello.py").is_file()
-
-
 # Which file
 
 
@@ -127,45 +120,11 @@ def test_find_nothing(folder: Path) -> None:
     )
 
 
-def test_unreadable_files(folder: Path) -> None:
-    """A file that cannot be read is one sentence, for load and for peek."""
-    Path("large.yaml").write_bytes(b"#" * (256 * 1024 + 1))
-    Path("latin1.yaml").write_bytes("app: hello\nname: caf\u00e9\n".encode("latin-1"))
-    Path("marked.yaml").write_bytes(b"\xef\xbb\xbfapp: hello\xff\n")
-    Path("folder.yaml").mkdir()
-    Path("loop.yaml").symlink_to("loop.yaml")
-    os.mkfifo("pipe.yaml")
-    expected = {
-        "none.yaml": "none.yaml: error: no such file; create it, or name another with -c FILE",
-        "folder.yaml": "folder.yaml: error: this is a directory; name the file in it with -c FILE",
-        "large.yaml": "large.yaml: error: larger than 256 KiB, so it is no config file; name another with -c FILE",
-        "latin1.yaml": "latin1.yaml:2:10: error: the byte 0xe9 is not UTF-8; save the file as UTF-8",
-        "marked.yaml": "marked.yaml:1:11: error: the byte 0xff is not UTF-8; save the file as UTF-8",
-        "pipe.yaml": "pipe.yaml: error: this is no regular file, so a reload could not read it again; "
-        "name another with -c FILE",
-        "loop.yaml": "loop.yaml: error: cannot be read (Too many levels of symbolic links); "
-        "name another file with -c FILE",
-    }
-    for name, message in expected.items():
-        for read in (lambda path: load(path, {}, NO_FLAGS), lambda path: peek(path, {})):
-            with pytest.raises(ConfigError) as caught:
-                read(Path(name))
-            assert [message] == [str(problem) for problem in caught.value.problems]
-            assert name == caught.value.file
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_no_permission(folder: Path) -> None:
-    """A file of somebody else is one sentence."""
-    Path("config.yaml").touch(mode=0)
-    with pytest.raises(ConfigError, match="no permission to read it"):
-        load(Path("config.yaml"), {}, NO_FLAGS)
-
-
-def test_byte_order_mark(folder: Path) -> None:
-    """A byte order mark is skipped and counts for no column."""
-    loaded = loaded_from("\ufeffapp: hello\n")
-    assert loaded.place("app") == "config.yaml:1:6"
+def test_a_file_that_is_not_there(folder: Path) -> None:
+    """It is one sentence, for load and for peek."""
+    for read in (lambda path: load(path, {}, NO_FLAGS), lambda path: peek(path, {})):
+        with pytest.raises(ConfigError, match=r"none.yaml: error: no such file; create it, or name another with -c"):
+            read(Path("none.yaml"))
 
 
 # Precedence and places
@@ -218,7 +177,7 @@ def test_wrong_variables_and_flags(folder: Path) -> None:
         "config.yaml:2:21: error: worker_connections must be a number from 1 to 1000000, not 0",
         "environment WSWORKER_DAEMON: error: unknown variable; use `wsworker start -d`",
         'environment WSWORKER_LISTEN: error: an IPv6 address needs quotes in YAML: "[::]:2346"',
-        "environment WSWORKER_LOG: error: unknown variable; this section has WSWORKER_LOG__LEVEL, WSWORKER_LOG__FILE",
+        f"environment WSWORKER_LOG: error: unknown variable; this section has {', '.join(LOG_VARIABLES)}",
         "environment WSWORKER_LOG_LEVEL: error: unknown variable; did you mean WSWORKER_LOG__LEVEL?",
         "environment WSWORKER_USER: error: the anchor &x is not supported; remove it",
         "environment WSWORKER_WROKERS: error: unknown variable; did you mean WSWORKER_WORKERS?",
@@ -227,6 +186,25 @@ def test_wrong_variables_and_flags(folder: Path) -> None:
         "flag -w: error: workers must be a number from 1 to 256, or auto, not 'x'",
         "environment WSWORKER_BACKLOG: error: backlog must be a number from 1 to 65535, not 'many'",
         "environment WSWORKER_USER: error: unknown user 'nobody-of-that-name'; create it, or remove `user`",
+    ]
+
+
+def test_service_links(folder: Path) -> None:
+    """What Kubernetes sets for a Service called wsworker is one problem, with the line that ends it."""
+    environ = {
+        "WSWORKER_PORT": "tcp://10.0.0.1:2346",
+        "WSWORKER_SERVICE_HOST": "10.0.0.1",
+        "WSWORKER_PORT_2346_TCP": "tcp://10.0.0.1:2346",
+    }
+    because = "because a Service is called wsworker; write `enableServiceLinks: false` into the spec of the pod"
+    assert problems_of("app: hello\n", environ) == [
+        f"environment WSWORKER_PORT: error: set by Kubernetes, and 2 more, {because}"
+    ]
+    assert problems_of("app: hello\n", {"WSWORKER_SERVICE_HOST": "10.0.0.1"}) == [
+        f"environment WSWORKER_SERVICE_HOST: error: set by Kubernetes, {because}"
+    ]
+    assert problems_of("app: hello\n", {"WSWORKER_PORT": "80"}) == [
+        "environment WSWORKER_PORT: error: unknown variable; did you mean WSWORKER_LISTEN?"
     ]
 
 
@@ -299,75 +277,14 @@ def test_existing_accounts(folder: Path) -> None:
     assert ("root", "root") == (made.user, made.group)
 
 
-# What a client must never be sent
-
-
-def test_a_folder_of_files(folder: Path) -> None:
-    """A folder of its own is taken, relative to the file; it may lie beside the app or in a hidden place."""
-    Path("public").mkdir()
-    Path("app.py").touch()
-    assert f"{folder}/public" == loaded_from("app: app\nhttp: {static: public}\n").config.http.static
-    Path(".cache/site").mkdir(parents=True)
-    assert loaded_from("app: app\nhttp: {static: .cache/site}\n").config.http.static
-
-
-def test_no_folder_of_files(folder: Path) -> None:
-    """A folder that is not there, or is a file, is told with its place."""
-    Path("file").touch()
-    for name in ("public", "file"):
-        assert problems_of(f"app: hello\nhttp:\n  static: {name}\n") == [
-            f"config.yaml:3:11: error: no directory {folder}/{name}; create it or correct http.static"
-        ]
+def test_places_of_what_the_system_contradicts(folder: Path) -> None:
+    """A folder that is not there is told with the place of its value, whatever source that has."""
+    assert problems_of("app: hello\nhttp:\n  static: public\n") == [
+        f"config.yaml:3:11: error: no directory {folder}/public; create it or correct http.static"
+    ]
     assert problems_of("app: hello\n", {"WSWORKER_HTTP__STATIC": "public"}) == [
         f"environment WSWORKER_HTTP__STATIC: error: no directory {folder}/public; create it or correct http.static"
     ]
-
-
-@pytest.mark.parametrize("static", [".", "..", "/", "link", "public/.."])
-def test_files_beside_the_config_file(folder: Path, static: str) -> None:
-    """The folder of the config file, or one above it, would give the file away, by whatever name it goes."""
-    Path("public").mkdir()
-    Path("link").symlink_to(".")
-    (problem,) = problems_of(f"app: hello\nhttp: {{static: {static}}}\n")
-    assert "holds this config file, " in problem
-    assert problem.endswith("config.yaml, which must not be served; give the files a folder of their own")
-    assert problem.startswith("config.yaml:2:16: error: /")
-
-
-def test_files_beside_the_app(folder: Path) -> None:
-    """Neither app_dir nor the module itself may lie among the files, also where app_dir is above them."""
-    Path("code/public").mkdir(parents=True)
-    Path("code/app.py").touch()
-    (problem,) = problems_of("app: app\napp_dir: code\nhttp: {static: code}\n")
-    assert f"{folder}/code holds app_dir, {folder}/code, which" in problem
-    assert loaded_from("app: app\napp_dir: code\nhttp: {static: code/public}\n").config.http.static
-    Path("chat/rooms").mkdir(parents=True)
-    Path("chat/__init__.py").touch()
-    Path("chat/rooms/__init__.py").touch()
-    Path("chat/app.py").touch()
-    for app in ("chat", "chat.app", "chat.app:rooms", "chat.rooms:app"):
-        (problem,) = problems_of(f"app: {app}\nhttp: {{static: chat}}\n")
-        assert f"{folder}/chat holds the app, {folder}/chat/" in problem
-    assert loaded_from("app: chat.app\nhttp: {static: chat/rooms}\n").config.http.static
-    # a module and a folder of files may share a name
-    Path("hello.py").touch()
-    Path("hello").mkdir()
-    assert loaded_from("app: hello\nhttp: {static: hello}\n").config.http.static
-
-
-def test_files_beside_a_key(folder: Path) -> None:
-    """The key of TLS and the log are no files for everybody either; a link to them is seen through."""
-    Path("public").mkdir()
-    Path("real.pem").touch()
-    Path("public/key.pem").touch()
-    Path("key.pem").symlink_to("public/key.pem")
-    tls = "tls: {certfile: real.pem, keyfile: key.pem}"
-    (problem,) = problems_of(f"app: hello\n{tls}\nhttp: {{static: public}}\n")
-    assert f"{folder}/public holds tls.keyfile, {folder}/key.pem, which" in problem
-    (problem,) = problems_of("app: hello\ntls: {certfile: public/key.pem}\nhttp: {static: public}\n")
-    assert "holds tls.certfile, " in problem
-    (problem,) = problems_of("app: hello\nlog: {file: public/x.log}\nhttp: {static: public}\n")
-    assert "holds log.file, " in problem
 
 
 # Peek

@@ -34,6 +34,10 @@ SENTENCES = [
         errors.BindError("0.0.0.0:80", "address in use", "pid 812 (nginx)", "config.yaml:3:9"),
         "cannot listen on 0.0.0.0:80: address in use by pid 812 (nginx); change `listen` (config.yaml:3:9)",
     ),
+    (
+        errors.BindError("[::1]:9464", "address in use", place="config.yaml:3:9", key="admin.listen"),
+        "cannot listen on [::1]:9464: address in use; change `admin.listen` (config.yaml:3:9)",
+    ),
     (errors.BindError("[::]:80", "address in use"), "cannot listen on [::]:80: address in use; change `listen`"),
     (
         errors.ActivationError("[::]:80", "which is not in `listen` (config.yaml:3:9)", "add it there"),
@@ -48,6 +52,7 @@ SENTENCES = [
         "chat is not running (no socket at /run/chat.sock); start it with `wsworker start`",
     ),
     (errors.ControlError("timeout", "the master did not answer in 2 s"), "the master did not answer in 2 s"),
+    (errors.PublishError("too_large", "a message is too large"), "a message is too large"),
     (errors.WireError("not JSON"), "malformed message: not JSON"),
     (errors.InternalError("slot 0"), "slot 0"),
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from wsworker import kinds, values
-from wsworker.kinds import Section, Takes, in_folder, setting
+from wsworker.kinds import OrAlone, Section, Takes, in_folder, setting, text_schema
 from wsworker.values import ListenAddress
 
 CONTEXT = {"folder": "/srv/hello"}
@@ -47,6 +48,10 @@ def taken(kind: Any, value: object) -> Any:
         (kinds.FileOrNull, "x.pem", "/srv/hello/x.pem"),
         (kinds.Address, "127.0.0.1:80", ListenAddress("127.0.0.1", 80)),
         (kinds.Address, "unix:x", ListenAddress("", 0, "/srv/hello/x")),
+        (kinds.Mode, "0001", 1),
+        (kinds.Mode, "0o777", 0o777),
+        (kinds.SocketMode, "0660", 0o660),
+        (kinds.ForwardedHeader, "Forwarded", "forwarded"),
     ],
 )
 def test_taken(kind: Any, value: object, expected: object) -> None:
@@ -70,6 +75,9 @@ def test_taken(kind: Any, value: object, expected: object) -> None:
         (kinds.Limit, [-1, 10**6 + 1, "5", 0.5, True, None]),
         (kinds.FileOrNull, ["", 5, True]),
         (kinds.Address, ["x", 5, None]),
+        (kinds.Mode, ["0", "27", "01000", 0, True, None]),
+        (kinds.SocketMode, ["0644", "660", 0o640, True, None]),
+        (kinds.ForwardedHeader, ["x-real-ip", "", None, 5]),
     ],
 )
 def test_refused(kind: Any, refused: list[object]) -> None:
@@ -115,7 +123,7 @@ class Tea(Section):
     """A section of a test."""
 
     minutes: kinds.Seconds = setting(180.0, "Time to draw.")
-    pot: str = setting("china", "What it is made in.", reload=False)
+    pot: str = setting("china", "What it is made in.", reload=False, examples=("glass",))
 
 
 def test_setting() -> None:
@@ -124,6 +132,7 @@ def test_setting() -> None:
     minutes, pot = Tea.model_fields.values()
     assert ("Time to draw.", {"reload": True}) == (minutes.description, minutes.json_schema_extra)
     assert ("What it is made in.", {"reload": False}) == (pot.description, pot.json_schema_extra)
+    assert (None, ["glass"]) == (minutes.examples, pot.examples)
 
 
 def test_section() -> None:
@@ -134,3 +143,46 @@ def test_section() -> None:
         Tea.model_validate({"pot": 5})
     with pytest.raises(ValidationError, match="frozen"):
         Tea().pot = "glass"
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a kind."""
+    return TypeAdapter(kind).json_schema()
+
+
+def test_text_beside_a_number() -> None:
+    """A schema takes the bounds from the model, and text of a form beside it."""
+    number = {"type": "number", "exclusiveMinimum": 0, "maximum": 86400.0}
+    assert {"anyOf": [number, {"type": "string", "pattern": kinds.TIME_TEXT}]} == schema_of(kinds.Seconds)
+
+
+def test_text_instead_of_an_object() -> None:
+    """An address is text to a schema, whatever the model makes of it."""
+    assert {"type": "string", "pattern": kinds.ADDRESS_TEXT} == schema_of(kinds.Address)
+
+
+@pytest.mark.parametrize(("least", "bounds"), [(0, {}), (1, {"minItems": 1})])
+def test_one_beside_a_list(least: int, bounds: dict[str, int]) -> None:
+    """A schema takes an item alone, or a list without doubles and with its least length."""
+    several = Annotated[tuple[Annotated[str, text_schema("^a$")], ...], OrAlone(least)]
+    item = {"type": "string", "pattern": "^a$"}
+    assert {"anyOf": [item, {"type": "array", "items": item, "uniqueItems": True} | bounds]} == schema_of(several)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fails"),
+    [
+        (kinds.TIME_TEXT, ["30", "30s", "1.5 h", "250MS", "5m"], ["", "s", "30d", "-1s", "30ss", ".5s", "30  s"]),
+        (kinds.SIZE_TEXT, ["1", "64k", "64KiB", "1 MIB", "2g"], ["", "1MB", "1.5MiB", "k", "-1", "1t"]),
+        (kinds.PATH_TEXT, ["x", "/x", "-"], [""]),
+        (
+            kinds.ADDRESS_TEXT,
+            ["127.0.0.1:80", "[::1]:80", "[fe80::1%eth0]:80", "unix:x", "unix:/x"],
+            ["", "80", ":80", "localhost:80", "::1:80", "127.0.0.1", "127.0.0.1:x", "unix:@x", "tcp:80"],
+        ),
+    ],
+)
+def test_patterns(pattern: str, fits: list[str], fails: list[str]) -> None:
+    """What a reader refuses for its form, a pattern refuses as well."""
+    assert [] == [text for text in fits if not re.search(pattern, text)]
+    assert [] == [text for text in fails if re.search(pattern, text)]

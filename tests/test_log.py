@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
+import json
 import logging
+import logging.config
 import os
 import pty
 import re
@@ -9,16 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wsworker import log
 from wsworker.errors import PlatformError
-from wsworker.log import Line, Look, Output, escape, set_up
-
-AT = 1_738_284_053.25  # 2025-01-31T00:40:53.250 UTC
+from wsworker.log import Output
+from wsworker.sections import LogConfig
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def root_logger() -> Iterator[logging.Logger]:
     root, websockets = logging.getLogger(), logging.getLogger("websockets")
     levels = root.level, websockets.level
     yield root
-    set_up("info", "-", "test")
+    set_up("info", "-")
     log.flush()
     root.setLevel(levels[0])
     websockets.setLevel(levels[1])
@@ -35,144 +36,14 @@ def root_logger() -> Iterator[logging.Logger]:
         root.removeHandler(output)
 
 
-@pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let local time be an hour ahead of UTC."""
-    import time
-
-    monkeypatch.setenv("TZ", "CET-1")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def set_up(level: Any, file: str, slot: int | None = None) -> int:
+    """Set the log up as this section of a configuration says."""
+    return log.set_up(LogConfig(level=level, file=file), slot)
 
 
 def outputs() -> list[Output]:
     """Return ours among the handlers of the root logger."""
     return [known for known in logging.getLogger().handlers if isinstance(known, Output)]
-
-
-def record(message: str, *args: object, level: int = logging.INFO) -> logging.LogRecord:
-    """Return a record made at a known time and place."""
-    made = logging.LogRecord("app", level, "/srv/app.py", 14, message, args, None)
-    made.created = AT
-    return made
-
-
-def formatted(look: Look, message: str, *args: object, level: int = logging.INFO, process: str = "worker 1") -> str:
-    """Return the text of one record."""
-    return Line(look, process).format(record(message, *args, level=level))
-
-
-# ---- the line
-
-
-@pytest.mark.parametrize(
-    ("look", "process", "line"),
-    [
-        ("terminal", "worker 1", "01:40:53 INFO  worker 1  ready, pid 4243"),
-        ("terminal", "master", "01:40:53 INFO  master    ready, pid 4243"),
-        ("terminal", "worker 12", "01:40:53 INFO  worker 12  ready, pid 4243"),
-        ("plain", "worker 1", "2025-01-31T01:40:53.250+01:00 INFO  worker 1  ready, pid 4243"),
-        ("journal", "worker 1", "<6>worker 1  ready, pid 4243"),
-    ],
-)
-@pytest.mark.usefixtures("berlin")
-def test_looks(look: Look, process: str, line: str) -> None:
-    """Each look has its time, level and process in front of the message."""
-    assert formatted(look, "ready, pid %d", 4243, process=process) == line
-
-
-@pytest.mark.parametrize(
-    ("level", "name", "priority"),
-    [
-        (logging.DEBUG, "DEBUG", 7),
-        (logging.INFO, "INFO ", 6),
-        (logging.WARNING, "WARN ", 4),
-        (logging.ERROR, "ERROR", 3),
-        (logging.CRITICAL, "CRIT ", 2),
-    ],
-)
-def test_levels(level: int, name: str, priority: int) -> None:
-    """Level names are five characters wide, and each has its priority in the journal."""
-    assert formatted("terminal", "hi", level=level)[8:] == f" {name} worker 1  hi"
-    assert formatted("journal", "hi", level=level) == f"<{priority}>worker 1  hi"
-
-
-def test_a_traceback_is_indented() -> None:
-    """A traceback follows its message, on lines that begin with two blanks."""
-    failed = record("on_message failed")
-    try:
-        raise ValueError("one\ntwo")
-    except ValueError:
-        failed.exc_info = sys.exc_info()
-    first, *others = Line("plain", "worker 1").format(failed).split("\n")
-    assert first.endswith("on_message failed")
-    assert others[0] == "  Traceback (most recent call last):"
-    assert others[-2:] == ["  ValueError: one", "  two"]
-    assert all(line.startswith("  ") for line in others)
-
-
-def test_the_journal_sees_the_priority_of_each_line() -> None:
-    """Each line is an entry of its own there, so none may fall back to the default priority."""
-    assert formatted("journal", "one\ntwo", level=logging.ERROR) == "<3>worker 1  one\n<3>  two"
-
-
-def test_a_tab_stays() -> None:
-    """Tabs are harmless and frequent in tracebacks."""
-    assert formatted("journal", "a\tb") == "<6>worker 1  a\tb"
-
-
-def test_a_line_cannot_be_forged() -> None:
-    """A line end in the data of a client gives an indented line, and its colours become text."""
-    text = formatted("terminal", "path %s", "/\r\n01:40:54 INFO  master  \x1b[31mfake")
-    assert text.split("\n")[0].endswith(r"path /\x0d")
-    assert text.split("\n")[1:] == [r"  01:40:54 INFO  master  \x1b[31mfake"]
-
-
-@given(st.text())
-def test_no_message_writes_a_control_character(message: str) -> None:
-    """Whatever is logged: lines after the first are indented, and only tab and newline are left of the controls."""
-    first, *others = formatted("plain", "%s", message).split("\n")
-    assert all(line.startswith("  ") for line in others)
-    assert len(others) == message.count("\n")
-    text = "".join([first, *others])
-    assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e\ud800-\udfff]", text) is None
-    assert len(text.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("message", "args"), [("%d clients", ("many",)), ("%s %s", ("one",))])
-def test_arguments_that_do_not_fit(message: str, args: tuple[str, ...]) -> None:
-    """The line names the message and its place instead of being lost."""
-    text = formatted("journal", message, *args)
-    assert text == f"<6>worker 1  cannot format {message!r} of /srv/app.py:14 (TypeError)"
-
-
-# ---- client text
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("/chat?room=1", "/chat?room=1"),
-        ("Grüße 🐍", "Grüße 🐍"),
-        ("a\r\nb\tc", r"a\x0d\x0ab\x09c"),
-        ("\x1b[2J\x00\x7f\x9b", r"\x1b[2J\x00\x7f\x9b"),
-        ("\u2028\u202e\u2066\udc80", r"\u2028\u202e\u2066\udc80"),
-        (r"C:\x1b", r"C:\x1b"),
-        ("", ""),
-    ],
-)
-def test_escape(text: str, shown: str) -> None:
-    """Control characters, line ends, marks that reorder text and surrogates become visible; the rest stays."""
-    assert escape(text) == shown
-
-
-def test_escape_cuts() -> None:
-    """Up to the limit nothing is cut; behind it the number of missing characters stands."""
-    assert escape("x" * 200) == "x" * 200
-    assert escape("x" * 201) == "x" * 200 + "... (1 more)"
-    assert escape("\x00\x00\x00", limit=2) == r"\x00\x00... (1 more)"
 
 
 # ---- the process
@@ -181,7 +52,7 @@ def test_escape_cuts() -> None:
 def test_user_code_looks_like_ours(tmp_path: Path) -> None:
     """A logger of the user's and one of ours write the same line."""
     file = tmp_path / "log"
-    set_up("info", str(file), "worker 3")
+    set_up("info", str(file), 3)
     logging.getLogger("some.module").info("one")
     logging.getLogger("wsworker.worker").info("two")
     logging.info("three")
@@ -204,7 +75,7 @@ def test_user_code_looks_like_ours(tmp_path: Path) -> None:
 def test_level(level: str, shown: list[str], tmp_path: Path) -> None:
     """Records below the configured level are not written."""
     file = tmp_path / "log"
-    set_up(level, str(file), "master")
+    set_up(level, str(file))
     logger = logging.getLogger("wsworker.master")
     for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         logger.log(number, "x")
@@ -215,7 +86,7 @@ def test_level(level: str, shown: list[str], tmp_path: Path) -> None:
 def test_websockets_is_silent(level: str, shown: list[str], tmp_path: Path) -> None:
     """The library is heard from WARNING up, and never more than the configured level allows."""
     file = tmp_path / "log"
-    set_up(level, str(file), "master")
+    set_up(level, str(file))
     for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         logging.getLogger("websockets.server").log(number, "x")
     assert [line.split()[1] for line in file.read_text().splitlines()] == shown
@@ -226,7 +97,7 @@ def test_the_file(tmp_path: Path) -> None:
     file = tmp_path / "log"
     mask = os.umask(0o022)
     try:
-        fd = set_up("info", str(file), "master")
+        fd = set_up("info", str(file))
     finally:
         os.umask(mask)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
@@ -241,9 +112,9 @@ def test_the_file(tmp_path: Path) -> None:
 def test_a_worker_keeps_the_file_of_the_master(tmp_path: Path) -> None:
     """A second set-up changes the name in the lines and opens nothing: the file may be out of reach by now."""
     file = tmp_path / "log"
-    fd = set_up("info", str(file), "master")
+    fd = set_up("info", str(file))
     file.rename(tmp_path / "moved")
-    assert set_up("warning", str(file), "worker 1") == fd
+    assert set_up("warning", str(file), 1) == fd
     logging.getLogger("wsworker").warning("hi")
     assert not file.exists()
     assert (tmp_path / "moved").read_text()[29:] == " WARN  worker 1  hi\n"
@@ -252,8 +123,8 @@ def test_a_worker_keeps_the_file_of_the_master(tmp_path: Path) -> None:
 
 def test_another_file(tmp_path: Path) -> None:
     """With another file the first one is closed and gets no more lines."""
-    first = set_up("info", str(tmp_path / "first"), "master")
-    second = set_up("info", str(tmp_path / "second"), "master")
+    first = set_up("info", str(tmp_path / "first"))
+    second = set_up("info", str(tmp_path / "second"))
     logging.getLogger("wsworker").info("hi")
     assert (tmp_path / "first").read_text() == ""
     assert (tmp_path / "second").read_text()[29:] == " INFO  master    hi\n"
@@ -265,9 +136,9 @@ def test_another_file(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     """The error names the file, the reason and the key; the old output stays."""
-    set_up("info", str(tmp_path / "log"), "master")
+    set_up("info", str(tmp_path / "log"))
     with pytest.raises(PlatformError) as error:
-        set_up("info", str(tmp_path / "nowhere" / "log"), "master")
+        set_up("info", str(tmp_path / "nowhere" / "log"))
     assert str(error.value) == (
         f"cannot open the log file {tmp_path}/nowhere/log: No such file or directory; "
         "change `log.file` or make it writable"
@@ -280,12 +151,12 @@ def test_a_named_pipe_without_a_reader(tmp_path: Path) -> None:
     """Opening it is an error; it does not wait."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PlatformError):
-        set_up("info", str(tmp_path / "pipe"), "master")
+        set_up("info", str(tmp_path / "pipe"))
 
 
 def test_a_full_disk(root_logger: logging.Logger) -> None:
     """What cannot be written is counted, and the caller hears nothing."""
-    set_up("info", "/dev/full", "master")
+    set_up("info", "/dev/full")
     before = log.dropped()
     root_logger.info("one")
     root_logger.info("two")
@@ -296,7 +167,7 @@ def test_a_stuck_pipe(root_logger: logging.Logger, tmp_path: Path) -> None:
     """A pipe that nobody empties takes what it can, then records wait, then they are lost; a flush brings the rest."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    set_up("info", str(tmp_path / "pipe"), "master")
+    set_up("info", str(tmp_path / "pipe"))
     before = log.dropped()
     root_logger.info("x" * 1_000_000)
     root_logger.info("y")
@@ -320,10 +191,9 @@ def test_an_argument_that_cannot_be_shown(tmp_path: Path) -> None:
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
-    set_up("info", str(tmp_path / "log"), "master")
+    set_up("info", str(tmp_path / "log"))
     before = log.dropped()
-    broken = record("")
-    broken.msg = Broken()
+    broken = logging.makeLogRecord({"msg": Broken()})
     outputs()[0].handle(broken)
     assert log.dropped() - before == 1
     logging.getLogger("wsworker").info("hi")
@@ -339,7 +209,7 @@ def test_an_argument_that_cannot_be_shown(tmp_path: Path) -> None:
 def test_rotation(tmp_path: Path) -> None:
     """A file that was moved away gets the lines until the log is reopened, then a new one does: none is lost."""
     file = tmp_path / "log"
-    fd = set_up("info", str(file), "master")
+    fd = set_up("info", str(file))
     logger = logging.getLogger("wsworker")
     logger.info("one")
     file.rename(tmp_path / "moved")
@@ -357,7 +227,7 @@ def test_rotation(tmp_path: Path) -> None:
 
 def test_reopening_without_rotation(tmp_path: Path) -> None:
     """Nothing changes then; and no descriptor is left over."""
-    set_up("info", str(tmp_path / "log"), "master")
+    set_up("info", str(tmp_path / "log"))
     before = os.listdir("/proc/self/fd")
     for number in range(3):
         logging.getLogger("wsworker").info("%d", number)
@@ -369,7 +239,7 @@ def test_reopening_without_rotation(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_reopened(tmp_path: Path) -> None:
     """The old one stays in use, and the error says which one it is about."""
     (tmp_path / "logs").mkdir()
-    set_up("info", str(tmp_path / "logs" / "log"), "master")
+    set_up("info", str(tmp_path / "logs" / "log"))
     (tmp_path / "logs").rename(tmp_path / "moved")
     with pytest.raises(PlatformError, match=r"cannot open the log file .*/logs/log: No such file or directory; change"):
         log.reopen()
@@ -380,7 +250,7 @@ def test_a_file_that_cannot_be_reopened(tmp_path: Path) -> None:
 def test_a_worker_adopts_the_file_of_the_master(tmp_path: Path) -> None:
     """It needs no right to open it: the descriptor is put in place of its own and closed."""
     file = tmp_path / "log"
-    fd = set_up("info", str(file), "worker 1")
+    fd = set_up("info", str(file), 1)
     before = os.listdir("/proc/self/fd")
     file.rename(tmp_path / "moved")
     log.adopt(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
@@ -400,7 +270,7 @@ def test_a_process_without_a_log() -> None:
 
 def test_logging_config_of_the_user(tmp_path: Path) -> None:
     """User code may take the records elsewhere; it closes our handler, and the file is opened anew all the same."""
-    fd = set_up("info", str(tmp_path / "log"), "worker 1")
+    fd = set_up("info", str(tmp_path / "log"), 1)
     for output in outputs():
         logging.getLogger().removeHandler(output)
         output.close()
@@ -410,6 +280,25 @@ def test_logging_config_of_the_user(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "printed\n"
 
 
+@pytest.mark.parametrize("form", ["dict", "file"])
+def test_logging_config_that_disables(form: str, tmp_path: Path) -> None:
+    """Without disable_existing_loggers=False, the loggers that it does not name are mute; ours are heard again."""
+    set_up("info", str(tmp_path / "log"), 1)
+    ours, theirs = logging.getLogger("wsworker.some.part"), logging.getLogger("wsworkers")
+    if form == "dict":
+        logging.config.dictConfig({"version": 1})
+    else:
+        text = "[loggers]\nkeys=root\n[handlers]\nkeys=\n[formatters]\nkeys=\n[logger_root]\nhandlers=\n"
+        logging.config.fileConfig(io.StringIO(text))
+        set_up("info", str(tmp_path / "log"), 1)
+    ours.info("mute")
+    log.keep_enabled()
+    ours.info("heard")
+    theirs.info("mute")
+    assert (tmp_path / "log").read_text()[29:] == " INFO  worker 1  heard\n"
+    theirs.disabled = False
+
+
 # ---- standard error: in a process of its own, because the test runner has its hands on ours
 
 ON_STDERR = """
@@ -417,51 +306,97 @@ import logging, os, sys
 if sys.argv[1] == "journal":
     status = os.fstat(2)
     os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+from types import SimpleNamespace
 from wsworker import log
-assert log.set_up("info", "-", "worker 1") == 2
+assert log.set_up(SimpleNamespace(level="info", file="-", format=sys.argv[2]), 1) == 2
 logging.getLogger(__name__).info("hi")
 """
 
 
-def run(code: str, *arguments: str, stderr: int = subprocess.PIPE, journal_stream: str = "") -> str:
+def on_terminal(code: str, *arguments: str, **environ: Any) -> str:
+    """Run Python code in a process of its own whose stderr is a terminal; return what came out there."""
+    ours, theirs = pty.openpty()
+    run(code, *arguments, stderr=theirs, **environ)
+    os.close(theirs)
+    text = os.read(ours, 4096).decode()
+    os.close(ours)
+    return text
+
+
+def run(
+    code: str,
+    *arguments: str,
+    stderr: int = subprocess.PIPE,
+    journal_stream: str = "",
+    check: bool = True,
+    **environ: str,
+) -> str:
     """Run Python code in a process of its own; return what came out on stderr."""
-    environ = {"PATH": os.environ["PATH"], "JOURNAL_STREAM": journal_stream}
+    environ = {"PATH": os.environ["PATH"], "JOURNAL_STREAM": journal_stream, **environ}
     command = [sys.executable, "-c", code, *arguments]
     folder = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environ, cwd=folder, stderr=stderr, text=True, check=True)
+    done = subprocess.run(command, env=environ, cwd=folder, stderr=stderr, text=True, check=check)
     return done.stderr or ""
 
 
 def test_stderr() -> None:
     """On a pipe the lines carry date, time and offset."""
-    line = run(ON_STDERR, "pipe")
+    line = run(ON_STDERR, "pipe", "auto")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d INFO  worker 1  hi\n", line)
 
 
 def test_the_journal_on_stderr() -> None:
     """When $JOURNAL_STREAM names our stderr, the journal's look is used."""
-    assert run(ON_STDERR, "journal") == "<6>worker 1  hi\n"
+    assert run(ON_STDERR, "journal", "auto") == "<6>worker 1  hi\n"
 
 
 def test_a_journal_of_somebody_else() -> None:
     """An inherited $JOURNAL_STREAM that is not our stderr means nothing."""
-    assert not run(ON_STDERR, "pipe", journal_stream="8:1234").startswith("<6>")
+    assert not run(ON_STDERR, "pipe", "auto", journal_stream="8:1234").startswith("<6>")
 
 
 def test_a_terminal_on_stderr() -> None:
     """On a terminal the lines carry the time of day only."""
-    ours, theirs = pty.openpty()
-    run(ON_STDERR, "terminal", stderr=theirs)
-    os.close(theirs)
-    line = os.read(ours, 4096).decode()
-    os.close(ours)
+    line = on_terminal(ON_STDERR, "terminal", "auto")
     assert re.fullmatch(r"\d\d:\d\d:\d\d INFO  worker 1  hi\r\n", line)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ends", "line"),
+    [
+        ("console", "pipe", r"20\S+ INFO  worker 1  hi\n"),
+        ("console", "journal", r"20\S+ INFO  worker 1  hi\n"),
+        ("journal", "pipe", r"<6>worker 1  hi\n"),
+        ("json", "journal", r'\{"time": "20\S+", "level": "info", .*, "message": "hi", "exception": null\}\n'),
+    ],
+)
+def test_a_format_that_was_chosen(wanted: str, ends: str, line: str) -> None:
+    """It is used wherever the lines go; `console` has the date wherever that is no terminal."""
+    assert re.fullmatch(line, run(ON_STDERR, ends, wanted))
+
+
+@pytest.mark.parametrize(
+    ("preferred", "environ", "is_colored"),
+    [
+        ("None", {}, True),
+        ("None", {"NO_COLOR": "1"}, False),
+        ("None", {"TERM": "dumb"}, False),
+        ("True", {"NO_COLOR": "1"}, True),
+        ("False", {}, False),
+    ],
+)
+def test_color(preferred: str, environ: dict[str, Any], is_colored: bool) -> None:
+    """A terminal has colour, unless the environment or a flag says otherwise; a flag overrides both."""
+    code = ON_STDERR.replace("assert", f"log.prefer_color({preferred})\nassert").replace("info(", "warning(")
+    line = on_terminal(code, "terminal", "auto", **environ)
+    assert line.endswith((" \x1b[33mWARN \x1b[0m" if is_colored else " WARN ") + " worker 1  hi\r\n")
 
 
 PRINTING = """
 import logging, os, subprocess, sys
+from types import SimpleNamespace
 from wsworker import log
-fd = log.set_up("info", sys.argv[1], "worker 1")
+fd = log.set_up(SimpleNamespace(level="info", file=sys.argv[1], format="auto"), 1)
 log.redirect_output(fd)
 print("printed")
 logging.getLogger(__name__).info("logged")
@@ -495,13 +430,16 @@ def test_nothing_open_to_print_to(tmp_path: Path) -> None:
 
 WORKER = """
 import logging, os, subprocess, sys
+from types import SimpleNamespace
 from wsworker import log
+def set_up(file, form="auto", slot=1):
+    return log.set_up(SimpleNamespace(level="info", file=file, format=form), slot)
 logger = logging.getLogger(__name__)
 file = sys.argv[1]
-output = log.set_up("info", file, "worker 1")
+output = set_up(file, *sys.argv[3:])
 if file != "-":
     log.redirect_output(output)
-log.unblock_output()
+log.capture_output()
 """
 
 
@@ -532,33 +470,37 @@ assert (1, 2) == (sys.stdout.fileno(), sys.stderr.fileno())
     file = tmp_path / "log"
     assert run(WORKER + code, str(file)) == ""
     assert lines_of((tmp_path / "log.1").read_text()) == [
-        "printed",
+        "INFO  worker 1  printed",
         "INFO  worker 1  logged",
-        "complained",
+        "WARN  worker 1  complained",
         "by a program",
-        "late",
+        "INFO  worker 1  late",
     ]
-    assert lines_of((tmp_path / "log.2").read_text()) == ["new", "INFO  worker 1  logged anew", "by a new program"]
-    assert lines_of(file.read_text()) == ["newer", "by the newest program"]
+    assert lines_of((tmp_path / "log.2").read_text()) == [
+        "INFO  worker 1  new",
+        "INFO  worker 1  logged anew",
+        "by a new program",
+    ]
+    assert lines_of(file.read_text()) == ["WARN  worker 1  newer", "by the newest program"]
 
 
 def test_prints_follow_to_another_file(tmp_path: Path) -> None:
     """A daemon whose log file changes takes its descriptors 1 and 2 along; there is no standard error to go back to."""
     code = """
-log.set_up("info", file + ".other", "master")
+set_up(file + ".other")
 print("printed")
 subprocess.run(["echo", "by a program"], check=True)
 try:
-    log.set_up("info", "-", "master")
+    set_up("-", slot=None)
 except Exception as error:
     logger.info("%s", error)
 """
     run(WORKER + code, str(tmp_path / "log"))
     assert (tmp_path / "log").read_text() == ""
     assert lines_of((tmp_path / "log.other").read_text()) == [
-        "printed",
+        "INFO  worker 1  printed",
         "by a program",
-        "INFO  master    there is no standard error to log to after a start with -d; set `log.file`",
+        "INFO  worker 1  there is no standard error to log to after a start with -d; set `log.file`",
     ]
 
 
@@ -566,8 +508,63 @@ def test_output_that_was_closed(tmp_path: Path) -> None:
     """Prints go to the file where one is named, and nowhere else."""
     code = WORKER.replace("output =", "sys.stdout = sys.stderr = None\noutput =")
     run(f"{code}\nprint('printed')", str(tmp_path / "log"))
-    assert lines_of((tmp_path / "log").read_text()) == ["printed"]
+    assert lines_of((tmp_path / "log").read_text()) == ["INFO  worker 1  printed"]
     assert run(f"{code}\nassert sys.stdout is None and sys.stderr is None\nprint('nothing')", "-") == ""
+
+
+def test_prints_go_where_they_would(tmp_path: Path) -> None:
+    """What goes to stdout stays there, in the same format; no level keeps it back, and log lines stay on stderr."""
+    code = """
+logging.getLogger().setLevel("ERROR")
+print("on stdout")
+print("on stderr", file=sys.stderr)
+logger.error("logged")
+"""
+    with (tmp_path / "out").open("wb") as out:
+        keep = f"os.dup2({out.fileno()}, 1)"
+        command = f"import os\n{keep}\n{WORKER}{code}"
+        err = subprocess.run(
+            [sys.executable, "-c", command, "-", "", "json"],
+            cwd=Path(__file__).parent.parent,
+            pass_fds=[out.fileno()],
+            stderr=subprocess.PIPE,
+            check=True,
+        ).stderr
+    (printed,) = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert ("stdout", "info", "on stdout") == (printed["logger"], printed["level"], printed["message"])
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [("stderr", "warning", "on stderr"), ("__main__", "error", "logged")] == [
+        (line["logger"], line["level"], line["message"]) for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    ['io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")', 'codecs.getwriter("utf-8")(sys.stdout.buffer)'],
+)
+def test_printing_survives_what_is_wrapped_around(wrapped: str, tmp_path: Path) -> None:
+    """What was in place before, once collected, closes the stream that both have below them; that harms nobody."""
+    code = f"""
+import codecs, io
+assert ("w", "<stdout>") == (sys.stdout.mode, sys.stdout.name)
+print("half", end="")
+sys.stdout = {wrapped}
+print("wrapped", flush=True)
+sys.stdout = {wrapped if "io." in wrapped else "sys.stdout"}
+print("wrapped again", flush=True)
+"""
+    run(WORKER + code, str(tmp_path / "log"))
+    assert [line.split("  ")[-1] for line in lines_of((tmp_path / "log").read_text())] == [
+        "half",
+        "wrapped",
+        "wrapped again",
+    ]
+
+
+def test_a_line_that_is_flushed_is_out(tmp_path: Path) -> None:
+    """Also if the process is killed then: what was flushed has been written."""
+    run(f"{WORKER}\nprint('half', end='', flush=True)\nos.kill(os.getpid(), 9)", str(tmp_path / "log"), check=False)
+    assert lines_of((tmp_path / "log").read_text()) == ["INFO  worker 1  half"]
 
 
 STUCK = """
@@ -621,6 +618,6 @@ def test_a_stuck_reader_of_standard_output(pipes: str, tmp_path: Path) -> None:
     assert int(lost) == sum(losses)
     assert 30_000 == len(lines) - len(losses) + sum(losses)
     for kind in "xyz":
-        kept = [line[line.index(kind) :] for line in lines if kind * 100 in line]
+        kept = [line[line.index(kind * 100) :] for line in lines if kind * 100 in line]
         numbers = [int(line.removeprefix(f"{kind * 100} ")) for line in kept]
         assert numbers == sorted(set(numbers))

@@ -20,10 +20,16 @@ UNMIRRORED = {
     "master/test_supervisor_properties.py": "master/supervisor.py, over a fake kernel",
     "protocol/test_lanes.py": "protocol/session.py with the fast lane and without, beside the libraries it stands on",
     "protocol/test_sizes.py": "protocol/session.py: every limit on sizes, in both lanes",
+    "cli/test_imports.py": "how much each command loads",
+    "test_docs.py": "README.md and docs/: links, and what they tell their reader to type",
+    "test_json.py": "docs/json.md",
     "test_layers.py": "the import rule",
+    "test_logging.py": "docs/logging.md",
     "test_mirror.py": "this rule",
+    "test_reference.py": "tests/reference: the generated pages of docs/",
     "test_reliability.py": "docs/reliability.md",
     "test_security.py": "docs/security.md",
+    "test_troubleshooting.py": "docs/troubleshooting.md",
     "test_units.py": "systemd/",
 }
 
@@ -31,6 +37,7 @@ UNMIRRORED = {
 UNMIRRORED_FOLDERS = {
     "browser": "the real daemon, driven by a real browser",
     "compliance": "the run of the Autobahn test suite",
+    "examples": "each example, started as it is shipped",
     "fuzz": "whatever takes bytes from strangers",
     "system": "the real daemon",
 }

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from wsworker.kinds import Section
-from wsworker.sections import HttpConfig, LogConfig, TlsConfig, WebSocketConfig
-from wsworker.values import Sentence
+from wsworker.sections import AdminConfig, BusConfig, HttpConfig, LogConfig, TlsConfig, WebSocketConfig
+from wsworker.values import ListenAddress, Sentence
 
 CONTEXT = {"folder": "/srv/hello"}
 
@@ -51,6 +51,7 @@ def refusals(section: type[Section], **keys: object) -> list[tuple[str, str]]:
         (WebSocketConfig, "max_handshakes", 10**6, 10**6),
         (WebSocketConfig, "max_per_address", 20, 20),
         (WebSocketConfig, "max_per_user", 5, 5),
+        (WebSocketConfig, "max_topics", 0, 0),
         (WebSocketConfig, "compression", "deflate", "deflate"),
         (WebSocketConfig, "subprotocols", ["chat.v2", "chat.v1"], ("chat.v2", "chat.v1")),
         (WebSocketConfig, "origins", "*", "*"),
@@ -68,6 +69,14 @@ def refusals(section: type[Section], **keys: object) -> list[tuple[str, str]]:
         (LogConfig, "level", "debug", "debug"),
         (LogConfig, "file", "-", "-"),
         (LogConfig, "file", "x.log", "/srv/hello/x.log"),
+        (LogConfig, "format", "json", "json"),
+        (LogConfig, "access", True, True),
+        (AdminConfig, "listen", "127.0.0.1:9464", ListenAddress("127.0.0.1", 9464)),
+        (AdminConfig, "listen", "unix:x", ListenAddress("", 0, "/srv/hello/x")),
+        (AdminConfig, "listen", None, None),
+        (AdminConfig, "min_ready", 256, 256),
+        (BusConfig, "max_message", "1GiB", 1024**3),
+        (BusConfig, "peer_queue", 1, 1),
     ],
 )
 def test_taken(section: type[Section], key: str, value: object, expected: object) -> None:
@@ -96,6 +105,7 @@ def test_taken(section: type[Section], key: str, value: object, expected: object
         (WebSocketConfig, "max_handshakes", [0, 10**6 + 1, None]),
         (WebSocketConfig, "max_per_address", [-1, 10**6 + 1, None]),
         (WebSocketConfig, "max_per_user", [-1, "none", None]),
+        (WebSocketConfig, "max_topics", [-1, "none", None]),
         (WebSocketConfig, "compression", ["gzip", "permessage-deflate", True, None]),
         (WebSocketConfig, "subprotocols", ["chat", ["a b"], ["a", "a"], None]),
         (WebSocketConfig, "origins", ["example.org", ["null "], None]),
@@ -106,12 +116,28 @@ def test_taken(section: type[Section], key: str, value: object, expected: object
         (HttpConfig, "allowed_hosts", ["*", [""], ["https://example.org"], ["a", "A"], 5, None]),
         (LogConfig, "level", ["INFO", None]),
         (LogConfig, "file", ["", None]),
+        (LogConfig, "format", ["JSON", "text", None]),
+        (LogConfig, "access", ["-", "yes", "access.log", 1, None]),
+        (AdminConfig, "listen", ["9464", "localhost:9464", 9464]),
+        (AdminConfig, "min_ready", [0, 257, "1", None]),
+        (BusConfig, "max_message", [0, "1MB", "2GiB", None]),
+        (BusConfig, "peer_queue", [0, None]),
     ],
 )
 def test_refused(section: type[Section], key: str, values: list[object]) -> None:
     """Each of these values is refused."""
     for value in values:
         assert {key} == {refused for refused, _ in refusals(section, **{key: value})}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("-", True), ("/var/log/x", True), ("x.log", True), ("yes", False), ("", False)]
+)
+def test_the_access_log_is_no_file(value: str, told: bool) -> None:
+    """Who writes a path, or the "-" of gunicorn, learns where the lines go."""
+    with pytest.raises(ValidationError) as caught:
+        LogConfig.model_validate({"access": value}, context=CONTEXT)
+    assert told == ("its lines go into the log, see log.file" in str(caught.value))
 
 
 @pytest.mark.parametrize("key", ["keyfile", "ca_certs"])

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import resource
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ends import EVERY_KIND, LINE, Ends, a_pipe, a_terminal, have
+from tests.ends import EVERY_KIND, LINE, Ends, a_pipe, have
 from tests.master.forks import in_child
-from wsworker.sink import ROOM_BYTES, Sink, Stream
+from wsworker.sink import ROOM_BYTES, Sink
 
 
 def report(count: int) -> bytes:
@@ -389,66 +386,3 @@ def test_whatever_comes_when(steps: list[int | None]) -> None:
         came += drained(sink, reader)
         # thirty of these records do not fill the queue: nothing may be lost here
         assert (0, written) == (sink.dropped, came)
-
-
-# ---- streams
-
-
-def text(sink: Sink, fd: int) -> io.TextIOWrapper:
-    """Return what a worker has as sys.stdout."""
-    return io.TextIOWrapper(Stream(sink, fd), "utf-8", "backslashreplace", line_buffering=True)
-
-
-def test_prints() -> None:
-    """A line goes out when it is whole, in one piece; a part of one when it is flushed."""
-    with contextlib.ExitStack() as stack:
-        reader, writer = a_pipe(stack)
-        stdout = text(stack.enter_context(over(writer)), 1)
-        print("Grüße", 1, end="", file=stdout)
-        assert b"" == have(reader)
-        print(" \udc80", file=stdout)
-        assert "Grüße 1 \\udc80\n".encode() == have(reader)
-        print("100 %", end="\r", flush=True, file=stdout)
-        assert b"100 %\r" == have(reader)
-        assert 4 == stdout.buffer.write(b"raw\n")
-        assert b"raw\n" == have(reader)
-
-
-def test_a_stream_knows_its_descriptor() -> None:
-    """Programs started with stdout=sys.stdout get the real one, and a terminal is known."""
-    with contextlib.ExitStack() as stack:
-        _, pipe = a_pipe(stack)
-        _, terminal = a_terminal(stack)
-        on_pipe, on_terminal = (text(stack.enter_context(over(fd)), fd) for fd in (pipe, terminal))
-        assert (pipe, False) == (on_pipe.fileno(), on_pipe.isatty())
-        assert (terminal, True) == (on_terminal.fileno(), on_terminal.isatty())
-        assert (True, False, False) == (on_pipe.writable(), on_pipe.readable(), on_pipe.seekable())
-        names = [text(stack.enter_context(over(pipe)), number).name for number in (1, 2)]
-        assert ["<stdout>", "<stderr>"] == names
-        subprocess.run(["true"], stdout=on_pipe, check=True)
-
-
-def test_a_closed_stream() -> None:
-    """Closing it, as user code may, does not close the descriptor."""
-    with contextlib.ExitStack() as stack:
-        _, writer = a_pipe(stack)
-        stdout = text(stack.enter_context(over(writer)), writer)
-        stdout.close()
-        os.fstat(writer)
-        with pytest.raises(ValueError, match="closed"):
-            print("x", file=stdout)
-
-
-def test_prints_on_a_stuck_pipe() -> None:
-    """A print neither waits nor raises, whatever its size."""
-
-    def child() -> None:
-        with contextlib.ExitStack() as stack:
-            _, writer = a_pipe(stack)
-            sink = stack.enter_context(over(writer))
-            stdout = text(sink, 1)
-            for size in (10, 100_000, 1_000_000, 10):
-                print("x" * size, file=stdout, flush=True)
-            assert 0 < sink.dropped
-
-    in_child(child)

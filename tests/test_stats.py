@@ -4,13 +4,9 @@ import os
 
 import pytest
 
-from wsworker.stats import Counters, Reading, Table
-
-
-def test_counters_add_field_by_field() -> None:
-    """A sum keeps every field apart."""
-    added = Counters(accepted=10, log_dropped=20)
-    assert Counters(11, 2, 3, 4, 5, 6, 7, 8, 9, 30) == Counters(1, 2, 3, 4, 5, 6, 7, 8, 9, 10).plus(added)
+from wsworker.bus.members import Member, Standing
+from wsworker.counters import Counters
+from wsworker.stats import Reading, Table
 
 
 def test_a_new_seat_reads_as_zero() -> None:
@@ -25,8 +21,8 @@ def test_what_a_worker_writes_is_read_back() -> None:
     """Units are turned: nanoseconds and microseconds become seconds."""
     table = Table(1)
     seat = table.claim(1, 7)
-    seat.write(2_500_000_000, 1500, 3, True, Counters(messages_in=9))
-    assert Reading(2.5, 0.0015, 3, True, Counters(messages_in=9)) == table.read(1, 7)
+    seat.write(2_500_000_000, 1500, 3, True, Counters(messages_in=9), 4096, 2)
+    assert Reading(2.5, 0.0015, 3, True, Counters(messages_in=9), 4096, 2) == table.read(1, 7)
 
 
 def test_connections_are_counted_between_beats() -> None:
@@ -56,6 +52,80 @@ def test_counters_survive_death_and_never_go_back() -> None:
     assert Counters() == table.totals(1) == table.totals(3)
 
 
+def test_all_that_is_counted_survives_death() -> None:
+    """Labels and histograms are folded like the rest, and those of several workers add up."""
+    table = Table(2)
+    for worker in (1, 2):
+        counters = Counters()
+        counters.reject("full")
+        counters.close(4001)
+        counters.accepted = 1
+        counters.sync_calls.add(0.25)
+        table.claim(2, worker).write(1, 0, 0, False, counters)
+    before = table.totals(2)
+    table.fold(2, 1)
+    assert before == table.totals(2)
+    table.fold(2, 2)
+    assert before == table.totals(2)
+    assert (2, 2) == (before.rejections["full"], before.closed["4xxx"])
+    assert (2, 0.5) == (sum(before.sync_calls.counts), before.sync_calls.seconds)
+
+
+def test_who_was_connected_to_a_dead_worker_counts_as_closed() -> None:
+    """Nobody was there to count them, so the fold does: what was opened and not closed was lost, code 1006."""
+    table = Table(1)
+    counters = Counters(accepted=5)
+    counters.close(1000)
+    counters.close(1006)
+    table.claim(1, 1).write(1, 0, 3, False, counters)
+    table.fold(1, 1)
+    closed = table.totals(1).closed
+    assert (1, 4, 5) == (closed["1000"], closed["1006"], sum(closed.values()))
+
+
+def test_both_workers_of_a_slot_are_read() -> None:
+    """During a reload there are two readings, else one or none."""
+    table = Table(2)
+    assert [] == table.readings(1)
+    table.claim(1, 1).write(1, 0, 3, False, Counters(), 10)
+    table.claim(1, 2).write(2, 0, 1, False, Counters(), 20)
+    table.claim(2, 3)
+    assert [(3, 10), (1, 20)] == [(each.connections, each.send_buffer) for each in table.readings(1)]
+    table.fold(1, 1)
+    assert [1] == [each.connections for each in table.readings(1)]
+
+
+def test_a_sum_is_never_taken_in_the_middle_of_a_fold() -> None:
+    """A reader in another process sees the same sum all the time while workers come, count and are folded."""
+    table = Table(1)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - runs in the child
+        wrong = 0
+        last = 0
+        while last < 20_000:
+            now = table.totals(1).accepted
+            wrong += now < last or now % 100 != 0
+            last = now
+        os.write(writer, b"bad" if wrong else b"good")
+        os._exit(0)
+    for worker in range(1, 201):
+        table.claim(1, worker).write(1, 0, 0, False, Counters(accepted=100))
+        table.fold(1, worker)
+    os.waitpid(pid, 0)
+    assert b"good" == os.read(reader, 10)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_master_that_died_in_a_fold_stops_no_reader() -> None:
+    """The number of folds stays odd then; after many tries the reader takes what there is."""
+    table = Table(1)
+    table.claim(1, 1).write(1, 0, 0, False, Counters(accepted=1))
+    table._record(1)[0] = 1
+    assert 1 == table.totals(1).accepted
+
+
 def test_a_seat_taken_again_starts_at_zero() -> None:
     """Nothing of the worker before shows in the reading of the next one."""
     table = Table(1)
@@ -72,6 +142,27 @@ def test_a_third_worker_of_a_slot_is_impossible() -> None:
     table.claim(1, 2)
     with pytest.raises(AssertionError, match="two workers"):
         table.claim(1, 3)
+
+
+def test_who_lives_and_where_each_stands() -> None:
+    """A worker starts where it is claimed; it is gone when it is folded, and its successor starts anew."""
+    table = Table(3)
+    assert [] == table.members()
+    first = table.claim(2, 5)
+    first.stand(Standing.READY)
+    table.claim(3, 6)
+    table.claim(2, 7)
+    assert [
+        Member(5, 2, Standing.READY),
+        Member(6, 3, Standing.STARTING),
+        Member(7, 2, Standing.STARTING),
+    ] == table.members()
+    first.stand(Standing.DRAINING)
+    assert Member(5, 2, Standing.DRAINING) in table.members()
+    table.fold(2, 5)
+    assert {6, 7} == {member.worker for member in table.members()}
+    table.claim(2, 8)
+    assert Member(8, 2, Standing.STARTING) in table.members()
 
 
 def test_others_are_those_of_other_slots() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from wsworker import wire
 from wsworker.errors import WireError
+from wsworker.query import LONGEST, MAX_LIMIT, SORTS, Query
 from wsworker.wire import (
     MAX_LINE_BYTES,
     Command,
@@ -44,20 +45,47 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-COMMANDS = st.builds(Command, st.sampled_from(get_args(wire.CommandName)), st.booleans())
+NAMES = st.none() | st.text()
+QUERIES = st.builds(
+    Query,
+    slot=st.none() | st.integers(),
+    ip=st.sampled_from([None, "192.0.2.7", "2001:db8::/32"]),
+    path=NAMES,
+    user=NAMES,
+    topic=NAMES,
+    sort=st.sampled_from([*SORTS]),
+    limit=st.integers(1, MAX_LIMIT),
+)
+
+
+def others(names: Any, one: str) -> st.SearchStrategy[str]:
+    """Give all words of a list but one."""
+    return st.sampled_from([name for name in get_args(names) if name != one])
+
+
+COMMANDS = st.builds(Command, others(wire.CommandName, "connections"), st.booleans()) | st.builds(
+    Command, st.just("connections"), query=QUERIES
+)
 REPLIES = st.builds(Reply, st.booleans(), st.dictionaries(st.text(), VALUES, max_size=4))
 ORDERS = st.builds(
     Order,
-    st.sampled_from(get_args(wire.OrderName)),
+    others(wire.OrderName, "list"),
     st.sampled_from(get_args(wire.DrainReason)),
     st.integers(0, 2**40),
     st.integers(0, 2**40),
+) | st.builds(
+    Order, st.just("list"), token=st.integers(), until=st.floats(allow_nan=False, allow_infinity=False), query=QUERIES
 )
 REPORTS = st.builds(
     Report,
     st.sampled_from(get_args(wire.ReportName)),
     st.sampled_from(get_args(wire.FailureKind)),
     TEXT,
+    TEXT,
+    st.integers(),
+    st.integers(),
+    st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=3).map(tuple),
+    st.booleans(),
     TEXT,
 )
 MESSAGES: st.SearchStrategy[Message] = st.one_of(COMMANDS, REPLIES, ORDERS, REPORTS)
@@ -147,15 +175,40 @@ def test_a_line_at_the_limit_is_taken() -> None:
     assert [b"x" * MAX_LINE_BYTES] == Lines().feed(b"x" * MAX_LINE_BYTES + b"\n")
 
 
+@pytest.mark.parametrize("character", ["\x00", "\x7f", '"', "\\", "é", "\u2028", "😀", "\ud800"])
+def test_the_order_of_any_command_fits_a_line(character: str) -> None:
+    """Whatever query a command has brought, its order is no longer than a worker reads: too long a one would end it."""
+    texts = {name: character * longest for name, longest in LONGEST.items()} | {"ip": "::1/128"}
+    # as many digits as json.loads takes for an integer
+    query = Query(**texts, slot=int("9" * 4300), sort="remote", limit=MAX_LIMIT)
+    line = encode(Command("connections", query=query)).removesuffix(b"\n")
+    taken = decode_command(line).query
+    assert query == taken
+    order = encode(Order("list", token=2**63, until=1e17 / 3, query=taken)).removesuffix(b"\n")
+    assert len(order) < MAX_LINE_BYTES // 2
+    for name, longest in LONGEST.items():
+        longer = Command("connections", query=replace(query, **{name: character * (longest + 1)}))
+        with pytest.raises(WireError, match=f"{name} is longer than {longest} characters"):
+            decode_command(encode(longer).removesuffix(b"\n"))
+
+
 def test_the_lines_are_as_people_read_them() -> None:
     """One object with version, type and every field; plain text stands as it is."""
-    assert b'{"v":1,"type":"command","name":"stop","quick":true}\n' == encode(Command("stop", True))
-    assert b'{"v":1,"type":"order","name":"drain","why":"reload","slot":0,"fds":0}\n' == encode(
+    assert b'{"v":1,"type":"command","name":"stop","quick":true,"query":null}\n' == encode(Command("stop", True))
+    query = b'{"slot":3,"ip":null,"path":"/a","user":null,"topic":null,"sort":"since","limit":9}'
+    assert b'{"v":1,"type":"command","name":"connections","quick":false,"query":%b}\n' % query == encode(
+        Command("connections", query=Query(slot=3, path="/a", sort="since", limit=9))
+    )
+    nothing = b'"token":0,"until":0.0,"query":null}\n'
+    assert b'{"v":1,"type":"order","name":"drain","why":"reload","slot":0,"fds":0,' + nothing == encode(
         Order("drain", "reload")
     )
-    assert b'{"v":1,"type":"order","name":"lend","why":"","slot":3,"fds":2}\n' == encode(Order("lend", slot=3, fds=2))
+    assert b'{"v":1,"type":"order","name":"lend","why":"","slot":3,"fds":2,' + nothing == encode(
+        Order("lend", slot=3, fds=2)
+    )
     assert '{"v":1,"type":"reply","final":true,"body":{"говорит":1}}\n' == encode(Reply(True, {"говорит": 1})).decode()
-    assert rb'{"v":1,"type":"report","name":"ready","kind":"","error":"\ud800","trace":"a\nb"}' + b"\n" == encode(
+    rest = b'"token":0,"total":0,"rows":[],"last":false,"mark":""}\n'
+    assert rb'{"v":1,"type":"report","name":"ready","kind":"","error":"\ud800","trace":"a\nb",' + rest == encode(
         Report("ready", error="\ud800", trace="a\nb")
     )
 
@@ -168,7 +221,8 @@ by_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(m
 
 def refusal(message: Message, **changes: Any) -> str:
     """Return why a message is refused when some of its fields are changed; None takes a field out."""
-    fields = {name: value for name, value in (json.loads(encode(message)) | changes).items() if value is not None}
+    fields = json.loads(encode(message)) | changes
+    fields = {name: value for name, value in fields.items() if value is not None or name not in changes}
     with pytest.raises(WireError) as caught:
         DECODE[type(message)](json.dumps(fields).encode())
     return caught.value.reason
@@ -260,20 +314,20 @@ WRONG: list[Any] = [0, 1, True, 1.5, "", "x", [], {}]
 @by_kind
 def test_fields_have_their_type(message: Message) -> None:
     """Exactly: True is no 1, and 1 is no 1.0."""
-    for name, value in vars(message).items():
+    for name, value in json.loads(encode(message)).items():
         wanted = type(value)
         for wrong in WRONG:
-            if type(wrong) is not wanted:
+            if name in vars(message) and name != "query" and type(wrong) is not wanted:
                 assert f"{name} is not a {wanted.__name__}" == refusal(message, **{name: wrong})
 
 
 @pytest.mark.parametrize(
     ("message", "field", "reason"),
     [
-        (Command("stop"), "name", "'nonsense' is none of status, reload, stop, reopen"),
-        (Order("go"), "name", "'nonsense' is none of go, drain, lend, recall, reopen"),
+        (Command("stop"), "name", "'nonsense' is none of status, reload, stop, reopen, connections, bus"),
+        (Order("go"), "name", "'nonsense' is none of go, drain, lend, recall, reopen, list"),
         (Order("go"), "why", "'nonsense' is none of reload, replace, scale, stop, quick"),
-        (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving"),
+        (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving, rows, changed"),
         (Report("ready"), "kind", "'nonsense' is none of app, boot, crash"),
     ],
 )
@@ -286,3 +340,33 @@ def test_words_are_of_their_lists(message: Message, field: str, reason: str) -> 
 def test_orders_count_from_zero(field: str) -> None:
     """A slot or a number of descriptors below that is a fault of the sender, found before anyone waits for them."""
     assert f"{field} is negative" == refusal(Order("lend", slot=1, fds=1), **{field: -1})
+
+
+QUERY: dict[str, Any] = vars(Query())
+
+
+@pytest.mark.parametrize("message", [Command("status"), Order("go")])
+def test_a_query_belongs_to_connections_alone(message: Any) -> None:
+    """Where none belongs there must be none, and where one belongs it must be one."""
+    reason = "a query is an object, and only to ask for connections"
+    assert reason == refusal(message, query=QUERY)
+    name = "connections" if isinstance(message, Command) else "list"
+    asking = replace(message, name=name, query=Query())
+    assert asking == DECODE[type(message)](encode(asking))
+    wrongs: list[Any] = [[], 1, "x", False]
+    for wrong in wrongs:
+        assert reason == refusal(asking, query=wrong)
+    with pytest.raises(WireError, match=reason):
+        DECODE[type(message)](encode(replace(message, name=name)))
+
+
+def test_a_query_is_judged_as_it_comes() -> None:
+    """What the master hands on to workers is right."""
+    message = Command("connections", query=Query())
+    assert "limit is not from 1 to 10000" == refusal(message, query=QUERY | {"limit": 0})
+    assert refusal(message, query={}).startswith("a query has the fields slot, ip, ")
+
+
+def test_rows_are_objects() -> None:
+    """The master looks into them."""
+    assert "a row is not an object" == refusal(Report("rows"), rows=[{}, []])

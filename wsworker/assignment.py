@@ -10,8 +10,19 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsworker.board import Board
+from wsworker.bus.berth import Berth
 from wsworker.config import Config
-from wsworker.stats import Seat
+from wsworker.stats import Seat, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where admin requests are answered: a listener that all workers share, and all that is to be known."""
+
+    listener: socket.socket
+    board: Board
+    table: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,8 @@ class Assignment:
     them that are one queue for all workers; channel: our end of the socketpair to the master; seat: ours in the shared
     table; others: tells whether any other slot has a worker now; words: a descriptor that takes the stacks which
     faulthandler writes, and that the master reads. tls: holds the certificate, as it was loaded before the change of
-    user; None for plain TCP.
+    user; None for plain TCP. desk: None without admin.listen. app_set_at: where `app` is set, for errors.
+    berth: its place in the mesh of workers; None for a worker without others.
     """
 
     config: Config
@@ -38,3 +50,6 @@ class Assignment:
     others: Callable[[], bool]
     words: int
     tls: ssl.SSLContext | None
+    desk: Desk | None = None
+    app_set_at: str = ""
+    berth: Berth | None = None

@@ -38,7 +38,19 @@ def advice(config: Config) -> dict[str, str]:
             "proxy_protocol lets only those in that forwarded_allow_ips names, and that is nobody beyond this machine; "
             "add the address of your proxy"
         )
+    operators = config.admin.listen
+    if operators is not None and operators.host and not _is_private(operators.host):
+        found["admin.listen"] = (
+            f"admin.listen is {operators}, which other machines may reach, and it has no password; "
+            "use an address of loopback or of a private network, or a firewall"
+        )
     return found
+
+
+def _is_private(host: str) -> bool:
+    address = ip_address(host)
+    # 0.0.0.0 and [::] count as private, and mean every address there is
+    return address.is_private and not address.is_unspecified
 
 
 def _trusts_none_beyond(config: Config) -> bool:

@@ -1,12 +1,10 @@
 """The settings: a Config with its sections; every field has its default, bounds, unit and sentence in one place.
 
 The values of a Config are normalised (see values.py) and a Config never changes. The type of a field (see kinds.py)
-reads what a person writes, sets the bounds and carries the words for a refusal, so that each refusal is one sentence of
-one shape: "KEY must be WORDS, not VALUE; HINT". Pydantic's own wording is never shown: it speaks of types and of
-branches of unions, and the reader thinks of lines in a file.
+reads what a person writes, sets the bounds and carries the words for a refusal.
 
-Two ways in. validate() is for a file: it gives all mistakes by key, and relative paths start at the file's folder.
-Config(app="hello") is for code: paths stay as they are, and pydantic raises.
+Two ways in. judging.validate() is for a file: it gives all mistakes by key, and relative paths start at the file's
+folder. Config(app="hello") is for code: paths stay as they are, and pydantic raises.
 
 Nothing is opened or looked up here. Whether a user exists or a folder is there is asked in configfile.py.
 """
@@ -14,33 +12,40 @@ Nothing is opened or looked up here. Whether a user exists or a folder is there 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from wsworker import values as read
 from wsworker.kinds import (
+    ADDRESS_TEXT,
+    PATH_TEXT,
     Address,
     AgeOrZero,
     BeatSeconds,
     FileOrNull,
+    FilePath,
+    ForwardedHeader,
     MemoryOrZero,
+    Mode,
+    OrAlone,
     Seconds,
     SecondsOrZero,
     Section,
+    SocketMode,
     Takes,
     folder_of,
     in_folder,
     setting,
+    text_schema,
 )
-from wsworker.sections import HttpConfig, LogConfig, TlsConfig, WebSocketConfig
+from wsworker.sections import AdminConfig, BusConfig, HttpConfig, LogConfig, TlsConfig, WebSocketConfig
 from wsworker.values import ListenAddress as ListenAddress  # part of what a Config is made of: importable from here
 from wsworker.values import ProxiedAddress as ProxiedAddress
 
 MAX_WORKERS: Final = 256
+PROXIED_TEXT: Final = f"{ADDRESS_TEXT.removesuffix('$')}=v[12]$"
 
 
 def _proxied(value: object, info: ValidationInfo) -> ProxiedAddress:
@@ -57,6 +62,13 @@ def _of_different_addresses(several: tuple[ProxiedAddress, ...]) -> tuple[Proxie
     return several
 
 
+def _apart(admin: AdminConfig, info: ValidationInfo) -> AdminConfig:
+    # None: `listen` was refused, and that refusal is enough
+    if admin.listen is not None and admin.listen in (info.data.get("listen") or ()):
+        raise read.Sentence(f"is {admin.listen}, which is in `listen` already; choose another port")
+    return admin
+
+
 class Config(Section):
     """Everything that config.yaml can set; defaults are those of a first try on one's own machine."""
 
@@ -64,6 +76,7 @@ class Config(Section):
         str,
         BeforeValidator(lambda value: "" if value is None else value),
         AfterValidator(lambda value: value and read.service_name(value)),
+        WithJsonSchema({"type": ["string", "null"], "pattern": "^([A-Za-z0-9_][A-Za-z0-9._-]{0,63})?$"}),
         Takes("1 to 64 letters, digits or . _ - that start with a letter, a digit or _"),
     ] = setting(
         "",
@@ -71,19 +84,28 @@ class Config(Section):
         reload=False,
     )
     app: Annotated[
-        str, AfterValidator(read.app), Takes("a module or module:attribute, such as hello or chat.rooms:app")
-    ] = setting(..., "Module with your on_message, or module:attribute for an object that has it.")
-    app_dir: Annotated[str, in_folder(read.path), Field(validate_default=True), Takes("the path of a folder")] = (
-        setting(".", "Folder that is searched first for app and what it imports.")
+        str,
+        AfterValidator(read.app),
+        text_schema(r"^[^\s:./-]+(\.[^\s:./-]+)*(:[^\s:./-]+(\.[^\s:./-]+)*)?$"),
+        Takes("a module or module:attribute, such as hello or chat.rooms:app"),
+    ] = setting(
+        ..., "Module with your on_message, or module:attribute for an object that has it.", examples=("app", "app:chat")
+    )
+    app_dir: Annotated[FilePath, Field(validate_default=True), Takes("the path of a folder")] = setting(
+        ".", "Folder that is searched first for app and what it imports.", examples=("/opt/hello",)
     )
     listen: Annotated[
         tuple[Address, ...],
         BeforeValidator(read.one_or_more),
         AfterValidator(read.not_empty),
         AfterValidator(read.no_doubles),
+        OrAlone(least=1),
         Takes('an address such as 127.0.0.1:2346, "[::]:2346" or unix:/run/hello.ws'),
     ] = setting(
-        (ListenAddress("127.0.0.1", 2346),), "Address that clients connect to, or a list of addresses.", reload=False
+        (ListenAddress("127.0.0.1", 2346),),
+        "Address that clients connect to, or a list of addresses.",
+        reload=False,
+        examples=("0.0.0.0:2346", "[::]:2346", "unix:/run/wsworker/hello.ws", ["0.0.0.0:2346", "[::]:2346"]),
     )
     workers: Annotated[
         Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"],
@@ -105,63 +127,81 @@ class Config(Section):
         0, "A worker is replaced after it received so many messages, plus up to 10 % at random; 0 is never."
     )
     max_worker_age: AgeOrZero = setting(
-        0.0, "A worker is replaced when it is so old, plus up to 10 % at random; 0 is never."
+        0.0, "A worker is replaced when it is so old, plus up to 10 % at random; 0 is never.", examples=("24h",)
     )
     max_worker_rss: MemoryOrZero = setting(
-        0, "A worker is replaced when it holds so much memory, and killed at twice as much; 0 is never."
+        0,
+        "A worker is replaced when it holds so much memory, and killed at twice as much; 0 is never.",
+        examples=("512MiB",),
     )
     user: Annotated[str | None, Takes("the name of a user, or null")] = setting(
-        None, "User that workers run as when the service is started as root.", reload=False
+        None, "User that workers run as when the service is started as root.", reload=False, examples=("wsworker",)
     )
     group: Annotated[str | None, Takes("the name of a group, or null")] = setting(
         None, "Group that workers run as when the service is started as root; null is the user's own.", reload=False
     )
-    umask: Annotated[
-        int,
-        BeforeValidator(read.mode),
-        Field(ge=1, le=0o777),
-        Takes('an octal mode from "0001" to "0777", such as "0027"'),
-    ] = setting(0o027, "Rights that files made by the service do not get.", reload=False)
+    umask: Mode = setting(0o027, "Rights that files made by the service do not get.", reload=False)
     pidfile: FileOrNull = setting(None, "File that holds the master's process id, for information only.", reload=False)
-    control_socket: Annotated[str, in_folder(read.socket_path, "auto"), Takes("auto or the path of a socket")] = (
-        setting(
-            "auto",
-            "Socket that commands such as `wsworker status` use; auto is NAME.sock in the run directory.",
-            reload=False,
-        )
+    control_socket: Annotated[
+        str,
+        in_folder(read.socket_path, "auto"),
+        text_schema(PATH_TEXT),
+        Takes("auto or the path of a socket"),
+    ] = setting(
+        "auto",
+        "Socket that commands such as `wsworker status` use; auto is NAME.sock in the run directory.",
+        reload=False,
+        examples=("/run/wsworker/hello.sock",),
+    )
+    control_socket_mode: SocketMode = setting(
+        0o600,
+        "Who may give commands: 0600 is root and the user of the service, 0660 also everybody in its group.",
+        reload=False,
     )
     forwarded_allow_ips: Annotated[
-        tuple[Annotated[str, AfterValidator(read.network)], ...],
+        tuple[Annotated[str, AfterValidator(read.network), text_schema(r"^(unix|\*|[0-9a-fA-F.:/]+)$")], ...],
         BeforeValidator(read.one_or_more),
         AfterValidator(read.no_doubles),
+        OrAlone(),
         Takes('a list of addresses or networks such as [127.0.0.1, 10.0.0.0/8, unix], or "*"'),
     ] = setting(
         ("127.0.0.1", "::1"),
         "Proxies whose word about the client's address is taken; unix is the peers of unix sockets.",
+        examples=(["10.0.0.0/8", "unix"],),
     )
-    forwarded_header: Annotated[
-        Literal["x-forwarded-for", "forwarded"],
-        BeforeValidator(read.lower),
-        Takes("x-forwarded-for or forwarded"),
-    ] = setting("x-forwarded-for", "Header in which those proxies name the client.")
+    forwarded_header: ForwardedHeader = setting("x-forwarded-for", "Header in which those proxies name the client.")
     proxy_protocol: Annotated[
         Literal["none", "v1", "v2"]
         | Annotated[
-            tuple[Annotated[ProxiedAddress, BeforeValidator(_proxied)], ...],
+            tuple[Annotated[ProxiedAddress, BeforeValidator(_proxied), text_schema(PROXIED_TEXT)], ...],
             BeforeValidator(read.one_or_more),
             AfterValidator(_of_different_addresses),
+            OrAlone(),
         ],
-        Takes("none, v1, v2 or a list such as [127.0.0.1:2346=v2]"),
+        Takes(
+            "none, v1, v2 or a list such as [127.0.0.1:2346=v2]",
+            "",
+            {"none": "no header", "v1": "a line of text", "v2": "binary, as `send-proxy-v2` of HAProxy"},
+        ),
     ] = setting(
         "none", "PROXY protocol that a client begins with, by address; it must be one of forwarded_allow_ips then."
     )
-    loop: Annotated[Literal["auto", "uvloop", "asyncio"], Takes("one of auto, uvloop and asyncio")] = setting(
-        "auto", "Event loop of the workers; auto is uvloop."
-    )
+    loop: Annotated[
+        Literal["auto", "uvloop", "asyncio"],
+        Takes(
+            "one of auto, uvloop and asyncio",
+            "",
+            {"auto": "uvloop", "uvloop": "the fast one", "asyncio": "the one that comes with Python"},
+        ),
+    ] = setting("auto", "Event loop of the workers; auto is uvloop.")
     websocket: WebSocketConfig = Field(default_factory=WebSocketConfig, description=str(WebSocketConfig.__doc__))
     tls: TlsConfig = Field(default_factory=TlsConfig, description=str(TlsConfig.__doc__))
     http: HttpConfig = Field(default_factory=HttpConfig, description=str(HttpConfig.__doc__))
     log: LogConfig = Field(default_factory=LogConfig, description=str(LogConfig.__doc__))
+    admin: Annotated[AdminConfig, AfterValidator(_apart)] = Field(
+        default_factory=AdminConfig, description=str(AdminConfig.__doc__)
+    )
+    bus: BusConfig = Field(default_factory=BusConfig, description=str(BusConfig.__doc__))
 
 
 def _leaves() -> Iterator[tuple[str, FieldInfo]]:
@@ -213,70 +253,3 @@ def carry_over(old: Config, new: Config) -> Config:
         else:
             kept[key] = value_of(old, key)
     return new.model_copy(update=kept)
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """One refused value: its key, its position in a list (else None) and the whole sentence about it."""
-
-    key: str
-    item: int | None
-    message: str
-
-
-def validate(values: Mapping[str, object], folder: str) -> Config | list[Mistake]:
-    """Judge raw values by key and return the Config, or every mistake in the order of KEYS.
-
-    values: from KEYS to what the YAML reader made of them, lists as tuples; a missing key takes its default.
-    folder: absolute; where relative paths start. Never raises for a bad value.
-    """
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        section, dot, name = key.partition(".")
-        if dot:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[key] = value
-    try:
-        return Config.model_validate(nested, context={"folder": folder})
-    except ValidationError as error:
-        return _mistakes(error.errors(), values)
-
-
-def _mistakes(errors: list[ErrorDetails], values: Mapping[str, object]) -> list[Mistake]:
-    by_key: dict[str, list[ErrorDetails]] = {}
-    for error in errors:
-        by_key.setdefault(_key(error), []).append(error)
-    found = []
-    for key in sorted(by_key, key=list(KEYS).index):
-        # A union reports once for each of its branches. The branch that got as far as an item of a list is the one
-        # that was meant, or else a branch of ours; without such a branch, one report is enough.
-        of_items = {_item(error): error for error in by_key[key] if _item(error) is not None}
-        ours = (error for error in by_key[key] if error["type"] == "value_error")
-        for item, error in (of_items or {None: next(ours, by_key[key][0])}).items():
-            found.append(Mistake(key, item, _message(key, item, error, values.get(key))))
-    return found
-
-
-def _key(error: ErrorDetails) -> str:
-    first, *rest = error["loc"]
-    return str(first) if first in KEYS else f"{first}.{rest[0]}"
-
-
-def _item(error: ErrorDetails) -> int | None:
-    return next((part for part in error["loc"] if isinstance(part, int)), None)
-
-
-def _message(key: str, item: int | None, error: ErrorDetails, value: object) -> str:
-    if error["type"] == "missing":
-        return f"{key} is missing; add `{key}: module`, the module with your on_message"
-    # only a refusal of values.py has the type value_error; all others are pydantic's, whose text is dropped
-    refusal = error["ctx"]["error"] if error["type"] == "value_error" else ValueError()
-    if isinstance(refusal, read.Sentence):
-        return f"{key} {refusal}"
-    if item is not None and isinstance(value, list | tuple):
-        value = value[item]
-    hint = str(refusal)
-    if error["type"] == "string_type" and type(value) in (int, float):
-        hint = "text made of digits needs quotes"
-    return f"{key} must be {takes(key).words}, not {read.shown(value)}" + (f"; {hint}" if hint else "")

@@ -1,7 +1,7 @@
 """From config.yaml, the environment and flags to a Config, or to every problem with its place.
 
 Precedence: flag, environment, file, default. Each source is read as YAML, each key is matched with config.KEYS, the
-winner of each key is judged by config.validate, and what only the system can say (does that user exist, is the folder
+winner of each key is judged by judging.validate, and what only the system can say (does that user exist, is the folder
 there) is asked last. All of these collect problems and go on, so that one start shows all that has to be put right.
 
 A problem of the file has a line, a column and the line itself; one of a variable or a flag has its name only.
@@ -12,45 +12,27 @@ neither the models nor pydantic: that would be half of the time such a command m
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from wsworker import spelling, values, yamlfile
+from wsworker import spelling, surroundings, values, yamlfile
 from wsworker.errors import ConfigError, Problem
+from wsworker.source import Origin, Source, read_file
 from wsworker.yamlfile import Items, Node, Scalar, Spot, Table, Unreadable
 
 if TYPE_CHECKING:
-    from wsworker.config import Config, Mistake
+    from wsworker.config import Config
+    from wsworker.judging import Mistake
 
-MAX_FILE_BYTES: Final = 256 * 1024
-"""A master that reloads reads it in one go."""
-MAX_EXCERPT_CHARS: Final = 200
 MAX_ADVICE: Final = 100
 WORKING_FILE: Final = Path("config.yaml")
 SYSTEM_FILE: Final = Path("/etc/wsworker/config.yaml")
 PREFIX: Final = "WSWORKER_"
 # 022, 0o022 and "0022" are one mode to people, but 22, 18 and a text to YAML: the model gets what was written
-AS_WRITTEN: Final = ("umask", "tls.min_version")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value was set: a file, a variable or a flag; line and column count from 1, or are 0."""
-
-    place: str
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.place}:{self.line}:{self.column}" if self.line else self.place
+AS_WRITTEN: Final = ("umask", "control_socket_mode", "tls.min_version")
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ def load(path: Path, environ: Mapping[str, str], flags: Mapping[str, tuple[str, 
     # here and not above: peek shares this module and must not load pydantic
     from wsworker.config import KEYS
 
-    gathering = _Gathering(_read_file(path), tuple(KEYS))
+    gathering = _Gathering(read_file(path), tuple(KEYS))
     gathering.take_file()
     gathering.take_environment(environ)
     gathering.take_flags(flags)
@@ -118,7 +100,7 @@ def peek(path: Path, environ: Mapping[str, str]) -> Peek:
     A name that load refuses is returned all the same: no master runs under it. Raises ConfigError if the file cannot be
     read or is no YAML.
     """
-    source = _read_file(path)
+    source = read_file(path)
     document = yamlfile.read(source.text)
     if document.root is None and document.faults:
         raise ConfigError(str(path), tuple(source.problem(fault.spot, fault.message) for fault in document.faults))
@@ -141,36 +123,10 @@ def peek(path: Path, environ: Mapping[str, str]) -> Peek:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One text that settings come from; a variable or a flag has no lines to point at."""
-
-    place: str
-    text: str
-    has_lines: bool = False
-
-    def problem(self, spot: Spot, message: str) -> Problem:
-        if not self.has_lines:
-            return Problem(self.place, 0, 0, message)
-        line = self._lines[spot.line - 1]
-        width = max(1, min(spot.width, len(line) - spot.column + 1))
-        # a line that could steer the terminal or fill the screen is not worth it
-        shown = line if len(line) <= MAX_EXCERPT_CHARS else ""
-        excerpt = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in shown)
-        return Problem(self.place, spot.line, spot.column, message, excerpt, width)
-
-    @cached_property
-    def _lines(self) -> list[str]:
-        return yamlfile.lines(self.text)
-
-    def origin(self, spot: Spot) -> Origin:
-        return Origin(self.place, spot.line, spot.column) if self.has_lines else Origin(self.place)
-
-
-@dataclass(frozen=True)
 class _Given:
     """A value that some source gives for a key."""
 
-    source: _Source
+    source: Source
     node: Node
 
     def problem(self, message: str, item: int | None = None) -> Problem:
@@ -183,7 +139,7 @@ class _Given:
 class _Gathering:
     """Collects what is given for each key, later sources over earlier ones, and all problems."""
 
-    def __init__(self, file: _Source, keys: tuple[str, ...]) -> None:
+    def __init__(self, file: Source, keys: tuple[str, ...]) -> None:
         self.file = file
         self.keys = keys
         self.sections = {key.partition(".")[0] for key in keys if "." in key}
@@ -221,6 +177,8 @@ class _Gathering:
                 pass
             case _:
                 message = f"{section} is a section; put its keys on lines of their own below it, indented"
+                if section in spelling.SYNONYMS:
+                    message += f", or did you mean {spelling.SYNONYMS[section]!r}?"
                 self.problems.append(self.file.problem(node.spot, message))
 
     def take_entry(self, key: str, entry: yamlfile.Entry, known: bool) -> None:
@@ -232,15 +190,20 @@ class _Gathering:
             self.problems.append(self.file.problem(entry.spot, f"unknown key {values.shown(key)}; {advice}"))
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
-        for variable in sorted(environ):
-            if (
-                not variable.startswith(PREFIX)
-                or variable == "WSWORKER_CONFIG"
-                or variable.startswith("WSWORKER_TEST_")
-            ):
+        ours = [variable for variable in sorted(environ) if variable.startswith(PREFIX) and not _reserved(variable)]
+        links = [variable for variable in ours if spelling.is_service_link(variable, environ[variable])]
+        if links:
+            more = f", and {len(links) - 1} more" if len(links) > 1 else ""
+            message = (
+                f"set by Kubernetes{more}, because a Service is called wsworker; "
+                "write `enableServiceLinks: false` into the spec of the pod"
+            )
+            self.problems.append(Problem(f"environment {links[0]}", 0, 0, message))
+        for variable in ours:
+            if variable in links:
                 continue
             key = variable.removeprefix(PREFIX).lower().replace("__", ".")
-            source = _Source(f"environment {variable}", environ[variable])
+            source = Source(f"environment {variable}", environ[variable])
             if key not in self.keys:
                 message = f"unknown variable; {spelling.advice(key, self.keys, written=_variable)}"
                 self.problems.append(Problem(source.place, 0, 0, message))
@@ -249,13 +212,13 @@ class _Gathering:
             else:
                 self.take_text(key, source)
         if "workers" not in self.given and environ.get("WEB_CONCURRENCY"):
-            self.take_text("workers", _Source("environment WEB_CONCURRENCY", environ["WEB_CONCURRENCY"]))
+            self.take_text("workers", Source("environment WEB_CONCURRENCY", environ["WEB_CONCURRENCY"]))
 
     def take_flags(self, flags: Mapping[str, tuple[str, str]]) -> None:
         for key, (flag, text) in flags.items():
-            self.take_text(key, _Source(f"flag {flag}", text))
+            self.take_text(key, Source(f"flag {flag}", text))
 
-    def take_text(self, key: str, source: _Source) -> None:
+    def take_text(self, key: str, source: Source) -> None:
         document = yamlfile.read(source.text)
         self.problems += (source.problem(fault.spot, fault.message) for fault in document.faults)
         nothing = Unreadable(Spot(1, 1)) if document.faults else Scalar(Spot(1, 1), "", None)
@@ -264,7 +227,8 @@ class _Gathering:
     def judge(self, path: Path) -> Loaded | None:
         """Judge what was gathered; returns None if there is any problem, and then problems is complete."""
         # here for the same reason as in load
-        from wsworker.config import Config, validate
+        from wsworker.config import Config
+        from wsworker.judging import validate
 
         if self.file_is_lost:
             return None
@@ -279,7 +243,8 @@ class _Gathering:
             if mistake.key not in spoilt:
                 self.take_mistake(mistake, name_is_default)
                 wrong.add(mistake.key)
-        self.ask_system({key: value for key, value in raw.items() if key not in wrong}, path)
+        for key, message in surroundings.objections({key: raw[key] for key in raw.keys() - wrong}, path):
+            self.problems.append(self.given[key].problem(message))
         if self.problems:
             return None
         assert isinstance(judged, Config)
@@ -295,58 +260,9 @@ class _Gathering:
         else:
             self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
 
-    def ask_system(self, raw: Mapping[str, object], file: Path) -> None:
-        """Check what no look at the text can tell. raw: values that are right as text; file: the config file."""
-        for key, lookup in _ACCOUNTS.items():
-            name = raw.get(key)
-            if isinstance(name, str) and not _exists(lookup, name):
-                message = f"unknown {key} {values.shown(name)}; create it, or remove `{key}`"
-                self.problems.append(self.given[key].problem(message))
-        for key in ("app_dir", "http.static"):
-            folder = raw.get(key)
-            if isinstance(folder, str) and not os.path.isdir(full := values.path(folder, str(file.parent))):
-                self.problems.append(self.given[key].problem(f"no directory {full}; create it or correct {key}"))
-            elif key == "http.static" and isinstance(folder, str):
-                self.look_into_site(raw, full, file)
 
-    def look_into_site(self, raw: Mapping[str, object], site: str, file: Path) -> None:
-        """Refuse a folder of files for everybody that holds files which are for nobody. site: absolute."""
-        for what, path in _private_files(raw, file):
-            if _is_below(path, site):
-                message = f"{site} holds {what}, {path}, which must not be served; give the files a folder of their own"
-                self.problems.append(self.given["http.static"].problem(message))
-                return
-
-
-def _private_files(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
-    """Yield what a client must never be sent, in words and as an absolute path that need not exist."""
-    folder = str(file.parent)
-    yield "this config file", str(file)
-    app_dir = values.path(str(raw.get("app_dir", ".")), folder)
-    yield "app_dir", app_dir
-    module = os.path.join(app_dir, *str(raw.get("app", "")).partition(":")[0].split("."))
-    package = os.path.join(module, "__init__.py")
-    # as Python looks for them
-    yield "the app", package if os.path.exists(package) else f"{module}.py"
-    for key in ("tls.keyfile", "tls.certfile", "log.file"):
-        if isinstance(path := raw.get(key), str):
-            yield key, values.path(path, folder)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    real, root = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath((real, root)) == root
-
-
-_ACCOUNTS: Final[Mapping[str, Callable[[str], object]]] = {"user": pwd.getpwnam, "group": grp.getgrnam}
-
-
-def _exists(lookup: Callable[[str], object], name: str) -> bool:
-    try:
-        lookup(name)
-    except KeyError:
-        return False
-    return True
+def _reserved(variable: str) -> bool:
+    return variable == "WSWORKER_CONFIG" or variable.startswith("WSWORKER_TEST_")
 
 
 def _variable(key: str) -> str:
@@ -374,45 +290,3 @@ def _raw(key: str, node: Node) -> object:
             return {name: _raw(key, entry.node) for name, entry in node.entries.items()}
         case Unreadable():
             raise AssertionError("judge leaves out what is unreadable")
-
-
-def _read_file(path: Path) -> _Source:
-    """Return the text of the file; raises ConfigError with the one reason why there is none."""
-    place = str(path)
-    try:
-        with open(path, "rb", opener=_without_waiting) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                message = "this is no regular file, so a reload could not read it again; name another with -c FILE"
-                raise ConfigError(place, (Problem(place, 0, 0, message),))
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(place, (Problem(place, 0, 0, _reason(error)),)) from None
-    if len(data) > MAX_FILE_BYTES:
-        message = "larger than 256 KiB, so it is no config file; name another with -c FILE"
-        raise ConfigError(place, (Problem(place, 0, 0, message),))
-    try:
-        # utf-8-sig: some editors put a byte order mark first, and columns are to count without it
-        return _Source(place, data.decode("utf-8-sig"), has_lines=True)
-    except UnicodeDecodeError as error:
-        # error.object, and not data, is what error.start counts in: it has no byte order mark
-        before = yamlfile.lines(error.object[: error.start].decode())
-        spot = Spot(len(before), len(before[-1]) + 1)
-        message = f"the byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise ConfigError(place, (Problem(place, spot.line, spot.column, message),)) from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe must not keep the master waiting for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _reason(error: OSError) -> str:
-    match error:
-        case FileNotFoundError():
-            return "no such file; create it, or name another with -c FILE"
-        case IsADirectoryError():
-            return "this is a directory; name the file in it with -c FILE"
-        case PermissionError():
-            return "no permission to read it; change its rights, or run as a user who may"
-        case _:
-            return f"cannot be read ({error.strerror}); name another file with -c FILE"

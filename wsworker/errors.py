@@ -12,6 +12,7 @@
     ├── PrivilegeError       a worker could not become the configured user                   1
     ├── NotRunning           no master answers for this configuration                        7
     ├── ControlError         a master answers, but not with what was asked                   1
+    ├── PublishError         a message from outside was not accepted by any worker           1
     ├── WireError            a malformed message between two of our own processes
     └── InternalError        a bug in wsworker; never caught except at an entry
     Reject                   raised by the user's on_handshake to refuse a client
@@ -153,10 +154,11 @@ class RunDirError(WsworkerError):
 
 @dataclass(eq=False)
 class BindError(WsworkerError):
-    """An address of `listen` cannot be bound or listened on.
+    """An address of `listen` or `admin.listen` cannot be bound or listened on.
 
     reason: a clause such as "address in use"; owner: "pid 812 (nginx)" or "" when nothing is visible;
-    place: where the address was set, such as "config.yaml:3:9", or ""; cure: the next step, if not to change that.
+    place: where the address was set, such as "config.yaml:3:9", or ""; cure: the next step, if not to change that;
+    key: the setting that holds the address.
     """
 
     address: str
@@ -164,11 +166,12 @@ class BindError(WsworkerError):
     owner: str = ""
     place: str = ""
     cure: str = ""
+    key: str = "listen"
 
     def __str__(self) -> str:
         by = f" by {self.owner}" if self.owner else ""
         place = f" ({self.place})" if self.place else ""
-        return f"cannot listen on {self.address}: {self.reason}{by}; {self.cure or f'change `listen`{place}'}"
+        return f"cannot listen on {self.address}: {self.reason}{by}; {self.cure or f'change `{self.key}`{place}'}"
 
 
 @dataclass(eq=False)
@@ -216,6 +219,17 @@ class NotRunning(WsworkerError):
 @dataclass(eq=False)
 class ControlError(WsworkerError):
     """A master is there, but the command failed. code is one of the error codes of --json, such as "timeout"."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(eq=False)
+class PublishError(WsworkerError):
+    """A message from outside was not accepted, or nobody can tell. code: as that of ControlError, or "too_large"."""
 
     code: str
     message: str

@@ -49,16 +49,17 @@ class Group:
     """The listeners of one address for all slots.
 
     address: an IP address and port, or the path of a unix socket; backlog: clients that may queue at each socket;
-    place: where the address was set, such as "config.yaml:3:9", or "", for error texts.
+    place: where the address was set, such as "config.yaml:3:9", or "", and key: in which setting, for error texts.
     The master takes over what systemd has, calls probe, then bind for every slot, and listen in slot order once a
     worker is ready. Later it may add a slot, or close the last one. A forked child calls keep first of all. Everything
     that fails is a BindError. activated: True if systemd has opened the address itself.
     """
 
-    def __init__(self, address: ListenAddress, backlog: int, place: str = "") -> None:
+    def __init__(self, address: ListenAddress, backlog: int, place: str = "", key: str = "listen") -> None:
         self.address = address
         self.backlog = backlog
         self.place = place
+        self.key = key
         self.activated = False
         self._sockets: dict[int, Socket] = {}
         self._listening: list[int] = []
@@ -312,7 +313,7 @@ class Group:
                 return os.strerror(code).lower()
 
     def _error(self, reason: str, owner: str = "") -> BindError:
-        return BindError(str(self.address), reason, owner, self.place)
+        return BindError(str(self.address), reason, owner, self.place, key=self.key)
 
 
 @contextlib.contextmanager

@@ -1,19 +1,14 @@
-r"""Logging: set up once per process, for our own lines and for the user's.
+"""Logging: set up once per process, for our own lines and for the user's.
 
-User code keeps logging.getLogger(__name__); its records reach the root logger and leave it looking like ours. There are
-three looks, chosen by where the lines go:
-
-    terminal   01:40:53 INFO  worker 1  ready, pid 4243
-    journal    <6>worker 1  ready, pid 4243               the journal has its own time; <6> is sd-daemon(3)
-    plain      2025-01-31T01:40:53.250+01:00 INFO  worker 1  ready, pid 4243
+User code keeps logging.getLogger(__name__); its records reach the root logger and leave it looking like ours, in the
+format that `log.format` says (lines.py). What it prints in a worker becomes lines of the log too (capture.py).
 
 A record is one write(2) to a descriptor opened for appending, so processes that share a file do not mix their lines.
-Nothing in a record can pretend to be another one: a control character becomes visible text such as \x1b, and every line
-after a record's first is indented by two blanks.
+Logging never blocks and never raises into the code that logs or prints; what that costs is counted, see sink.py.
 
-Logging never blocks and never raises into the code that logs; what that costs is counted, see sink.py. The same holds
-for what user code prints in a worker. There is one output in a process, and the code that serves never notices when it
-leads elsewhere: a file is put in place of another one by dup2(2), under the same number.
+There is one output in a process, and the code that serves never notices when it leads elsewhere: a file is put in place
+of another one by dup2(2), under the same number. What is printed on stdout still goes to stdout: where that is another
+file or pipe than the log, lines go both ways, each in the format that suits its end.
 
 There is no rotating file: two processes cannot agree on the moment to rotate. Something else moves the file away, and
 the master opens it anew and hands the descriptor to each worker, as one that runs as another user could not open it.
@@ -24,120 +19,107 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
-from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Literal, Protocol, TypeAlias
 
+from wsworker.capture import Stream
 from wsworker.errors import PlatformError
-from wsworker.sink import Sink, Stream
+from wsworker.lines import Console, Journal, Json, Line
+from wsworker.sink import Sink
 
-Look: TypeAlias = Literal["terminal", "journal", "plain"]
+Format: TypeAlias = Literal["auto", "console", "journal", "json"]
 
 STDERR: Final = 2
 
-# C0, DEL and C1; what Unicode also calls a line end; the marks that reorder text on a screen; surrogates, which have no
-# UTF-8. The tab is the one control character that a line may hold.
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNSAFE_IN_LINE: Final = re.compile(_UNSAFE.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0a-\x1f"))
-
-# level names of more than five letters would push the columns apart
-_SHORT: Final = {"WARNING": "WARN", "CRITICAL": "CRIT"}
-# sd-daemon(3): the priority from each level up
-_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-_DEBUG_PRIORITY: Final = 7
+PRINTED: Final = {1: ("stdout", logging.INFO), STDERR: ("stderr", logging.WARNING)}
+"""The logger and the level of what is printed. Whatever `log.level` says, it is written: printing has no levels."""
 
 
-def escape(text: str, limit: int = 200) -> str:
-    r"""Return a client's text fit for a log line: control characters as \x1b or \u202e, cut after limit characters.
+class Settings(Protocol):
+    """The section `log` of the configuration. file: an absolute path, or "-" for stderr."""
 
-    A cut is marked by how many characters are missing. Backslashes stay as they are.
-    """
-    shown = _UNSAFE.sub(_visible, text[:limit])
-    return shown if len(text) <= limit else f"{shown}... ({len(text) - limit} more)"
+    @property
+    def level(self) -> str:
+        """The least important that is written: debug, info, warning or error."""
+
+    @property
+    def format(self) -> Format:
+        """How lines look."""
+
+    @property
+    def file(self) -> str:
+        """Where they go."""
 
 
-class Line(logging.Formatter):
-    """Makes the text of a record, without the last newline. process: "master" or "worker 1"."""
+class Way:
+    """Where lines go, and how they look there. fd stays the caller's."""
 
-    def __init__(self, look: Look, process: str) -> None:
-        super().__init__("%(message)s")
-        self._look = look
-        self._process = process
+    def __init__(self, fd: int, line: Line) -> None:
+        self.line = line
+        self.sink = Sink(fd, self._losses)
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record, its traceback and its stack; lines after the first are indented.
-
-        Arguments that do not fit the message are the caller's mistake: the line then says so, as losing it would hide
-        both the message and the mistake.
-        """
+    def put(self, record: logging.LogRecord) -> None:
+        """Write one record; never raises."""
         try:
-            text = super().format(record)
-        except Exception as exc:  # whatever a __str__ of the user's raises
-            text = f"cannot format {record.msg!r} of {record.pathname}:{record.lineno} ({type(exc).__name__})"
-        if self._look == "journal":
-            # the journal makes an entry of each line, so each carries the priority
-            mark = f"<{_priority(record.levelno)}>"
-            front, between = mark, f"\n{mark}  "
-        else:
-            level = _SHORT.get(record.levelname, record.levelname)
-            front, between = f"{self._time(record)} {level:<5} ", "\n  "
-        lines = between.join(_UNSAFE_IN_LINE.sub(_visible, line) for line in text.split("\n"))
-        return f"{front}{self._process:<8}  {lines}"
+            # backslashreplace: what the line does not look at, as the name of a level
+            data = self.line.format(record).encode(errors="backslashreplace") + b"\n"
+        except Exception:
+            self.sink.drop()
+            return
+        self.sink.write(data)
 
-    def _time(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created).astimezone()
-        return f"{at:%H:%M:%S}" if self._look == "terminal" else at.isoformat(timespec="milliseconds")
+    def _losses(self, count: int) -> bytes:
+        """Return the line that tells of lost records."""
+        text = "1 log line was dropped" if count == 1 else f"{count} log lines were dropped"
+        return f"{self.line.format(_record(__name__, logging.WARNING, text, None))}\n".encode()
 
 
 class Output(logging.Handler):
     """Writes records to a descriptor, and what user code prints to the same one or its own.
 
-    file: as in the configuration. fd: where the records go. sinks: the first one writes the records, the others what is
-    printed and goes elsewhere. redirected: descriptors 1 and 2 lead to the file too.
+    file: as in the configuration. fd: where the records go. dress: makes the line for a descriptor. ways: the first one
+    is for the records, the others for what is printed and goes elsewhere. redirected: descriptors 1 and 2 lead to the
+    file too.
     """
 
-    def __init__(self, file: str, fd: int) -> None:
+    def __init__(self, file: str, fd: int, dress: Callable[[int], Line]) -> None:
         super().__init__()
         self.file = file
         self.fd = fd
         self.redirected = False
-        self.sinks = [Sink(fd, self.losses)]
+        self._dress = dress
+        self.ways = [Way(fd, dress(fd))]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; never raises."""
-        try:
-            # backslashreplace: the level or the process may hold what the formatter does not look at
-            data = self.format(record).encode(errors="backslashreplace") + b"\n"
-        except Exception:
-            self.sinks[0].drop()
-            return
-        self.sinks[0].write(data)
+        self.ways[0].put(record)
 
     def flush(self) -> None:
         """Try to write what waits. Closing does no more than that: what is printed still has to go somewhere."""
-        for sink in self.sinks:
-            sink.flush()
+        for way in self.ways:
+            way.sink.flush()
 
-    def losses(self, count: int) -> bytes:
-        """Return the line that tells of lost records."""
-        text = "1 log line was dropped" if count == 1 else f"{count} log lines were dropped"
-        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
-        return f"{self.format(record)}\n".encode()
+    def dress(self, dress: Callable[[int], Line]) -> None:
+        """Have lines look otherwise from now on."""
+        self._dress = dress
+        for way in self.ways:
+            way.line = dress(way.sink.fd)
 
-    def sink_of(self, fd: int) -> Sink:
-        """Return the sink for what is printed to fd: the same one where the same file, pipe or socket is behind it."""
-        for sink in self.sinks:
-            if os.path.sameopenfile(fd, sink.fd):
-                return sink
-        self.sinks.append(Sink(fd, self.losses))
-        return self.sinks[-1]
+    def way_of(self, fd: int) -> Way:
+        """Return the way for what is printed to fd: the same one where the same file, pipe or socket is behind it."""
+        for way in self.ways:
+            if os.path.sameopenfile(fd, way.sink.fd):
+                return way
+        self.ways.append(Way(fd, self._dress(fd)))
+        return self.ways[-1]
 
     def move(self, file: str, fd: int) -> None:
         """Write to another file, and close the descriptor of the old one."""
         old, self.file, self.fd = self.fd, file, fd
         self.redirect()
-        self.sinks[0].lead_to(fd)
+        self.ways[0].sink.lead_to(fd)
         if old > STDERR:
             os.close(old)
 
@@ -147,7 +129,7 @@ class Output(logging.Handler):
         os.dup2(fd, self.fd, inheritable=self.fd <= STDERR)
         os.close(fd)
         self.redirect()
-        self.sinks[0].lead_to(self.fd)
+        self.ways[0].sink.lead_to(self.fd)
 
     def redirect(self) -> None:
         """Let descriptors 1 and 2 follow, if they lead to the file."""
@@ -160,28 +142,38 @@ _output: Output | None = None
 """The one of this process. Not looked for among the root logger's handlers: logging.config of user code clears those,
 and the file must be reopened all the same."""
 
+_color: bool | None = None
+"""What was decided about colour for this process and its workers; None: it depends on the descriptor."""
 
-def set_up(level: str, file: str, process: str) -> int:
-    """Send every record of this process from level up to a file; return the descriptor that is written to.
 
-    level: debug, info, warning or error; file: an absolute path, or "-" for stderr; process: "master" or "worker 1".
-    May be called again, with other values too. A forked worker calls it with its own name and keeps the file that the
+def prefer_color(color: bool | None) -> None:
+    """Have coloured levels or not, whatever the output is; None: on a terminal only. You must call it before set_up."""
+    global _color
+    _color = color
+
+
+def set_up(settings: Settings, slot: int | None = None) -> int:
+    """Send every record of this process to a file, as the settings say; return the descriptor that is written to.
+
+    slot: of the worker; None: this is the master.
+    May be called again, with other values too. A forked worker calls it with its own slot and keeps the file that the
     master has opened, because a worker that runs as another user could not open it.
     Raises PlatformError when the file cannot be opened; the output is then what it was.
     """
     global _output
+    dress = partial(_line, settings.format, slot)
     if _output is None:
-        _output = Output(file, _open(file))
-    elif _output.file != file:
-        _output.move(file, _open(file))
+        _output = Output(settings.file, _open(settings.file), dress)
+    elif _output.file != settings.file:
+        _output.move(settings.file, _open(settings.file))
     else:
         # something else may have been put under the number since, as dup2(2) does
-        _output.sinks[0].lead_to(_output.fd)
-    _output.setFormatter(Line(_look(_output.fd, os.environ.get("JOURNAL_STREAM", "")), process))
+        _output.ways[0].sink.lead_to(_output.fd)
+    _output.dress(dress)
     root = logging.getLogger()
     if _output not in root.handlers:
         root.addHandler(_output)
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    threshold = logging.getLevelNamesMapping()[settings.level.upper()]
     root.setLevel(threshold)
     # websockets logs every frame at DEBUG and every connection at INFO; our own lines say what matters
     logging.getLogger("websockets").setLevel(max(threshold, logging.WARNING))
@@ -204,18 +196,18 @@ def redirect_output(fd: int) -> None:
     _output.redirect()
 
 
-def unblock_output() -> None:
-    """Let what user code prints neither block nor raise, as it is with log lines: for a worker, after set_up.
+def capture_output() -> None:
+    """Make lines of the log of what user code prints; neither blocks nor raises. For a worker, after set_up.
 
-    Puts text streams over sinks in place of sys.stdout and sys.stderr; fileno() stays 1 and 2. What is closed stays
-    closed. Out of reach: what libraries in C and child programs write to descriptors 1 and 2 themselves, and
-    sys.__stdout__ and sys.__stderr__. Those block on a pipe that nobody reads.
+    Puts text streams in place of sys.stdout and sys.stderr; fileno() stays 1 and 2. What is closed by now stays closed.
+    Out of reach: what libraries in C and child programs write to descriptors 1 and 2 themselves, and sys.__stdout__ and
+    sys.__stderr__. That goes out as it is, and blocks on a pipe that nobody reads.
     """
     assert _output is not None, "set_up comes first"
     if _output.redirected or sys.stdout is not None:
-        sys.stdout = _text(_output, 1)
+        sys.stdout = _stream(_output, 1)
     if _output.redirected or sys.stderr is not None:
-        sys.stderr = _text(_output, STDERR)
+        sys.stderr = _stream(_output, STDERR)
 
 
 def reopen() -> int | None:
@@ -236,6 +228,17 @@ def adopt(fd: int) -> None:
     _output.replace(fd)
 
 
+def keep_enabled() -> None:
+    """Let our loggers be heard: a logging.config of user code disables those that it does not name. For a worker.
+
+    To be called whenever user code may have done that, and about once a second.
+    """
+    # a list first, as a thread may add a logger meanwhile
+    for name, logger in [*logging.root.manager.loggerDict.items()]:
+        if name.partition(".")[0] == "wsworker" and isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
 def flush() -> None:
     """Try to write what waits for a stuck pipe, and tell of lost lines. To be called about once a second."""
     if _output is not None:
@@ -244,11 +247,26 @@ def flush() -> None:
 
 def dropped() -> int:
     """Return how many log lines, and lines that user code printed, this process has lost so far."""
-    return sum(sink.dropped for sink in _output.sinks) if _output is not None else 0
+    return sum(way.sink.dropped for way in _output.ways) if _output is not None else 0
 
 
-def _text(output: Output, fd: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(Stream(output.sink_of(fd), fd), "utf-8", "backslashreplace", line_buffering=True)
+def _stream(output: Output, fd: int) -> io.TextIOWrapper:
+    name, level = PRINTED[fd]
+    way = output.way_of(fd)
+
+    def say(line: str, connection: str | None) -> None:
+        way.put(_record(name, level, line, connection))
+
+    # write_through: the stream itself holds the parts of lines, and knows whose they are
+    text = io.TextIOWrapper(Stream(fd, say), "utf-8", "backslashreplace", write_through=True)
+    # as open() does, since what wraps sys.stdout may ask for it; read-only in typeshed, not in Python
+    text.mode = "w"  # type: ignore[misc]
+    return text
+
+
+def _record(name: str, level: int, text: str, connection: str | None) -> logging.LogRecord:
+    facts = {"name": name, "levelno": level, "levelname": logging.getLevelName(level)}
+    return logging.makeLogRecord({**facts, "msg": text, "connection": connection})
 
 
 def _open(file: str) -> int:
@@ -269,21 +287,21 @@ def _open(file: str) -> int:
         ) from exc
 
 
-def _look(fd: int, journal_stream: str) -> Look:
+def _line(wanted: Format, slot: int | None, fd: int) -> Line:
+    """Return how a record looks in what is behind fd. A date is for what is read later than it is written."""
+    if wanted == "json":
+        return Json(slot)
+    if wanted == "journal" or (wanted == "auto" and _is_journal(fd, os.environ.get("JOURNAL_STREAM", ""))):
+        return Journal(slot)
+    on_terminal = os.isatty(fd)
+    has_color = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Console(slot, dated=not on_terminal, colored=has_color if _color is None else _color)
+
+
+def _is_journal(fd: int, journal_stream: str) -> bool:
     """journal_stream: $JOURNAL_STREAM, the device and inode of the journal's socket, see systemd.exec(5).
 
     It is inherited by programs whose stderr then goes elsewhere, hence the comparison.
     """
     status = os.fstat(fd)
-    if journal_stream == f"{status.st_dev}:{status.st_ino}":
-        return "journal"
-    return "terminal" if os.isatty(fd) else "plain"
-
-
-def _priority(level: int) -> int:
-    return next((priority for lowest, priority in _PRIORITIES if level >= lowest), _DEBUG_PRIORITY)
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return journal_stream == f"{status.st_dev}:{status.st_ino}"

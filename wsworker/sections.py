@@ -1,4 +1,4 @@
-"""The sections of the configuration but the top level: connections, TLS, plain HTTP and the log.
+"""The sections of the configuration: connections, TLS, plain HTTP, the log, the admin listener and the bus.
 
 Every limit here is on by default unless its field says that 0 is off. What a limit does when it is reached stands in
 its sentence, with the close code or the status.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from wsworker import values as read
 from wsworker.kinds import (
+    PATH_TEXT,
+    Address,
     Bytes,
     BytesPerSecond,
     FileOrNull,
+    FilePath,
     Limit,
+    OrAlone,
     PerSecond,
     Seconds,
     SecondsOrZero,
@@ -23,7 +27,10 @@ from wsworker.kinds import (
     Takes,
     in_folder,
     setting,
+    text_schema,
 )
+
+ORIGIN_TEXT = r"^(null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*]+)$"
 
 
 class WebSocketConfig(Section):
@@ -37,7 +44,15 @@ class WebSocketConfig(Section):
     )
     slow_consumer: Annotated[
         Literal["drop_newest", "drop_oldest", "disconnect"],
-        Takes("one of drop_newest, drop_oldest and disconnect"),
+        Takes(
+            "one of drop_newest, drop_oldest and disconnect",
+            "",
+            {
+                "drop_newest": "the message that finds no room",
+                "drop_oldest": "messages that wait, the oldest first",
+                "disconnect": "the connection, with 3008",
+            },
+        ),
     ] = setting(
         "drop_newest",
         "What goes when a message meets a full send_buffer: that message, older ones, or the client (3008).",
@@ -80,24 +95,35 @@ class WebSocketConfig(Section):
     max_per_user: Limit = setting(
         0, "Connections of one connection.user in each worker; the next one is closed with 3504; 0 is any number."
     )
-    compression: Annotated[Literal["none", "deflate"], Takes("none or deflate")] = setting(
-        "none", "Compression of messages: none, or deflate (permessage-deflate without context takeover)."
+    max_topics: Limit = setting(
+        128, "Topics that one connection may subscribe to; subscribe() raises ValueError beyond them; 0 is any number."
     )
+    compression: Annotated[
+        Literal["none", "deflate"],
+        Takes("none or deflate", "", {"none": "off", "deflate": "permessage-deflate (RFC 7692)"}),
+    ] = setting("none", "Compression of messages: none, or deflate (permessage-deflate without context takeover).")
     subprotocols: Annotated[
-        tuple[Annotated[str, AfterValidator(read.token)], ...],
+        tuple[Annotated[str, AfterValidator(read.token), text_schema(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")], ...],
         BeforeValidator(read.as_tuple),
         AfterValidator(read.no_doubles),
         Takes("a list of subprotocol names, such as [chat.v2, chat.v1]"),
     ] = setting(
-        (), "Subprotocols in order of preference; a client that offers none of them gets a connection without one."
+        (),
+        "Subprotocols in order of preference; a client that offers none of them gets a connection without one.",
+        examples=(["chat.v2", "chat.v1"],),
     )
     origins: Annotated[
-        Literal["same-origin", "*"] | tuple[Annotated[str, AfterValidator(read.origin)], ...],
+        Literal["same-origin", "*"] | tuple[Annotated[str, AfterValidator(read.origin), text_schema(ORIGIN_TEXT)], ...],
         BeforeValidator(read.as_tuple),
-        Takes('same-origin, "*" or a list of origins such as [https://example.org]'),
+        Takes(
+            'same-origin, "*" or a list of origins such as [https://example.org]',
+            "",
+            {"same-origin": "pages of the host and port that the client asks for", "*": "pages of every site"},
+        ),
     ] = setting(
         "same-origin",
         'Web pages that may connect: same-origin compares with the Host header, "*" admits every page, or a list.',
+        examples=(["https://example.org"],),
     )
 
 
@@ -118,34 +144,101 @@ class TlsConfig(Section):
     ca_certs: Annotated[FileOrNull, AfterValidator(_with_certfile)] = setting(
         None, "PEM file with authorities; then every client must show a certificate of one of them."
     )
-    min_version: Annotated[Literal["1.2", "1.3"], Takes('"1.2" or "1.3"')] = setting(
-        "1.2", "Oldest version of TLS that is spoken."
-    )
+    # the numbers: to an editor 1.2 without quotes is one, to us it is the text
+    min_version: Annotated[
+        Literal["1.2", "1.3"], WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]}), Takes('"1.2" or "1.3"')
+    ] = setting("1.2", "Oldest version of TLS that is spoken.")
 
 
 class HttpConfig(Section):
     """Plain HTTP requests on the port of the WebSockets: GET and HEAD, one answer, then the connection is closed."""
 
     health: Annotated[
-        Annotated[str, AfterValidator(read.url_path)] | None, Takes("a path such as /healthz, or null")
-    ] = setting(None, "Path that answers 200, or 503 while the worker drains; null is none.")
-    static: Annotated[Annotated[str, in_folder(read.path)] | None, Takes("the path of a folder, or null")] = setting(
-        None, "Folder whose files are served, for development and examples; null is none."
+        Annotated[str, AfterValidator(read.url_path), text_schema(r"^/[^\s?#]*$")] | None,
+        Takes("a path such as /healthz, or null"),
+    ] = setting(None, "Path that answers 200, or 503 while the worker drains; null is none.", examples=("/healthz",))
+    static: Annotated[FilePath | None, Takes("the path of a folder, or null")] = setting(
+        None, "Folder whose files are served, for development and examples; null is none.", examples=("./public",)
     )
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(read.host)], ...],
+        tuple[Annotated[str, AfterValidator(read.host), text_schema(r"^[^/*\s]+$")], ...],
         BeforeValidator(read.one_or_more),
         AfterValidator(read.no_doubles),
+        OrAlone(),
         Takes("a list of hosts such as [example.org, www.example.org:8080]"),
     ] = setting((), "Host headers that are answered, a host without a port with any; others get 403; empty is all.")
+
+
+def _no_file(value: object) -> object:
+    # other servers take a path here
+    if isinstance(value, str) and ("/" in value or "." in value or value == "-"):
+        raise ValueError("its lines go into the log, see log.file")
+    return value
 
 
 class LogConfig(Section):
     """Where the log goes and how much of it."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Takes("one of debug, info, warning and error")] = (
-        setting("info", "Least important messages that are still logged: debug, info, warning or error.")
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Takes(
+            "one of debug, info, warning and error",
+            "",
+            {
+                "debug": "everything",
+                "info": "what a service does",
+                "warning": "what may be a mistake",
+                "error": "what went wrong",
+            },
+        ),
+    ] = setting("info", "Least important messages that are still logged: debug, info, warning or error.")
+    format: Annotated[
+        Literal["auto", "console", "journal", "json"],
+        Takes(
+            "one of auto, console, journal and json",
+            "",
+            {
+                "auto": "journal under systemd, else console",
+                "console": "for people; in colour on a terminal",
+                "journal": "lines that begin with their priority (sd-daemon(3))",
+                "json": "an object a line",
+            },
+        ),
+    ] = setting(
+        "auto",
+        "Look of a line: console, journal (with its priorities), json (an object a line); auto suits the output.",
     )
-    file: Annotated[str, in_folder(read.path, "-"), Takes('a path, or "-" (with its quotes) for standard error')] = (
-        setting("-", 'File that the log is appended to; "-" is standard error.')
+    file: Annotated[
+        str,
+        in_folder(read.path, "-"),
+        text_schema(PATH_TEXT),
+        Takes('a path, or "-" (with its quotes) for standard error'),
+    ] = setting(
+        "-", 'File that the log is appended to; "-" is standard error.', examples=("/var/log/wsworker/hello.log",)
+    )
+    access: Annotated[bool, BeforeValidator(_no_file), Takes("true or false")] = setting(
+        False, "Whether a line is logged when a connection opens, and one when it closes."
+    )
+
+
+class AdminConfig(Section):
+    """Plain HTTP for operators on an address of its own: /metrics, /healthz, /readyz and /status.json."""
+
+    listen: Annotated[Address | None, Takes("an address such as 127.0.0.1:9464, or null")] = setting(
+        None,
+        "Address that operators connect to, without a password: keep it on loopback or a private network.",
+        reload=False,
+        examples=("127.0.0.1:9464",),
+    )
+    min_ready: Annotated[int, Field(ge=1, le=256), Takes("a number from 1 to 256", "workers")] = setting(
+        1, "Ready workers below which /readyz answers 503; a larger number than `workers` counts as `workers`."
+    )
+
+
+class BusConfig(Section):
+    """How messages that are published in one worker reach the others."""
+
+    max_message: Bytes = setting(1024**2, "Largest message that can be published, in bytes.")
+    peer_queue: Bytes = setting(
+        8 * 1024**2, "Bytes that may wait for another worker; what is published beyond them is lost and told as a gap."
     )

@@ -12,17 +12,13 @@ fails for good, the next one begins with a newline, so that it does not stick to
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from wsworker.outlet import open_outlet
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 ROOM_BYTES: Final = 256 * 1024
 """How much may wait; a record that finds nobody waiting is always taken."""
@@ -177,40 +173,3 @@ class Sink:
         if self._untold:
             count, self._untold = self._untold, 0
             self._put(_Record(self._report(count), count))
-
-
-class Stream(io.RawIOBase):
-    """What sys.stdout and sys.stderr write to: a sink in place of a descriptor.
-
-    fd: 1 or 2, what fileno() says, as programs that user code starts are handed it. It is not closed by close().
-    There is no buffer of Python's around it: that one raises BlockingIOError, and also when a signal handler prints.
-    """
-
-    def __init__(self, sink: Sink, fd: int) -> None:
-        super().__init__()
-        self._sink = sink
-        self._fd = fd
-        self.name = "<stdout>" if fd == 1 else "<stderr>"
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._fd
-
-    def isatty(self) -> bool:
-        """Return whether the descriptor is a terminal."""
-        return os.isatty(self._fd)
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Take everything, as one record."""
-        record = bytes(data)
-        self._sink.write(record)
-        return len(record)
-
-    def flush(self) -> None:
-        """Try to write what waits."""
-        super().flush()
-        self._sink.flush()

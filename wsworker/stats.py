@@ -5,63 +5,51 @@ slot: a head with the totals of workers that have left, and two seats, because a
 side during a reload. Every field is one aligned 64-bit word with one writer at a time, so there is no lock: a reader
 needs no two words to agree.
 
-    head    master   the counters of workers that are gone
-    seat    master   worker (its id; 0: the seat is free)
-            worker   beat_ns (CLOCK_MONOTONIC), lag_us, connections, full (0 or 1), and the counters
+    head    master   folds (see below), and the counters of workers that are gone
+    seat    master   worker (its id; 0: the seat is free), standing (see bus/members.py)
+            worker   beat_ns (CLOCK_MONOTONIC), lag_us, connections, full (0 or 1), send_buffer (bytes), bus_links,
+                     counters
 
 The loop of a worker writes its seat once a second and before it exits, never a thread: a blocked loop must look
 blocked. The hot path counts in plain attributes of Counters, so a SIGKILL costs at most one beat of counting. When a
-worker is reaped, the master folds its seat into the head: a slot's counters survive a death and never go back.
+worker is reaped, the master folds its seat into the head: a slot's counters survive a death and never go back. That
+takes more than one word, so folds is odd while it goes on, and who has read meanwhile reads again.
 """
 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+from wsworker.bus.members import Member, Standing
+from wsworker.counters import COUNTER_WORDS, Counters
 
 MAX_SLOTS: Final = 256
 SEATS_PER_SLOT: Final = 2
 _WORD_BYTES: Final = 8
 
+_WORKER, _STANDING, _BEAT, _LAG, _CONNECTIONS, _FULL, _SEND_BUFFER, _BUS_LINKS, _COUNTERS = range(9)
+_SEAT_WORDS: Final = _COUNTERS + COUNTER_WORDS
+_FOLDS, _HEAD = range(2)
+_HEAD_WORDS: Final = _HEAD + COUNTER_WORDS
+_RECORD_WORDS: Final = _HEAD_WORDS + SEATS_PER_SLOT * _SEAT_WORDS
 
-@dataclass(slots=True)
-class Counters:
-    """What one worker counts, in plain attributes; all only grow.
+LOST: Final = "1006"
+"""How connections count that ended with their worker."""
 
-    accepted, rejected: handshakes answered with 101, and with anything else; messages in and out; bytes in and out, as
-    they are read and written, heads and frames and all; refused: sends that gave False; dropped: messages that were
-    accepted and gave way to others; errors: exceptions of callbacks; log_dropped: lines for the log that were lost.
-    """
-
-    accepted: int = 0
-    rejected: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    refused: int = 0
-    dropped: int = 0
-    errors: int = 0
-    log_dropped: int = 0
-
-    def plus(self, other: Counters) -> Counters:
-        """Return the sum, field by field."""
-        return Counters(*(getattr(self, name) + getattr(other, name) for name in COUNTER_NAMES))
-
-
-COUNTER_NAMES: Final = tuple(field.name for field in fields(Counters))
-
-_WORKER, _BEAT, _LAG, _CONNECTIONS, _FULL, _COUNTERS = range(6)
-_SEAT_WORDS: Final = _COUNTERS + len(COUNTER_NAMES)
-_RECORD_WORDS: Final = len(COUNTER_NAMES) + SEATS_PER_SLOT * _SEAT_WORDS
+READS: Final = 1000
+"""So often at most a reader begins anew while the master folds: it may have been killed in the middle of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One seat as it stood at one moment.
 
-    beat_at: seconds on CLOCK_MONOTONIC, 0.0 before the first beat; full: the worker accepts nobody for now.
+    beat_at: seconds on CLOCK_MONOTONIC, 0.0 before the first beat; full: the worker accepts nobody for now;
+    send_buffer: bytes that were sent and that the kernel had not taken at the last beat, of all connections together;
+    bus_links: other workers that it can reach.
     """
 
     beat_at: float
@@ -69,6 +57,8 @@ class Reading:
     connections: int
     full: bool
     counters: Counters
+    send_buffer: int = 0
+    bus_links: int = 0
 
 
 class Seat:
@@ -84,15 +74,30 @@ class Seat:
         """The id of the worker that sits here; 0 means nobody."""
         return int(self._words[_WORKER])
 
-    def write(self, beat_ns: int, lag_us: int, connections: int, full: bool, counters: Counters) -> None:
+    def write(
+        self,
+        beat_ns: int,
+        lag_us: int,
+        connections: int,
+        full: bool,
+        counters: Counters,
+        send_buffer: int = 0,
+        bus_links: int = 0,
+    ) -> None:
         """Publish the state of this worker. The beat goes last: whoever sees it sees what it stands for."""
         words = self._words
-        for index, name in enumerate(COUNTER_NAMES, _COUNTERS):
-            words[index] = getattr(counters, name)
+        for index, value in enumerate(counters.words(), _COUNTERS):
+            words[index] = value
         words[_CONNECTIONS] = connections
         words[_FULL] = full
+        words[_SEND_BUFFER] = send_buffer
+        words[_BUS_LINKS] = bus_links
         words[_LAG] = lag_us
         words[_BEAT] = beat_ns
+
+    def stand(self, standing: Standing) -> None:
+        """Show to other workers where this one stands; the master's to say."""
+        self._words[_STANDING] = standing
 
     def count_connections(self, connections: int, full: bool) -> None:
         """Publish how many are open and whether that is all, at once and not with the next beat.
@@ -110,12 +115,20 @@ class Seat:
             lag_seconds=words[_LAG] / 1e6,
             connections=words[_CONNECTIONS],
             full=bool(words[_FULL]),
-            counters=Counters(*words[_COUNTERS:_SEAT_WORDS]),
+            send_buffer=words[_SEND_BUFFER],
+            bus_links=words[_BUS_LINKS],
+            counters=Counters.of(self.counted),
         )
+
+    @property
+    def counted(self) -> Sequence[int]:
+        """The words of its counters."""
+        return self._words[_COUNTERS:_SEAT_WORDS].tolist()
 
     def sit(self, worker: int) -> None:
         """Clear the seat and give it to a worker; 0 frees it."""
         self._words[:] = memoryview(bytes(len(self._words) * _WORD_BYTES)).cast("q")
+        self._words[_STANDING] = Standing.STARTING
         self._words[_WORKER] = worker
 
 
@@ -138,42 +151,57 @@ class Table:
         """Add what a dead worker counted to its slot's totals and free its seat; nothing if it has no seat."""
         for seat in self._seats(slot):
             if seat.worker == worker:
-                self._set_head(slot, self._head(slot).plus(seat.read().counters))
+                record, counters = self._record(slot), seat.read().counters
+                # who was connected to it is not any more, though nobody was there to say so
+                counters.closed[LOST] += counters.accepted - sum(counters.closed.values())
+                record[_FOLDS] += 1
+                for index, value in enumerate(counters.words(), _HEAD):
+                    record[index] += value
                 seat.sit(0)
+                record[_FOLDS] += 1
 
     def read(self, slot: int, worker: int) -> Reading | None:
         """Return the reading of one worker, or None when it has no seat."""
         return next((seat.read() for seat in self._seats(slot) if seat.worker == worker), None)
 
+    def readings(self, slot: int) -> list[Reading]:
+        """Return the readings of the slot's workers: of none, one, or during a reload two."""
+        return [seat.read() for seat in self._seats(slot) if seat.worker]
+
     def totals(self, slot: int) -> Counters:
         """Return what all workers of the slot, past and present, have counted."""
-        total = self._head(slot)
-        for seat in self._seats(slot):
-            if seat.worker:
-                total = total.plus(seat.read().counters)
-        return total
+        record = self._record(slot)
+        for _ in range(READS):
+            folds = record[_FOLDS]
+            rows = [record[_HEAD:_HEAD_WORDS].tolist(), *(seat.counted for seat in self._seats(slot) if seat.worker)]
+            if folds % 2 == 0 and record[_FOLDS] == folds:
+                break
+        return Counters.of(map(sum, zip(*rows, strict=True)))
 
     def others(self, slot: int) -> bool:
         """Return whether any other slot has a worker now. All ids are read at once: a full worker asks often."""
         for seat in range(SEATS_PER_SLOT):
-            workers = self._words[len(COUNTER_NAMES) + seat * _SEAT_WORDS + _WORKER :: _RECORD_WORDS].tolist()
+            workers = self._words[_HEAD_WORDS + seat * _SEAT_WORDS + _WORKER :: _RECORD_WORDS].tolist()
             del workers[slot - 1]
             if any(workers):
                 return True
         return False
+
+    def members(self) -> list[Member]:
+        """Return the workers that live, and where each stands."""
+        found = []
+        for seat in range(SEATS_PER_SLOT):
+            begin = _HEAD_WORDS + seat * _SEAT_WORDS
+            workers = self._words[begin + _WORKER :: _RECORD_WORDS].tolist()
+            standings = self._words[begin + _STANDING :: _RECORD_WORDS].tolist()
+            both = enumerate(zip(workers, standings, strict=True), 1)
+            found += [Member(worker, slot, standing) for slot, (worker, standing) in both if worker]
+        return found
 
     def _record(self, slot: int) -> memoryview:
         start = (slot - 1) * _RECORD_WORDS
         return self._words[start : start + _RECORD_WORDS]
 
     def _seats(self, slot: int) -> list[Seat]:
-        seats = self._record(slot)[len(COUNTER_NAMES) :]
+        seats = self._record(slot)[_HEAD_WORDS:]
         return [Seat(seats[start : start + _SEAT_WORDS]) for start in range(0, len(seats), _SEAT_WORDS)]
-
-    def _head(self, slot: int) -> Counters:
-        return Counters(*self._record(slot)[: len(COUNTER_NAMES)])
-
-    def _set_head(self, slot: int, totals: Counters) -> None:
-        record = self._record(slot)
-        for index, name in enumerate(COUNTER_NAMES):
-            record[index] = getattr(totals, name)

@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from wsworker.errors import WireError
+from wsworker.query import Query, query_of
 
 VERSION = 1
 MAX_LINE_BYTES = 64 * 1024
 ERROR_CHARACTERS = 1000
 """As much of an exception's own text as a report carries; it may say anything."""
 
-CommandName: TypeAlias = Literal["status", "reload", "stop", "reopen"]
-OrderName: TypeAlias = Literal["go", "drain", "lend", "recall", "reopen"]
-ReportName: TypeAlias = Literal["ready", "failed", "leaving"]
+CommandName: TypeAlias = Literal["status", "reload", "stop", "reopen", "connections", "bus"]
+OrderName: TypeAlias = Literal["go", "drain", "lend", "recall", "reopen", "list"]
+ReportName: TypeAlias = Literal["ready", "failed", "leaving", "rows", "changed"]
 DrainReason: TypeAlias = Literal["", "reload", "replace", "scale", "stop", "quick"]
 FailureKind: TypeAlias = Literal["", "app", "boot", "crash"]
 Body: TypeAlias = Mapping[str, Any]
@@ -32,17 +33,18 @@ Body: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Command:
-    """What the CLI asks of the master; quick belongs to stop."""
+    """What the CLI asks of the master; quick belongs to stop, query to connections."""
 
     name: CommandName
     quick: bool = False
+    query: Query | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
     """What the master answers: progress (final is False) any number of times, then one result.
 
-    body: JSON values only; its keys are those of `--json` in docs/commands.md.
+    body: JSON values only; its keys are those of `--json` in docs/json.md.
     """
 
     final: bool
@@ -56,14 +58,18 @@ class Order:
     go: the listeners listen, accept from now on. drain: leave; why says which close code and pace clients get:
     reload, replace and scale 1012 spread, stop 1001 spread, quick 1001 at once; scale also empties the queue first,
     as nobody follows. lend: accept from the listeners of another slot too, until recall names that slot. reopen: write
-    the log to the file that comes along.
+    the log to the file that comes along. list: report the connections that query asks for.
     slot: whose listeners are lent or recalled. fds: how many descriptors come along, by SCM_RIGHTS (unix(7)).
+    token: names the list; until: when nobody waits for it any more, seconds on CLOCK_MONOTONIC.
     """
 
     name: OrderName
     why: DrainReason = ""
     slot: int = 0
     fds: int = 0
+    token: int = 0
+    until: float = 0.0
+    query: Query | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,21 @@ class Report:
 
     ready: it could accept. failed: it exits now; kind is app (import or callback names), boot (anything else before
     ready) or crash (a fault of its loop later on), error one sentence, trace the user's trimmed traceback or "".
-    leaving: it was asked to go by a signal from outside and wants a replacement first.
+    leaving: it was asked to go by a signal from outside and wants a replacement first. rows: some of what the list
+    named by token asked for, in its order; total: how many connections fit, shown or not; last: these were the last.
+    changed: files of the app or the config are others than it has loaded; error names them, mark is the same in every
+    worker that sees this change.
     """
 
     name: ReportName
     kind: FailureKind = ""
     error: str = ""
     trace: str = ""
+    token: int = 0
+    total: int = 0
+    rows: tuple[Body, ...] = ()
+    last: bool = False
+    mark: str = ""
 
 
 Message: TypeAlias = Command | Reply | Order | Report
@@ -104,14 +118,15 @@ def encode(message: Message) -> bytes:
     fields = {"v": VERSION, "type": type(message).__name__.lower()} | vars(message)
     # no \\u escapes for plain text: they would make a long traceback in Cyrillic too long for a line. A lone surrogate
     # has no UTF-8; what backslashreplace makes of it is JSON's escape for it
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False, default=vars)
     return text.encode(errors="backslashreplace") + b"\n"
 
 
 def decode_command(line: bytes) -> Command:
     """Return the Command in a line; raises WireError for anything else."""
-    fields = _fields(line, "command", {"name": str, "quick": bool})
-    return Command(_one_of(CommandName, fields["name"]), fields["quick"])
+    fields = _fields(line, "command", {"name": str, "quick": bool, "query": object})
+    name = _one_of(CommandName, fields["name"])
+    return Command(name, fields["quick"], _query(fields["query"], name == "connections"))
 
 
 def decode_reply(line: bytes) -> Reply:
@@ -122,23 +137,42 @@ def decode_reply(line: bytes) -> Reply:
 
 def decode_order(line: bytes) -> Order:
     """Return the Order in a line; raises WireError for anything else."""
-    fields = _fields(line, "order", {"name": str, "why": str, "slot": int, "fds": int})
+    shape = {"name": str, "why": str, "slot": int, "fds": int, "token": int, "until": float, "query": object}
+    fields = _fields(line, "order", shape)
     for number in ("slot", "fds"):
         if fields[number] < 0:
             raise WireError(f"{number} is negative")
     name, why = _one_of(OrderName, fields["name"]), _one_of(DrainReason, fields["why"])
-    return Order(name, why, fields["slot"], fields["fds"])
+    query = _query(fields["query"], name == "list")
+    return Order(name, why, fields["slot"], fields["fds"], fields["token"], fields["until"], query)
 
 
 def decode_report(line: bytes) -> Report:
     """Return the Report in a line; raises WireError for anything else."""
-    shape = {"name": str, "kind": str, "error": str, "trace": str}
-    fields = _fields(line, "report", shape)
-    name, kind = _one_of(ReportName, fields["name"]), _one_of(FailureKind, fields["kind"])
-    return Report(name, kind, fields["error"], fields["trace"])
+    words: dict[str, type] = {"name": str, "kind": str, "error": str, "trace": str}
+    fields = _fields(line, "report", words | {"token": int, "total": int, "rows": list, "last": bool, "mark": str})
+    fields["name"] = _one_of(ReportName, fields["name"])
+    fields["kind"] = _one_of(FailureKind, fields["kind"])
+    fields["rows"] = tuple(fields["rows"])
+    if any(type(row) is not dict for row in fields["rows"]):
+        raise WireError("a row is not an object")
+    return Report(**fields)
+
+
+def _query(values: object, wanted: bool) -> Query | None:
+    """Return the query in these values, None if none is wanted and none there. Raises WireError for anything else."""
+    if values is None and not wanted:
+        return None
+    if not wanted or not isinstance(values, dict):
+        raise WireError("a query is an object, and only to ask for connections")
+    try:
+        return query_of(values)
+    except ValueError as error:
+        raise WireError(str(error)) from None
 
 
 def _fields(line: bytes, kind: str, shape: Mapping[str, type]) -> dict[str, Any]:
+    """Return the fields of a message. shape: the type of each; object is any, which you must check."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -154,7 +188,7 @@ def _fields(line: bytes, kind: str, shape: Mapping[str, type]) -> dict[str, Any]
         raise WireError(f"a {kind} has the fields {', '.join(shape)}")
     for name, wanted in shape.items():
         # type() and not isinstance(): a bool is an int to Python, and no field may be both
-        if type(fields[name]) is not wanted:
+        if wanted is not object and type(fields[name]) is not wanted:
             raise WireError(f"{name} is not a {wanted.__name__}")
     return fields
 

@@ -1,6 +1,6 @@
 """A browser, a page and a service for each test.
 
-Chromium is started once for all tests of this folder, headless, by its path: $WSWORKER_CHROMIUM, or `chromium` on the
+Chromium is started once for all tests of this folder, headless, by its path: $WSWORKER_TEST_CHROMIUM, or `chromium` on the
 PATH. Each test gets a context of its own, that is a profile without cookies or connections. Playwright's sync API keeps
 an event loop running in this thread while it lives; it therefore ends with this folder, not with the session, as other
 tests call asyncio.run.
@@ -40,7 +40,7 @@ PAGE: Final = f"<!doctype html><title>test</title><script>{LIBRARY}</script>"
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A running Chromium."""
-    path = os.environ.get("WSWORKER_CHROMIUM") or shutil.which("chromium")
+    path = os.environ.get("WSWORKER_TEST_CHROMIUM") or shutil.which("chromium")
     if path is None:
         lacking("chromium is not installed", "chromium")
     try:

@@ -34,7 +34,8 @@ class Service(Daemon):
     ) -> None:
         # a page that waits for the test may take long on a slow machine
         websocket = {"origins": origins, "max_size": "64MiB", "open_timeout": "30s", **(websocket or {})}
-        super().__init__(APP, websocket=websocket, **settings)
+        # for debugging each refusal is logged, else one of a kind in a minute
+        super().__init__(APP, websocket=websocket, **{"log": {"level": "debug"}, **settings})
         self.trust = trust
 
     @property

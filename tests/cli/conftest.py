@@ -27,7 +27,7 @@ from wsworker.wire import Command
 
 NAME = "cli-test"
 CONFIG = f"name: {NAME}\napp: app\nlisten: unix:cli.ws\n"
-Script: TypeAlias = Mapping[str, list[dict[str, Any]]]
+Script: TypeAlias = Mapping[str, "list[dict[str, Any]] | Turns"]
 
 STATUS: dict[str, Any] = {
     "schema": 1,
@@ -50,6 +50,7 @@ STATUS: dict[str, Any] = {
             "slot": 1,
             "id": 1,
             "pid": 4243,
+            "generation": 1,
             "state": "ready",
             "uptime": 129.4,
             "connections": 1,
@@ -129,11 +130,23 @@ def program(place: Place) -> Callable[..., Result]:
     return call
 
 
+class Turns(list[dict[str, Any] | None]):
+    """Bodies that are given one for each time a command comes, the last one for ever; None hangs up."""
+
+    def __init__(self, *bodies: dict[str, Any] | None) -> None:
+        super().__init__(bodies)
+
+    def next(self) -> list[dict[str, Any]]:
+        """Return the bodies of this time."""
+        body = self.pop(0) if len(self) > 1 else self[0]
+        return [] if body is None else [body]
+
+
 class Answering:
     """The lock and the control socket of a running master; only what it answers is written down.
 
-    script: the bodies for each command, the last one final; an empty list hangs up. After a stop it ends, as the master
-    does. heard: the commands that came.
+    script: the bodies for each command, the last one final, or Turns; an empty list hangs up, and a command that is not
+    in it is never answered. After a stop it ends, as the master does. heard: the commands that came.
     """
 
     def __init__(self, at: Paths, script: Script) -> None:
@@ -159,7 +172,10 @@ class Answering:
 
     def _answer(self, command: Command, token: Token) -> None:
         self.heard.append(command)
-        bodies = self._script[command.name]
+        if command.name not in self._script:
+            return
+        script = self._script[command.name]
+        bodies = script.next() if isinstance(script, Turns) else script
         if not bodies:
             self._ended = True
             return

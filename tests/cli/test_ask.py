@@ -41,6 +41,16 @@ def test_a_socket_of_its_own(place: Place) -> None:
     assert len(service.places) == 1 + len(elsewhere(NAME))
 
 
+def test_a_socket_of_its_own_is_trusted(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The config file says where it is; that our own run directory is not there, or not ours, does not matter."""
+    running({"status": [STATUS]})
+    moved = place.folder / "own.sock"
+    place.paths.socket.rename(moved)
+    place.config.write_text(f"name: {NAME}\ncontrol_socket: own.sock\n")
+    place.paths.folder.rename(place.paths.folder.with_name("elsewhere"))
+    assert ask.status(located(place)) == STATUS
+
+
 def test_no_config_file(place: Place) -> None:
     """Without a file nothing can be found."""
     with pytest.raises(ConfigError):

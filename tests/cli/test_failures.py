@@ -6,7 +6,7 @@ import click
 import pytest
 
 from wsworker import errors
-from wsworker.cli.failures import Failed, describe
+from wsworker.cli.failures import Failed, Interrupted, describe
 from wsworker.errors import (
     AlreadyRunning,
     AppError,
@@ -60,6 +60,13 @@ def test_a_config_error_shows_its_problems() -> None:
     expected = ("config_invalid", "unknown key", "config.yaml", 4, 1)
     assert expected == tuple(details[key] for key in ("code", "message", "file", "line", "column"))
     assert ["unknown key", "too many"] == [one["message"] for one in details["problems"]]
+
+
+def test_an_interrupted_wait() -> None:
+    """It is no error of anybody's, and yet not done: 130, as a shell has it, and the sentence alone."""
+    found = describe(Interrupted("it goes on"))
+    assert found is not None
+    assert (130, "it goes on", "interrupted") == (found.exit_code, found.text, found.details["code"])
 
 
 def test_usage() -> None:

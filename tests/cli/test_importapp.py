@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def imported(folder: Path, code: str) -> tuple[dict[str, Any], str]:
     """Import a module in a child process, as check does; return what it says, and its standard error."""
     (folder / "app.py").write_text(code)
-    asked = json.dumps({"path": [str(ROOT), *sys.path], "app": "app", "app_dir": str(folder)})
+    asked = json.dumps({"path": [str(ROOT), *sys.path], "app": "app", "app_dir": str(folder), "set_at": ""})
     command = [sys.executable, "-P", "-c", ENTRY, asked]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     return json.loads(ended.stdout), ended.stderr
@@ -50,7 +50,7 @@ def test_an_interrupt_by_the_app_is_its_own(tmp_path: Path) -> None:
 def test_ctrl_c_ends_it(tmp_path: Path, ignored: bool) -> None:
     """Without a word, unless it was ignored from the start."""
     (tmp_path / "app.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    asked = json.dumps({"path": [str(ROOT), *sys.path], "app": "app", "app_dir": str(tmp_path)})
+    asked = json.dumps({"path": [str(ROOT), *sys.path], "app": "app", "app_dir": str(tmp_path), "set_at": ""})
     ignore = ["env", "--ignore-signal=INT"] if ignored else []
     command = [*ignore, sys.executable, "-P", "-c", ENTRY, asked]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

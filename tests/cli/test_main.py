@@ -21,7 +21,7 @@ def test_help_says_what_the_command_says(name: str) -> None:
     """The list of commands has the first sentence of each, which is whole in a list."""
     command = getattr(importlib.import_module(f"wsworker.cli.{name}"), name)
     assert COMMANDS[name] == command.help
-    assert len(COMMANDS[name]) <= 70
+    assert len(COMMANDS[name]) <= 63
 
 
 @pytest.mark.parametrize("arguments", [(), ("-h",), ("--help",)])
@@ -29,13 +29,25 @@ def test_help(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> No
     """Help lists every command; no arguments at all ask for it too."""
     result = wsworker(*arguments)
     assert (0, "") == (result.code, result.err)
-    listed = [line.split()[0] for line in result.out.partition("Commands:\n")[2].splitlines()]
-    assert list(COMMANDS) == listed
+    listed = result.out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert list(COMMANDS) == [line.split()[0] for line in listed.splitlines()]
+    assert 'eval "$(_WSWORKER_COMPLETE=bash_source wsworker)"' in result.out
 
 
 def test_help_of_a_command(wsworker: Callable[..., Result]) -> None:
     """-h works there too."""
     assert wsworker("start", "-h").out.startswith("Usage: wsworker start [OPTIONS]")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_ends_with_exit_codes_and_an_example(wsworker: Callable[..., Result], name: str) -> None:
+    """In every command alike; wrong usage is 2 everywhere, and the example is a call of that command."""
+    codes, example = wsworker(name, "--help").out.rstrip().split("\n\n")[-2:]
+    codes = " ".join(codes.split())
+    assert codes.startswith("Exit codes: 0 ")
+    assert "; 2 wrong usage" in codes
+    assert example.startswith("  Example: ")
+    assert f"wsworker {name}" in example
 
 
 def test_names_of_commands() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import click
@@ -10,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import Place, Result
 from wsworker.cli.failures import failure
-from wsworker.cli.options import Settings
+from wsworker.cli.options import Settings, epilog
 
 
 @pytest.mark.parametrize(
@@ -95,3 +99,60 @@ def test_who_decides_on_colour(
     """--color, else NO_COLOR if it holds anything, else the terminal, which is asked by click."""
     monkeypatch.setenv("NO_COLOR", no_color)
     assert expected is Settings(color=color).colored()
+
+
+def test_a_dumb_terminal_has_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would show the bytes; whoever wants them all the same says so."""
+    monkeypatch.setenv("TERM", "dumb")
+    assert (False, True) == (Settings().colored(), Settings(color="always").colored())
+
+
+def test_the_end_of_help() -> None:
+    """Codes in their order, with that of a wrong usage; the example keeps its line."""
+    expected = "Exit codes: 0 done; 2 wrong usage; 7 nothing running.\n\n\b\nExample: wsworker reopen"
+    assert expected == epilog({7: "nothing running", 0: "done"}, "wsworker reopen")
+
+
+def complete(words: str, shell: str = "bash") -> list[str]:
+    """Return what the shell is told when Tab is pressed behind these words."""
+    environ = os.environ | {"_WSWORKER_COMPLETE": f"{shell}_complete", "COMP_WORDS": words}
+    environ["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+    command = [sys.executable, "-m", "wsworker"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+
+
+def test_completion_of_commands_and_options(place: Place) -> None:
+    """Click does it, in the program that the line in the start file of the shell calls."""
+    assert ["plain,status"] == complete("wsworker stat")
+    assert ["plain,--quick"] == complete("wsworker stop --q")
+    assert {"plain,auto", "plain,always", "plain,never"} == {*complete("wsworker --color ")}
+
+
+def test_completion_of_config_files(place: Place) -> None:
+    """The YAML files of the folder, also below a path; where there is none the shell looks for folders."""
+    (place.folder / "conf").mkdir()
+    for name in ("conf/a.yml", "conf/b.yaml", "conf/.hidden.yaml", "notes.txt"):
+        (place.folder / name).touch()
+    assert ["plain,config.yaml"] == complete("wsworker -c ")
+    assert ["plain,conf/a.yml", "plain,conf/b.yaml"] == complete("wsworker status -c conf/")
+    assert ["plain,conf/.hidden.yaml"] == complete("wsworker -c conf/.")
+    assert ["dir,no"] == complete("wsworker -c no")
+    assert ["dir,nosuch/x"] == complete("wsworker -c nosuch/x")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_completion_in_bash(place: Place) -> None:
+    """The line for ~/.bashrc works: bash takes the function, and the function finds the command."""
+    script = """
+    eval "$(_WSWORKER_COMPLETE=bash_source wsworker)"
+    complete -p wsworker
+    COMP_WORDS=(wsworker stat) COMP_CWORD=1
+    _wsworker_completion wsworker
+    echo "${COMPREPLY[@]}"
+    """
+    program = place.folder / "wsworker"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsworker "$@"\n')
+    program.chmod(0o755)
+    environ = os.environ | {"PATH": f"{place.folder}:{os.environ['PATH']}"}
+    ended = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=True, timeout=30)
+    assert ["complete -o nosort -F _wsworker_completion wsworker", "status"] == ended.stdout.splitlines()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import NAME, STATUS, Answering, Result, Script
+from tests.cli.conftest import NAME, STATUS, Answering, Result, Script, Turns
 from wsworker.cli.reload import progress_line, refusal, result_line
 from wsworker.wire import Command
 
@@ -18,11 +21,14 @@ DONE: dict[str, Any] = {
     "error": None,
     "workers": [ROW, ROW | {"slot": 2, "canary": False}],
     "asked": 1,
+    "dropped": 0,
     "seconds": 4.2,
     "generation": 2,
     "restart_needed": [],
     "applied": [],
 }
+WORKER = STATUS["workers"][0]
+AFTER = STATUS | {"workers": [WORKER | {"generation": 2}]}
 REFUSED = DONE | {"result": "refused", "workers": [], "asked": 0, "seconds": 0.0, "generation": 1}
 TRACE = "  File \"app.py\", line 7\nSyntaxError: expected ':'"
 ERROR = {"code": "reload_refused", "message": "the new code does not start", "cause": "app.py:7 is bad", "trace": TRACE}
@@ -45,8 +51,15 @@ def test_progress(body: dict[str, Any], expected: str) -> None:
 
 def test_the_result_line() -> None:
     """How many workers, how many clients, how long."""
-    expected = "reloaded hello: 2 workers, 1 connection asked to reconnect (1012), 4.2 s"
+    expected = "reloaded hello: 2 workers, 1 connection asked to reconnect (1012), 0 dropped, 4.2 s"
     assert expected == result_line("hello", DONE)
+    older = {key: value for key, value in DONE.items() if key != "dropped"}
+    assert expected.replace(", 0 dropped", "") == result_line("hello", older)
+
+
+def row(generation: int, **changes: Any) -> dict[str, Any]:
+    """Return a worker in the status document."""
+    return {**WORKER, "generation": generation, "drain_seconds": None, **changes}
 
 
 def test_refusals() -> None:
@@ -62,21 +75,70 @@ def test_refusals() -> None:
 def test_a_reload(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """Progress goes to standard error while it happens, the result to standard output."""
     body = {"event": "note", "text": "listen changed (config.yaml:3:9): needs a restart"}
-    master = running({"status": [STATUS], "reload": [body, {"event": "replaced", **ROW}, DONE]})
+    master = running({"status": [AFTER], "reload": [body, {"event": "replaced", **ROW}, DONE]})
     result = wsworker("reload")
     assert result.code == 0
-    assert f"reloaded {NAME}: 2 workers, 1 connection asked to reconnect (1012), 4.2 s\n" == result.out
+    assert f"reloaded {NAME}: 2 workers, 1 connection asked to reconnect (1012), 0 dropped, 4.2 s\n" == result.out
     assert result.err.splitlines() == [
         f"reloading {NAME}: 1 worker, one at a time",
         "note: listen changed (config.yaml:3:9): needs a restart",
         "  worker 1  4243 -> 4301  ready in 0.11 s (canary)",
     ]
+    assert [Command("status"), Command("reload"), Command("status")] == master.heard
+
+
+def test_the_drain_is_followed(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """Until the old workers have gone, and what they cut is in the result; the first look is printed."""
+    old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=4.0)]}
+    gone = AFTER | {"last_reload": DONE | {"dropped": 7}}
+    running({"status": Turns(STATUS, old, old, gone), "reload": [DONE]})
+    result = wsworker("reload")
+    assert ["  draining  7 connections, 4 s left"] == result.err.splitlines()[1:]
+    assert "asked to reconnect (1012), 7 dropped, " in result.out
+
+
+def test_the_drain_s_end_in_json(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """The document is that of the end: how many were dropped, and how long all of it took."""
+    old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=4.0)]}
+    running({"status": Turns(STATUS, old, AFTER | {"last_reload": DONE | {"dropped": 7}}), "reload": [DONE]})
+    result = wsworker("reload", "--json")
+    document = json.loads(result.out)
+    assert ("", 7, True) == (result.err, document["dropped"], document["seconds"] > DONE["seconds"])
+
+
+def test_a_worker_that_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It is waited for no longer than its own time and a margin; the reload has worked all the same."""
+    monkeypatch.setattr("wsworker.cli.reload.MARGIN_SECONDS", 0.0)
+    old = AFTER | {"workers": [*AFTER["workers"], row(1, pid=99, drain_seconds=0.0)]}
+    running({"status": Turns(STATUS, old), "reload": [DONE]})
+    result = wsworker("reload")
+    assert (0, "note: old workers do not leave: pid 99") == (result.code, result.err.splitlines()[-1])
+
+
+def test_as_a_command_of_systemd_it_does_not_follow(
+    monkeypatch: pytest.MonkeyPatch, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """The time that systemd gives it has nothing to do with graceful_timeout."""
+    monkeypatch.setenv("MAINPID", "4242")
+    master = running({"status": [STATUS], "reload": [DONE]})
+    assert 0 == wsworker("reload").code
     assert [Command("status"), Command("reload")] == master.heard
+
+
+def test_a_service_that_ends_behind_its_reload(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """The reload was done; that there is nobody left to follow is told, and no failure."""
+    running({"status": Turns(STATUS, None), "reload": [DONE]})
+    result = wsworker("reload")
+    assert (0, True) == (result.code, result.err.splitlines()[-1].startswith(f"note: {NAME} is reloaded, and then: "))
 
 
 def test_what_was_applied(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """The settings that changed have a line of their own before the result; --json has the list."""
-    running({"status": [STATUS], "reload": [DONE | {"applied": ["log.level", "workers"]}]})
+    running({"status": [AFTER], "reload": [DONE | {"applied": ["log.level", "workers"]}]})
     lines = wsworker("reload").out.splitlines()
     assert ["applied: log.level, workers", f"reloaded {NAME}"] == [lines[0], lines[1].partition(":")[0]]
     assert ["log.level", "workers"] == json.loads(wsworker("reload", "--json").out)["applied"]
@@ -86,14 +148,14 @@ def test_a_master_that_does_not_say_what_it_applied(
     wsworker: Callable[..., Result], running: Callable[[Script], Answering]
 ) -> None:
     """The result is shown all the same."""
-    running({"status": [STATUS], "reload": [{key: value for key, value in DONE.items() if key != "applied"}]})
+    running({"status": [AFTER], "reload": [{key: value for key, value in DONE.items() if key != "applied"}]})
     result = wsworker("reload")
     assert (0, 1) == (result.code, len(result.out.splitlines()))
 
 
 def test_events_of_a_later_version(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """What we do not know we do not show."""
-    running({"status": [STATUS], "reload": [{"event": "new"}, DONE]})
+    running({"status": [AFTER], "reload": [{"event": "new"}, DONE]})
     assert 1 == len(wsworker("reload").err.splitlines())
 
 
@@ -128,6 +190,31 @@ def test_a_config_error(wsworker: Callable[..., Result], running: Callable[[Scri
         document["generation"],
         document["error"],
     )
+
+
+def interrupted(until: str) -> tuple[int, str]:
+    """Press Ctrl-C once `reload` has said something; return its exit code and what it says then."""
+    command = [sys.executable, "-m", "wsworker", "reload"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while until not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        return process.returncode, err
+
+
+def test_ctrl_c_while_workers_are_replaced(running: Callable[[Script], Answering]) -> None:
+    """Nobody takes the wish back: one sentence says that it goes on."""
+    running({"status": [STATUS]})
+    assert (130, f"the reload of {NAME} goes on; `wsworker status` and the log say how\n") == interrupted("reloading")
+
+
+def test_ctrl_c_while_old_workers_leave(running: Callable[[Script], Answering]) -> None:
+    """All is done by then but for the goodbyes."""
+    old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=40.0)]}
+    running({"status": Turns(STATUS, old), "reload": [DONE]})
+    assert (130, f"{NAME} is reloaded; 7 connections of old workers go on leaving\n") == interrupted("draining")
 
 
 def test_no_wait(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +89,19 @@ def test_stop_then_start(place: Place, program: Callable[..., Result], running: 
     assert "stop" == master.heard[-1].name
     assert "stopping cli-test (pid 4242): 1 connection closed (1001), stopped in " in result.err.splitlines()[0]
     assert "ZeroDivisionError" in result.err
+
+
+def test_ctrl_c_while_the_old_service_stops(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The stop goes on, and one sentence says that nothing follows it."""
+    running({"status": [STATUS]})
+    command = [sys.executable, "-m", "wsworker", "restart"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "draining" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (130, True) == (process.returncode, err.endswith(" how far it is; nothing is started after it\n"))
 
 
 def test_what_runs_is_not_stopped_for_what_does_not_import(

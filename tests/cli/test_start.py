@@ -22,6 +22,8 @@ def test_flags() -> None:
     """Only what was given becomes a flag; an address is a string in YAML, whatever it looks like."""
     assert {} == flags(None, (), None)
     assert {"workers": ("-w", "auto"), "log.level": ("--log-level", "debug")} == flags("auto", (), "debug")
+    short = {"drain_window": ("--reload", "0"), "graceful_timeout": ("--reload", "2s")}
+    assert short == flags(None, (), None, follow=True)
     assert {"listen": ("-b", '"[::]:2346"')} == flags(None, ("[::]:2346",), None)
     assert {"listen": ("-b", '["a:1", "b:2"]')} == flags(None, ("a:1", "b:2"), None)
 
@@ -88,6 +90,24 @@ def test_background_under_systemd(wsworker: Callable[..., Result], monkeypatch: 
     """Systemd wants the foreground: -d is a wrong use there."""
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     assert 2 == wsworker("start", "-d").code
+
+
+def test_following_is_for_a_terminal(wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--reload is a wrong use in the background and under systemd, and says what to use there."""
+    text = (
+        "--reload is for development in a terminal and not with -d; use `wsworker reload` (see `wsworker start --help`)"
+    )
+    assert Result(2, "", f"error: {text}\n") == wsworker("start", "--reload", "-d")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    assert Result(2, "", f"error: {text}\n".replace("with -d", "under systemd")) == wsworker("start", "--reload")
+
+
+def test_following_makes_goodbyes_short(place: Place) -> None:
+    """Whatever the file says, a saved change is served soon."""
+    place.config.write_text("app: app\ngraceful_timeout: 5m\n")
+    loaded = configfile.load(place.config, {}, flags(None, (), None, follow=True))
+    assert (0.0, 2.0) == (loaded.config.drain_window, loaded.config.graceful_timeout)
+    assert "flag --reload" == loaded.place("graceful_timeout")
 
 
 def test_a_wrong_config(place: Place, wsworker: Callable[..., Result]) -> None:

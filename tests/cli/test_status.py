@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +16,24 @@ import pytest
 
 from tests.cli import conftest
 from tests.cli.conftest import NAME, Answering, Place, Result, Script
-from wsworker.cli.status import cells, draw
+from wsworker.cli.draw import render
+from wsworker.cli.options import Settings
+from wsworker.cli.status import cells, picture, remark, remarks, total_rate
 
 STATES = ("STATE", "ready", "parked", "new-state")
-HEAVY = ("pydantic", "websockets", "uvloop", "psutil", "rich", "asyncio")
+HEAVY = ("pydantic", "websockets", "uvloop", "psutil", "asyncio")
 NOW = 1_700_000_000.0
 
-WORKER: dict[str, Any] = {**conftest.STATUS["workers"][0], "generation": 1, "weight": 256, "lent_to": None, "queue": 0}
+WORKER: dict[str, Any] = {
+    **conftest.STATUS["workers"][0],
+    "generation": 1,
+    "weight": 256,
+    "lent_to": None,
+    "queue": 0,
+    "rate_in": 0.5,
+    "rate_out": 0.5,
+    "send_queue": 0,
+}
 STATUS: dict[str, Any] = {
     **conftest.STATUS,
     "over_budget": False,
@@ -47,55 +61,115 @@ def empty(number: int, **changes: Any) -> dict[str, Any]:
     return slot(number, pid=None, id=None, state="waiting", weight=0, retry_in=None) | changes
 
 
-def plain(document: dict[str, Any]) -> list[str]:
+def draw(document: dict[str, Any], width: int | None = None, *, wide: bool = False, color: str = "never") -> str:
+    """Draw a document."""
+    return render(Settings(color=color), *picture(document, "journalctl -u hello", NOW, width, wide))
+
+
+def plain(document: dict[str, Any], width: int | None = None, *, wide: bool = False) -> list[str]:
     """Draw a document without colour."""
-    return click.unstyle(draw(document, "journalctl -u hello", NOW)).splitlines()
+    return draw(document, width, wide=wide).splitlines()
+
+
+HELLO = STATUS | {
+    "name": "hello",
+    "workers": [slot(1), slot(2, pid=14244, messages_in=123456, weight=1, rate_in=1234.56, send_queue=65536)],
+    "workers_configured": 2,
+    "workers_ready": 2,
+}
+ABOVE = [
+    "hello  running  pid 4242  up 2m10s  reloads 0  ws://127.0.0.1:2346  config /srv/hello/config.yaml",
+    "2/2 workers  1 connection  in 1235 msg/s  out 1.0 msg/s  restarts 0  logs: journalctl -u hello",
+    "",
+]
 
 
 def test_the_picture() -> None:
     """A line for the service, a summary, an empty line, and a table with a row for each worker."""
-    document = STATUS | {
-        "name": "hello",
-        "workers": [slot(1), slot(2, pid=14244, messages_in=123456, weight=1, queue=1024)],
-    }
-    document |= {"workers_configured": 2, "workers_ready": 2}
-    assert plain(document) == [
-        "hello  running  pid 4242  up 2m10s  reloads 0  ws://127.0.0.1:2346  config /srv/hello/config.yaml",
-        "2/2 workers  1 connection  in 9 msg  out 8 msg  restarts 0  logs: journalctl -u hello",
-        "",
-        "#    PID  STATE    UP  CONN  WGT  QUEUE      IN  OUT     RSS  CPU%   LAG  RESTARTS",
-        "1   4243  ready  2m9s     1  256      0       9    8  27 MiB   0.1  0 ms         0",
-        "2  14244  ready  2m9s     1    1   1024  123456    8  27 MiB   0.1  0 ms         0",
+    assert plain(HELLO) == [
+        *ABOVE,
+        " #    PID  STATE    UP  CONN  IN/s  OUT/s   SENDQ  CPU%     RSS   LAG  RESTARTS",
+        " 1   4243  ready  2m9s     1   0.5    0.5     0 B   0.1  27 MiB  0 ms         0",
+        " 2  14244  ready  2m9s     1  1235    0.5  64 KiB   0.1  27 MiB  0 ms         0",
     ]
 
 
+def test_a_terminal_of_80_columns() -> None:
+    """All of it fits, as long as nothing in it is large."""
+    document = HELLO | {"workers": [slot(1, pid=14244)]}
+    assert plain(document, 80)[3:] == [
+        " #    PID  STATE    UP  CONN  IN/s  OUT/s  SENDQ  CPU%     RSS   LAG  RESTARTS",
+        " 1  14244  ready  2m9s     1   0.5    0.5    0 B   0.1  27 MiB  0 ms         0",
+    ]
+    assert plain(document, 200) == plain(document)
+
+
+def test_a_terminal_of_60_columns() -> None:
+    """What matters least is left out, by the column, and named; the lines above are for the terminal to fold."""
+    assert plain(HELLO, 60) == [
+        *ABOVE,
+        " #    PID  STATE  CONN  IN/s  OUT/s  CPU%     RSS   LAG",
+        " 1   4243  ready     1   0.5    0.5   0.1  27 MiB  0 ms",
+        " 2  14244  ready     1  1235    0.5   0.1  27 MiB  0 ms",
+        "too narrow for: UP, SENDQ, RESTARTS",
+    ]
+
+
+def test_a_wide_picture() -> None:
+    """Totals, the share of new connections, and who waits."""
+    picture = plain(HELLO, wide=True)
+    assert ["RESTARTS", "IN", "OUT", "WGT", "QUEUE"] == picture[3].split()[-5:]
+    assert ["0", "123456", "8", "1", "0"] == picture[5].split()[-5:]
+
+
+def test_what_an_older_master_does_not_tell() -> None:
+    """It has no rates and no send queues: dashes."""
+    older = {key: value for key, value in WORKER.items() if key not in ("rate_in", "rate_out", "send_queue")}
+    picture = plain(STATUS | {"workers": [older]})
+    assert "in - msg/s  out - msg/s" in picture[1]
+    assert ["1", "-", "-", "-", "0.1"] == picture[-1].split()[4:9]
+
+
+def test_the_rates_of_a_slot_count_once() -> None:
+    """Its counters are the slot's: the worker that drains shows the same as the one that follows it."""
+    document = {"workers": [slot(1, state="draining"), slot(1, pid=4300), slot(2, rate_in=2.0)]}
+    assert 2.5 == total_rate(document, "rate_in")
+    assert None is total_rate({"workers": [slot(1, rate_in=None)]}, "rate_in")
+
+
 def test_a_slot_without_a_worker() -> None:
-    """It shows its counters, who waits at it, why its last worker ended, and when the next one starts."""
+    """It shows its counters; below stands why its last worker ended, who waits at it, and when the next one starts."""
     row = empty(3, restarts=4, retry_in=3.4, queue=7, last_exit=DEATH)
-    remark = "crash: killed by SIGKILL; next start in 3s"
-    assert ["3", "-", "waiting", "-", "-", "0", "7", "9", "8", "-", "-", "-", "4", remark] == cells(row, True, NOW)
+    assert ["3", "-", "waiting", *["-"] * 8, "4", "9", "8", "0", "7"] == list(cells(row, True))
+    expected = "worker 3: crash: killed by SIGKILL; next start in 3s; 7 clients wait to be accepted"
+    assert ["", expected] == plain(STATUS | {"workers": [row]})[-2:]
+
+
+def test_nothing_to_remark() -> None:
+    """Then the table ends the picture."""
+    assert [] == remarks([slot(1), slot(2)], NOW)
+    assert "1 client waits to be accepted" == remark(slot(1, queue=1), NOW)
 
 
 def test_a_queue_that_is_lent_says_who_has_it() -> None:
     """Beside what else there is to say of the slot, and once if two workers of it live."""
-    assert (
-        "2m5s ago crash: killed by SIGKILL; worker 2 accepts for it"
-        == cells(slot(3, state="hung", last_exit=DEATH, lent_to=2), True, NOW)[-1]
+    assert "2m5s ago crash: killed by SIGKILL; worker 2 accepts for it" == remark(
+        slot(3, state="hung", last_exit=DEATH, lent_to=2), NOW
     )
-    assert "worker 2 accepts for it" == cells(empty(3, lent_to=2), True, NOW)[-1]
-    assert "" == cells(slot(3, state="draining", lent_to=2), True, NOW)[-1]
+    assert "worker 2 accepts for it" == remark(empty(3, lent_to=2), NOW)
+    assert "" == remark(slot(3, state="draining", lent_to=2), NOW)
 
 
 def test_a_slot_whose_first_worker_is_not_there_yet() -> None:
     """Nothing has ended and nothing is awaited, so nothing is said."""
-    assert "" == cells(empty(3), True, NOW)[-1]
+    assert "" == remark(empty(3), NOW)
 
 
 def test_a_parked_slot() -> None:
     """What is parked has no next start; a reason from user code cannot leave its line."""
     death = DEATH | {"class": "boot", "reason": "app.py:7 raised \x1b[31mOops\n", "code": 1, "signal": None}
     row = empty(3, state="parked", last_exit=death)
-    assert r"boot: app.py:7 raised \x1b[31mOops\x0a" == cells(row, True, NOW)[-1]
+    assert r"boot: app.py:7 raised \x1b[31mOops\x0a" == remark(row, NOW)
 
 
 @pytest.mark.parametrize(
@@ -110,35 +184,35 @@ def test_a_parked_slot() -> None:
 def test_the_last_line_of_the_traceback(reason: str, error: str, expected: str) -> None:
     """It stands behind the reason, unless the reason quotes it; it cannot leave its line either."""
     row = empty(3, last_exit=DEATH | {"reason": reason, "error": error})
-    assert expected == cells(row, True, NOW)[-1]
+    assert expected == remark(row, NOW)
 
 
 def test_a_slot_that_lives_again_says_what_its_last_worker_died_of() -> None:
     """For an hour: then it is history, which is in the log."""
-    assert "2m5s ago crash: killed by SIGKILL" == cells(slot(1, last_exit=DEATH), True, NOW)[-1]
-    assert "59m59s ago crash: killed by SIGKILL" == cells(slot(1, last_exit=DEATH), True, NOW - 125 + 3599)[-1]
-    assert "" == cells(slot(1, last_exit=DEATH), True, NOW - 125 + 3600)[-1]
+    assert "2m5s ago crash: killed by SIGKILL" == remark(slot(1, last_exit=DEATH), NOW)
+    assert "59m59s ago crash: killed by SIGKILL" == remark(slot(1, last_exit=DEATH), NOW - 125 + 3599)
+    assert "" == remark(slot(1, last_exit=DEATH), NOW - 125 + 3600)
 
 
 def test_an_exit_that_was_asked_for_is_not_remarkable() -> None:
     """Each reload makes one in each slot."""
     death = DEATH | {"class": "asked", "reason": "exit 0", "code": 0, "signal": None}
-    assert "" == cells(slot(1, last_exit=death), True, NOW)[-1]
+    assert "" == remark(slot(1, last_exit=death), NOW)
 
 
 def test_a_last_exit_is_shown_once_for_a_slot() -> None:
     """A worker that leaves says nothing of those before it: its successor does."""
     old, new = slot(1, state="draining", last_exit=DEATH), slot(1, pid=4300, last_exit=DEATH)
-    assert ["", "2m5s ago crash: killed by SIGKILL"] == [cells(row, True, NOW)[-1] for row in (old, new)]
+    assert ["worker 1: 2m5s ago crash: killed by SIGKILL"] == remarks([old, new], NOW)
 
 
 def test_what_is_not_known_is_a_dash() -> None:
     """No weights steer, or nobody can count the queue."""
     row = slot(1, weight=256, queue=None)
-    assert ["256", "-"] == list(cells(row, True, NOW)[5:7])
-    assert ["-", "-"] == list(cells(row, False, NOW)[5:7])
-    shared = plain(STATUS | {"steering": "shared", "workers": [row]})
-    assert ["1", "-", "-", "9"] == shared[-1].split()[4:8]
+    assert ["256", "-"] == list(cells(row, True)[-2:])
+    assert ["-", "-"] == list(cells(row, False)[-2:])
+    shared = plain(STATUS | {"steering": "shared", "workers": [row]}, wide=True)
+    assert ["9", "8", "-", "-"] == shared[-1].split()[-4:]
 
 
 def test_a_spent_crash_budget_is_shown() -> None:
@@ -163,7 +237,15 @@ def test_lost_log_lines_are_shown() -> None:
 def test_nothing_is_cut() -> None:
     """A long last exit stays whole, and lines have no limit."""
     death = DEATH | {"reason": "r" * 400, "error": "e" * 400}
-    assert plain(STATUS | {"workers": [empty(1, last_exit=death)]})[-1].endswith(f"{'r' * 400} ({'e' * 400})")
+    last = plain(STATUS | {"workers": [empty(1, last_exit=death)]}, 60)[-1]
+    assert last.endswith(f"{'r' * 400} ({'e' * 400})")
+
+
+def test_no_markup_is_read_out_of_values() -> None:
+    """What looks like rich's markup is text."""
+    document = STATUS | {"name": "[red]hello[/red]", "workers": [slot(1, state="[bold]odd")]}
+    assert plain(document)[0].startswith("[red]hello[/red]  running")
+    assert "[bold]odd" in plain(document)[-1]
 
 
 def test_a_reload_that_failed_is_shown() -> None:
@@ -186,17 +268,16 @@ def test_a_reload_that_failed_is_shown() -> None:
 def test_colour_does_not_move_columns() -> None:
     """States are coloured, an unknown one is not, and without its colours a picture is the plain one."""
     document = STATUS | {"workers": [slot(1), slot(2, state="parked"), slot(3, state="new-state")]}
-    picture = draw(document, "x", NOW)
-    assert "\x1b[31m" in picture
+    assert "\x1b[31mparked\x1b[0m" in draw(document, color="always")
     columns = [line.index(word) for word, line in zip(STATES, plain(document)[3:], strict=True)]
-    assert [9, 9, 9, 9] == columns
+    assert [10, 10, 10, 10] == columns
 
 
 @pytest.mark.parametrize(("state", "color"), [("ready", 32), ("closing", 33), ("stopped", 31), ("hung", 31)])
 def test_states_of_workers_have_colours(state: str, color: int) -> None:
     """Green is well, yellow passes, red does not serve."""
     document = STATUS | {"state": "odd", "workers": [slot(1, state=state)]}
-    assert f"\x1b[{color}m  {state}" in draw(document, "x", NOW)
+    assert f"\x1b[{color}m{state}\x1b[0m" in draw(document, color="always")
 
 
 @pytest.mark.parametrize(
@@ -265,3 +346,32 @@ def test_the_import_budget(place: Place, running: Callable[[Script], Answering])
     imported = ended.stdout.splitlines()[-1].split()
     assert "wsworker.cli.status" in imported
     assert [] == [name for name in HEAVY if name in imported]
+
+
+def on_terminal(place: Place, columns: int, *arguments: str) -> list[str]:
+    """Return the lines that `status` writes to a terminal of so many columns."""
+    environ = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "wsworker", "status", *arguments]
+    subprocess.run(command, stdout=slave, env=environ, check=True, timeout=30)
+    os.close(slave)
+    shown = b""
+    # Linux: EIO once the other end is closed and all is read
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 4096):
+            shown += data
+    os.close(master)
+    return shown.decode().splitlines()
+
+
+def test_on_a_terminal(place: Place, running: Callable[[Script], Answering]) -> None:
+    """Colour, and as many columns as fit; --wide shows all of them, and NO_COLOR the same without colour."""
+    running({"status": [STATUS]})
+    narrow = on_terminal(place, 60)
+    assert f"\x1b[1m{NAME}\x1b[0m  \x1b[32mrunning\x1b[0m  pid 4242" in narrow[0]
+    assert "too narrow for: UP, SENDQ, RESTARTS" in narrow[-1]
+    wide = on_terminal(place, 60, "--wide")
+    assert "QUEUE" in wide[3]
+    assert "too narrow" not in "".join(wide)
+    plain = on_terminal(place, 60, "--color", "never")
+    assert [click.unstyle(line) for line in narrow] == plain

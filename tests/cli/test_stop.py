@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,7 +25,7 @@ SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
 def test_the_line() -> None:
     """How many connections were closed, and how long it took."""
     assert (
-        "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.30 s"
+        "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.3 s"
         == Stopped("hello", 4242, 1, 0.3).line()
     )
     assert "stopping hello (pid 4242): stopped in 2.1 s" == Stopped("hello", 4242, None, 2.1).line()
@@ -120,6 +122,19 @@ def test_a_pid_file_that_aims_at_somebody_else(
     finally:
         victim.kill()
         victim.wait()
+
+
+def test_ctrl_c(running: Callable[[Script], Answering]) -> None:
+    """Nobody takes the stop back: one sentence says that it goes on. What it waits for is shown meanwhile."""
+    running({"status": [STATUS]})
+    command = [sys.executable, "-m", "wsworker", "stop"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "  draining  1 connection, 0 s left\n" == process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    expected = f"{NAME} (pid 4242) goes on stopping; `wsworker status` shows how far it is\n"
+    assert (130, expected) == (process.returncode, err)
 
 
 def test_a_stop_that_takes_too_long(place: Place, running: Callable[[Script], Answering]) -> None:

@@ -73,6 +73,12 @@ def test_what_could_steer_a_terminal_is_shown() -> None:
     assert r"a\x1b[2J\x0ab" == text.visible("a\x1b[2J\nb")
 
 
+def test_rates() -> None:
+    """A tenth is shown where it is worth something; what is not known is a dash."""
+    rates = [None, 0.0, 0.46, 99.94, 99.95, 1234.5]
+    assert ["-", "0.0", "0.5", "99.9", "100", "1234"] == [text.rate(value) for value in rates]
+
+
 def test_columns() -> None:
     """Columns stand under each other, are never cut, and no line ends in blanks."""
     rows = [("#", "STATE", ""), ("10", "ready", "x" * 300), ("2", "hung", "")]

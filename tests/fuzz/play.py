@@ -15,8 +15,8 @@ from tests.fuzz.handshakes import asks_for_head
 from tests.fuzz.pages import tempting
 from tests.fuzz.reading import CLOSE_CODES, read_frames, read_response
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.sections import HttpConfig, WebSocketConfig
-from wsworker.stats import Counters
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub

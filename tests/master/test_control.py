@@ -75,12 +75,14 @@ class Caller:
 class Desk:
     """A control socket with its loop, a clock that the test sets, and the commands that came."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group: int | None = None) -> None:
         self.path = path
         self.now = 1000.0
         self.commands: list[tuple[Command, int]] = []
         self.selector = selectors.DefaultSelector()
-        self.control = Control(path, self.selector, lambda *command: self.commands.append(command), lambda: self.now)
+        self.control = Control(
+            path, self.selector, lambda *command: self.commands.append(command), lambda: self.now, group
+        )
         self.callers: list[Caller] = []
 
     def turn(self) -> None:
@@ -234,6 +236,68 @@ def test_root_may_command_a_master_that_is_not_root(folder: Path, pipe: Pipe) ->
         sock.connect(str(folder / "chat.sock"))
         sock.sendall(STATUS)
         assert [(True, {"uid": NOBODY.pw_uid})] == replies(sock.recv(65536))
+
+
+# --- a group that may command -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_the_socket_of_a_group(folder: Path, umask: int) -> None:
+    """The mode is 0660 when the file appears; nobody can connect before the group is the right one."""
+
+    def open_it() -> list[int]:
+        os.umask(umask)
+        desk = Desk(folder / "chat.sock", os.getegid())
+        watch = Watch(folder, Watch.IN_CREATE)
+        desk.control.open()
+        return [*watch.masks(), stat.S_IMODE(desk.path.stat().st_mode), os.umask(0)]
+
+    assert [Watch.IN_CREATE, 0o660, umask] == in_child(open_it)
+
+
+@pytest.fixture
+def shared(folder: Path) -> Iterator[Desk]:
+    """Give an open control socket that the group of `nobody` may use."""
+    made = Desk(folder / "chat.sock", NOBODY.pw_gid)
+    made.control.open()
+    yield made
+    made.close()
+
+
+@needs_root
+def test_members_of_the_group_may_command(shared: Desk, pipe: Pipe) -> None:
+    """Whoever the mode lets through, also when the socket was made again."""
+    shared.path.unlink()
+    shared.control.renew()
+    assert (NOBODY.pw_gid, 0o660) == (shared.path.stat().st_gid, stat.S_IMODE(shared.path.stat().st_mode))
+    with Child(lambda: call_as_nobody(shared.path, pipe)):
+        shared.until(lambda: shared.commands)
+        shared.control.answer(shared.commands[0][1], {"state": "running"})
+        assert "running" in pipe.hear()
+
+
+@needs_root
+def test_who_is_not_in_the_group_cannot_connect(shared: Desk, pipe: Pipe) -> None:
+    """The mode keeps everybody else out."""
+    os.chown(shared.path, -1, NOBODY.pw_gid + 1)
+    with Child(lambda: call_as_nobody(shared.path, pipe)):
+        assert "PermissionError" == pipe.hear()
+
+
+def test_a_group_that_is_not_ours_to_give(folder: Path) -> None:
+    """Only root may give a file to any group: an OSError, and nothing is left open."""
+
+    def open_it() -> bool:
+        if os.geteuid() == 0:
+            folder.chmod(0o777)
+            become_nobody()
+        desk = Desk(folder / "chat.sock", 1)
+        before = open_files()
+        with pytest.raises(PermissionError):
+            desk.control.open()
+        return before == open_files()
+
+    assert in_child(open_it)
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -397,6 +461,70 @@ def test_who_does_not_read_its_answer_is_cut_after_5_seconds(desk: Desk) -> None
     desk.control.expire()
     assert 0 == desk.clients()
     assert not caller.rest().endswith(b"\n")
+
+
+def parts_of(count: int, size: int = 20_000) -> list[dict[str, Any]]:
+    """Return the parts of a long answer."""
+    return [{"number": number, "text": "x" * size} for number in range(count)]
+
+
+def test_a_long_answer_comes_in_parts(desk: Desk) -> None:
+    """Longer than what may wait for a caller: each part is written when there is room, and then the result."""
+    caller, token = desk.command()
+    count = 2 * MAX_UNREAD_BYTES // 20_000
+    desk.control.answer(token, {"result": "ok"}, parts_of(count))
+    told = replies(caller.rest())
+    assert [(False, number) for number in range(count)] == [(final, body["number"]) for final, body in told[:-1]]
+    assert (True, {"result": "ok"}) == told[-1]
+    assert 0 == desk.clients()
+
+
+def test_a_long_answer_holds_nobody_up(desk: Desk) -> None:
+    """A turn of the loop writes one part of it, however fast its caller reads."""
+    _, token = desk.command()
+    desk.control.answer(token, {"result": "ok"}, parts_of(3, 10))
+    (client,) = desk.control._clients.values()
+    left = [len(client.later)]
+    while client.later:
+        desk.turn()
+        left.append(len(client.later))
+    assert [2, 1, 0] == left
+
+
+def test_who_reads_a_long_answer_slowly_has_time_for_each_part(desk: Desk) -> None:
+    """As long as it reads at all; who stops is cut off."""
+    caller, token = desk.command()
+    desk.control.answer(token, {"result": "ok"}, parts_of(100))
+    received = 0
+    for _ in range(20):
+        desk.now += ANSWER_SECONDS - 0.1
+        desk.control.expire()
+        received += len(caller.receive())
+        desk.turn()
+    assert received > 20 * 20_000
+    desk.now += ANSWER_SECONDS
+    desk.control.expire()
+    assert 0 == desk.clients()
+
+
+def test_a_long_answer_to_a_caller_that_leaves(desk: Desk) -> None:
+    """What is left of it is forgotten."""
+    caller, token = desk.command()
+    desk.control.answer(token, {"result": "ok"}, parts_of(100))
+    caller.receive()
+    caller.sock.close()
+    desk.until(lambda: not desk.clients())
+
+
+def test_the_end_of_the_master_sends_what_fits(desk: Desk) -> None:
+    """A caller that reads gets the whole of a short list although no loop turns any more."""
+    caller, token = desk.command()
+    stuck, stuck_token = desk.command()
+    desk.control.answer(token, {"result": "ok"}, parts_of(5, 10))
+    desk.control.answer(stuck_token, {"result": "ok"}, parts_of(100))
+    desk.control.finish()
+    assert 6 == len(replies(caller.rest()))
+    assert 0 < len(stuck.rest()) < 100 * 20_000
 
 
 def open_files() -> list[str]:

@@ -33,14 +33,16 @@ from tests.master.forks import (
     until,
 )
 from wsworker.assignment import Assignment
+from wsworker.bus.members import Member, Standing
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.master import events
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.crew import TRACE_CHARACTERS, Crew, EnterWorker
 from wsworker.master.events import Event, Reading, WorkerDumped, WorkerExited, WorkerFailed, WorkerLeaving, WorkerReady
 from wsworker.master.process import Identity, identity
 from wsworker.sections import LogConfig, TlsConfig
-from wsworker.stats import Counters, Table
+from wsworker.stats import Table
 from wsworker.wire import ERROR_CHARACTERS, Lines, Order, Report, decode_order, encode
 
 CONFIG = Config(app="app", name="chat", workers=2)
@@ -62,6 +64,7 @@ class Deck:
         self.totals: list[tuple[Event, Counters]] = []
         self.living: list[set[int]] = []
         self.left: list[int] = []
+        self.changes: list[tuple[str, str]] = []
         self.reactions: dict[Event, Callable[[], object]] = {}
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.crew = Crew(
@@ -78,6 +81,7 @@ class Deck:
             rss=lambda worker: self.rss.get(worker, 0),
             oom=OomCounter(folder / "cgroup", folder / "membership"),
             now=lambda: self.now,
+            changed=lambda *change: self.changes.append(change),
         )
 
     def _feed(self, event: Event) -> None:
@@ -221,6 +225,21 @@ def telling(pipe: Pipe, facts: Callable[[Assignment], Any]) -> EnterWorker:
 
 
 Make = Callable[..., Deck]
+
+
+def watchful(assignment: Assignment) -> int:
+    """Tell of a change, and stay."""
+    say(assignment.channel, Report("changed", error="app.py", mark="one"))
+    say(assignment.channel, Report("ready"))
+    stay()
+
+
+def test_a_change_of_files_is_no_event(make: Make) -> None:
+    """It is handed on as it is: what follows begins with the configuration."""
+    deck = make(watchful)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    assert ([("app.py", "one")], [WorkerReady(7)]) == (deck.changes, deck.events)
 
 
 # --- what a worker gets -------------------------------------------------------------------------------------------
@@ -389,7 +408,7 @@ def test_counters_of_a_killed_worker_are_kept(make: Make) -> None:
     deck.spawn()
     deck.until(lambda: deck.events)
     deck.kill()
-    assert (WorkerExited(7, None, "SIGKILL"), Counters(messages_in=10)) == deck.totals[-1]
+    assert (WorkerExited(7, None, "SIGKILL", dropped=4), Counters(messages_in=10)) == deck.totals[-1]
     deck.spawn(worker=8)
     deck.until(lambda: WorkerReady(8) in deck.events)
     assert Counters(messages_in=20) == deck.table.totals(1)
@@ -479,8 +498,20 @@ def test_a_traced_worker_is_buried_when_its_tracer_lets_go(make: Make) -> None:
         assert [WorkerReady(7)] == deck.events
         assert {7} == deck.crew.pids().keys()
     deck.crew.bury_late()
-    assert [WorkerReady(7), WorkerExited(7, None, "SIGKILL")] == deck.events
+    assert [WorkerReady(7), WorkerExited(7, None, "SIGKILL", dropped=4)] == deck.events
     pipe.close()
+
+
+def test_others_see_where_a_worker_stands(make: Make) -> None:
+    """With the order that makes it so, and not before; other orders change nothing."""
+    deck = make(obedient)
+    deck.spawn(worker=3, slot=2)
+    seen = [deck.table.members()]
+    for order in (Order("go"), Order("reopen"), Order("drain", "stop")):
+        deck.tell(order, worker=3)
+        seen.append(deck.table.members())
+    starting, ready, draining = ([Member(3, 2, standing)] for standing in Standing)
+    assert [starting, ready, ready, draining] == seen
 
 
 @pytest.mark.parametrize("enter_worker", [babbling, endless])
@@ -639,6 +670,37 @@ def test_each_worker_has_a_file_of_its_own(make: Make) -> None:
     assert 2 == len(descriptors()) - len(before)  # the selector and the listener of the deck
 
 
+def test_rows_are_handed_on(make: Make) -> None:
+    """A part of a list is an event, with the worker it is from."""
+
+    def enter_worker(assignment: Assignment) -> int:
+        say(assignment.channel, Report("rows", token=9, total=2, rows=({"id": "a"},), last=True))
+        stay()
+
+    deck = make(enter_worker)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    assert [events.WorkerAnswered(7, 9, 2, ({"id": "a"},), last=True)] == deck.events
+
+
+def test_the_last_word_is_heard_behind_much_else(make: Make) -> None:
+    """A worker that fails while it lists thousands of connections still tells why."""
+
+    def enter_worker(assignment: Assignment) -> int:
+        assignment.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for _ in range(3):
+            say(assignment.channel, Report("rows", token=9, rows=({"path": "x" * 50_000},)))
+        say(assignment.channel, Report("failed", "crash", "no more"))
+        return 1
+
+    deck = make(enter_worker)
+    pid = deck.spawn()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    deck.turn(backwards=True)
+    deck.until(lambda: deck.events and isinstance(deck.events[-1], WorkerExited))
+    assert WorkerFailed(7, "crash", "no more") == deck.events[-2]
+
+
 # --- out of memory ------------------------------------------------------------------------------------------------
 
 
@@ -706,10 +768,9 @@ def test_lent_listeners_go_along(make: Make, pipe: Pipe, slot: int) -> None:
     deck.spawn()
     listener = descriptors()[str(deck.listener.fileno())]
     deck.tell(Order("lend", slot=slot))
-    order = {"name": "lend", "why": "", "slot": slot, "fds": slot - 1}
-    assert [order, [listener] * (slot - 1)] == pipe.hear()
+    assert [vars(Order("lend", slot=slot, fds=slot - 1)), [listener] * (slot - 1)] == pipe.hear()
     deck.tell(Order("recall", slot=slot))
-    assert [{"name": "recall", "why": "", "slot": slot, "fds": 0}, []] == pipe.hear()
+    assert [vars(Order("recall", slot=slot)), []] == pipe.hear()
 
 
 def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: Path) -> None:
@@ -723,7 +784,7 @@ def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: P
     with (tmp_path / "chat.log").open("ab") as log:
         deck.crew.hand_log("-", log.fileno())
         os.fstat(log.fileno())
-    told = [{"name": "reopen", "why": "", "slot": 0, "fds": 1}, [str(tmp_path / "chat.log")]]
+    told = [vars(Order("reopen", fds=1)), [str(tmp_path / "chat.log")]]
     assert [told, told] == [pipe.hear(), pipe.hear()]
     deck.until(lambda: exits(deck))
     deck.crew.hand_log("-", 2)

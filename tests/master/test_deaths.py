@@ -195,6 +195,19 @@ def test_forks_that_fail_are_tried_ever_later_and_are_no_deaths() -> None:
     assert (0, 1) == (story.supervisor.roster.slots[2].failed_forks, story.supervisor.status(story.now)["restarts"])
 
 
+def test_restarts_are_counted_by_reason() -> None:
+    """With those that were replaced while they lived; a slot that goes keeps its counts."""
+    story = Story(workers=2, max_messages=100).serve()
+    story.tell(events.WorkerExited(2, signal="SIGSEGV"))
+    story.tell(events.WorkerReady(3))
+    assert [[2, "signal", 1]] == story.supervisor.status(story.now)["restart_reasons"]
+    story.tell(events.SlotsRead({1: Reading(story.now, messages=500)}))
+    story.tell(events.WorkerReady(4))
+    assert [[2, "signal", 1], [1, "recycled", 1]] == story.supervisor.status(story.now)["restart_reasons"]
+    story.tell(events.ScaleRequested(-1))
+    assert [2, "signal", 1] in story.supervisor.status(story.now)["restart_reasons"]
+
+
 def test_exit_78_before_ready_is_the_app_s() -> None:
     """Also without a word: it may be what a supervisor must not start again."""
     story = Story(workers=1)

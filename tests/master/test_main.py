@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import json
 import os
 import pwd
@@ -42,7 +43,11 @@ from wsworker.errors import WsworkerError
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.main import Master
 from wsworker.master.roll import refused as refusal
+from wsworker.query import Query
+from wsworker.sections import LogConfig
 from wsworker.wire import Command, Report, encode
+
+GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
 
 
 def free_port() -> int:
@@ -57,7 +62,8 @@ class Daemon:
     """A master in a forked child.
 
     folder: for its files; config: lines of its config file beside app, name and listen; terminal: "", "own" for
-    one that controls its session, or "foreign"; its other end is ours; before: called in the child first of all.
+    one that controls its session, or "foreign"; its other end is ours; before: called in the child first of all;
+    follows: as of Master.
     """
 
     def __init__(
@@ -69,7 +75,9 @@ class Daemon:
         listen: str = "",
         terminal: str = "",
         before: Callable[[], object] = lambda: None,
+        follows: bool = False,
     ) -> None:
+        self._follows = follows
         self.folder = folder
         self.port = free_port()
         self.listen = listen or f"127.0.0.1:{self.port}"
@@ -101,9 +109,10 @@ class Daemon:
         os.environ.update({"XDG_RUNTIME_DIR": str(self.folder / "run")} | self._environ)
         self._take_terminal()
         self._before()
-        log.set_up("info", str(self.log), "master")
+        log.set_up(LogConfig(file=str(self.log)))
         try:
-            master = Master(self._load(), self._load, self._enter_worker, self.settled.tell, lambda: None, "1.2.3")
+            entry, settled = self._enter_worker, self.settled.tell
+            master = Master(self._load(), self._load, entry, settled, lambda: None, "1.2.3", follows=self._follows)
             final = master.run()
         except WsworkerError as error:
             return [type(error).__name__, str(error)]
@@ -414,6 +423,37 @@ def test_hup_reloads(start: Start) -> None:
     assert 2 == daemon.status()["generation"]
 
 
+def watchful(assignment: Assignment) -> int:
+    """Be a polite worker; in the first generation, tell of two changes, as every worker that sees them does."""
+    say(assignment.channel, Report("ready"))
+    if assignment.generation == 1:
+        say(assignment.channel, Report("changed", error="app.py", mark="one"))
+        say(assignment.channel, Report("changed", error="app.py", mark="one"))
+    for order in orders(assignment.channel):
+        if order.name == "drain":
+            return 0
+    return 9
+
+
+def test_a_saved_file_reloads_once(start: Start) -> None:
+    """However many workers tell of the same change, it is one reload."""
+    daemon = start(watchful, config="workers: 3", follows=True)
+    daemon.settled.hear()
+    until(lambda: daemon.status()["state"] == "running" and daemon.status()["generation"] == 2)
+    until(lambda: len(daemon.pids()) == 3)
+    assert 1 == daemon.status()["reloads"]
+    assert 1 == daemon.log.read_text().count("app.py changed, reloading")
+
+
+def test_nobody_reloads_a_service_that_does_not_follow(start: Start) -> None:
+    """A worker that tells of a change all the same is not listened to."""
+    daemon = running(start, watchful, config="workers: 2")
+    daemon.child.signal(signal.SIGUSR2)
+    daemon.logged("SIGUSR2 means nothing here")
+    assert ("running", 1) == (daemon.status()["state"], daemon.status()["generation"])
+    assert "changed" not in daemon.log.read_text()
+
+
 @pytest.mark.parametrize("bad", ["workers: none", "workers: [", "no_such_key: 1"])
 def test_hup_with_a_bad_config_changes_nothing(start: Start, bad: str) -> None:
     """It is refused with its place in the log; the workers, the generation and the configuration are as before."""
@@ -604,6 +644,25 @@ def test_ttin_and_ttou_scale(start: Start) -> None:
     assert not refused(daemon.port)
 
 
+def test_where_programs_outside_find_workers(start: Start) -> None:
+    """The sockets of those that are ready, in a folder beside the control socket; the secret is in no log."""
+    daemon = running(start)
+    (address,) = daemon.ask(Command("bus"))
+    assert {"node", "secret", "sockets"} == address.keys()
+    assert [str(daemon.socket.with_suffix(".bus") / "1.sock")] == address["sockets"]
+    assert address["secret"] not in daemon.log.read_text()
+    # where no socket can be made there is no slot more
+    folder = daemon.socket.with_suffix(".bus")
+    (folder / "2.sock").mkdir()
+    daemon.child.signal(signal.SIGTTIN)
+    daemon.logged(f"cannot have 2 workers: cannot make a socket in {folder}: ")
+    assert 1 == len(daemon.pids())
+    assert not refused(daemon.port)
+    (folder / "2.sock").rmdir()
+    daemon.child.signal(signal.SIGTTIN)
+    until(lambda: len(daemon.ask(Command("bus"))[-1]["sockets"]) == 2)
+
+
 def test_no_storm_of_signals_drowns_a_stop(start: Start) -> None:
     """However many come before it, and however busy each keeps the loop, TERM is heard."""
     daemon = running(start)
@@ -686,7 +745,9 @@ def test_a_worker_holds_nothing_of_the_master(start: Start, pipe: Pipe) -> None:
     """Lock, control socket, notify socket, wakeup pipe, selector and the listeners of other slots are closed in it."""
 
     def look(assignment: Assignment) -> int:
+        assert assignment.berth is not None
         own = {*(sock.fileno() for sock in assignment.sockets), assignment.channel.fileno()}
+        own.add(assignment.berth.listener.fileno())
         pipe.tell([assignment.slot, len(open_files()) - len(own) - before, "NOTIFY_SOCKET" in os.environ])
         return polite(assignment)
 
@@ -753,6 +814,43 @@ def test_workers_that_run_as_root_are_warned_of(start: Start, pipe: Pipe) -> Non
     daemon = running(start, look, config="user: nobody")
     assert [NOBODY.pw_uid] * 3 == pipe.hear()
     assert warning not in daemon.log.read_text()
+
+
+def listing(assignment: Assignment) -> int:
+    """Be a worker that has one connection; the one in slot 3 never answers."""
+    say(assignment.channel, Report("ready"))
+    for order in orders(assignment.channel):
+        if order.name == "list" and assignment.slot != 3:
+            assert order.query is not None
+            row = {"id": str(assignment.slot), "user": order.query.user}
+            say(assignment.channel, Report("rows", token=order.token, total=1, rows=(row,), last=True))
+        if order.name == "drain":
+            return 0
+    return 9
+
+
+def test_connections_are_asked_of_the_workers(start: Start) -> None:
+    """Their rows come before the result, which names who did not answer; a slot alone may be asked."""
+    daemon = start(listing, config="workers: 3")
+    daemon.settled.hear()
+    *parts, result = daemon.ask(Command("connections", query=Query(user="tom")))
+    rows = [row for part in parts for row in part["connections"]]
+    assert [{"id": "1", "user": "tom"}, {"id": "2", "user": "tom"}] == sorted(rows, key=lambda row: str(row["id"]))
+    assert {"total": 2, "shown": 2, "missing": [3]} == result
+    *parts, result = daemon.ask(Command("connections", query=Query(slot=2)))
+    assert [{"connections": [{"id": "2", "user": None}]}] == parts
+    assert {"total": 1, "shown": 1, "missing": []} == result
+
+
+@pytest.mark.parametrize("group", ["", pytest.param(GROUP, marks=needs_root)])
+def test_a_group_may_command(start: Start, group: str) -> None:
+    """With `control_socket_mode: "0660"`: `group`, or that of the master."""
+    named = f"group: {group}" if group else ""
+    daemon = start(config=f'control_socket_mode: "0660"\n{named}')
+    daemon.settled.hear()
+    gid = grp.getgrnam(group).gr_gid if group else os.getegid()
+    found = {path.name: (path.stat().st_gid, oct(path.stat().st_mode)[-3:]) for path in (daemon.socket, daemon.run)}
+    assert {"chat.sock": (gid, "660"), "wsworker": (gid, "710")} == found
 
 
 def test_a_unix_socket_needs_no_weights(start: Start, folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.master.forks import become_nobody, in_child
 from wsworker.master.orders import MAX_WAITING, Orders
+from wsworker.query import Query
 from wsworker.wire import Lines, Order, decode_order
 
 FILLER = Order("lend", slot=999)
@@ -147,6 +148,19 @@ def test_what_does_not_fit_comes_later_and_in_order(worker: Worker, tmp_path: Pa
     ] == worker.read_all()
     assert before == count()
     assert not worker.watched
+
+
+def test_a_list_is_sent_at_once_or_not_at_all(worker: Worker) -> None:
+    """By the time there is room nobody waits for the answer any more."""
+    asking = Order("list", token=7, until=1.0, query=Query())
+    worker.orders.send(asking, [])
+    assert [(asking, [])] == worker.read_all()
+    worker.fill()
+    for _ in range(3):
+        worker.orders.send(asking, [])
+    drain = Order("drain", "stop")
+    worker.orders.send(drain, [])
+    assert [(drain, [])] == worker.read_all()
 
 
 def test_nothing_overtakes_what_waits(worker: Worker) -> None:

@@ -85,6 +85,31 @@ def test_the_answer_counts_the_clients_that_were_asked_to_go() -> None:
     assert [7] == [answer.body["asked"] for answer in only(story.tell(events.WorkerReady(4)), Answer)]
 
 
+def test_connections_that_an_old_worker_cuts_are_counted() -> None:
+    """In the answer those until then, and in what `status` shows those of workers that drain on; once each."""
+    story = Story(workers=2).serve()
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerReady(3))
+    story.tell(events.WorkerExited(1, code=0, dropped=2))
+    assert [2] == [answer.body["dropped"] for answer in only(story.tell(events.WorkerReady(4)), Answer)]
+    story.tell(events.WorkerExited(2, code=0, dropped=3))
+    assert 5 == story.supervisor.status(story.now)["last_reload"]["dropped"]
+
+
+def test_only_a_reload_drops_connections_by_a_reload() -> None:
+    """A worker that is replaced, and one that drains while a wrong configuration is refused, count for nothing."""
+    story = Story(workers=1).serve()
+    story.tell(events.WorkerLeaving(1))
+    story.tell(events.WorkerReady(2))
+    story.tell(events.WorkerExited(1, code=0, dropped=2))
+    assert None is story.supervisor.service.last_reload
+    story.tell(events.ReloadRequested(story.config, 7))
+    story.tell(events.WorkerReady(3))
+    story.tell(events.ReloadRefused("wrong"))
+    story.tell(events.WorkerExited(2, code=0, dropped=2))
+    assert 0 == story.supervisor.status(story.now)["last_reload"]["dropped"]
+
+
 def test_a_reload_during_the_start_waits_for_its_end() -> None:
     """It begins once every slot was judged."""
     story = Story(workers=2)
@@ -255,3 +280,18 @@ def test_nobody_is_replaced_while_a_reload_waits() -> None:
     story.tell(events.ReloadRequested(story.config))
     assert not only(story.tell(events.SlotsRead({1: used, 2: used})), Spawn)
     assert [5] == [spawn.worker for spawn in only(story.tell(events.WorkerReady(4)), Spawn)]
+
+
+def test_reloads_are_counted_by_their_result() -> None:
+    """Each once, however many asked for it."""
+    story = Story(workers=1).serve()
+    story.tell(events.ReloadRefused("config.yaml:1:1: error: no"))
+    assert {"refused": 1} == story.supervisor.status(story.now)["reload_results"]
+    story.tell(events.ReloadRequested(story.config, 1))
+    story.tell(events.WorkerReady(2))
+    assert {"refused": 1, "ok": 1} == story.supervisor.status(story.now)["reload_results"]
+    story.tell(events.WorkerExited(1, code=0))
+    story.tell(events.ReloadRequested(story.config, 2))
+    story.tell(events.WorkerFailed(3, "app", "no module"))
+    story.tell(events.WorkerExited(3, code=78))
+    assert {"refused": 2, "ok": 1} == story.supervisor.status(story.now)["reload_results"]

@@ -87,6 +87,13 @@ def test_who_takes_connections(fields: dict[str, Any], takes: bool) -> None:
     assert not worker(1, 1, DRAINING).takes_connections
 
 
+def test_how_long_a_worker_may_drain() -> None:
+    """Until it cuts its clients, which is some time before the master would kill it; only while it drains."""
+    draining = worker(1, 1, DRAINING, drain_until=40.0)
+    assert [25.0, 0.0] == [draining.drain_seconds(now) for now in (10.0, 38.0)]
+    assert None is worker(1, 1).drain_seconds(10.0)
+
+
 def test_a_pause_moves_all_that_is_awaited() -> None:
     """The deadline, the end of a drain and the last beat; what is not awaited stays so."""
     paused = worker(1, 1, heard_at=10.0, deadline_at=13.0, drain_until=40.0)

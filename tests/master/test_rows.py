@@ -8,7 +8,7 @@ import pytest
 
 from tests.master.test_roster import DRAINING, STARTING, roster, worker
 from wsworker.master.events import WorkerExited, WorkerFailed
-from wsworker.master.rows import exit_class, exit_row, rows
+from wsworker.master.rows import exit_class, exit_row, restart_reason, rows
 
 
 def test_rows_in_the_order_of_the_slots() -> None:
@@ -71,6 +71,30 @@ def test_an_exit_is_told_by_its_cause() -> None:
 def test_the_kind_of_an_exit(fields: dict[str, Any], event: dict[str, Any], kind: str) -> None:
     """What the supervisor did, and what the worker said, come before what the kernel tells."""
     assert kind == exit_class(worker(1, 1, **fields), WorkerExited(1, **event))
+
+
+@pytest.mark.parametrize(
+    ("fields", "event", "reason"),
+    [
+        ({}, {"code": 0}, "exit"),
+        ({}, {"code": 3}, "exit"),
+        ({}, {"signal": "SIGSEGV"}, "signal"),
+        ({}, {"signal": "SIGKILL", "oom": True}, "oom"),
+        ({"doom": "memory"}, {"signal": "SIGKILL"}, "oom"),
+        ({"doom": "hung"}, {"signal": "SIGABRT"}, "hung"),
+        ({"state": STARTING}, {"code": 1}, "boot"),
+        ({"failure": WorkerFailed(1, "app", "no module")}, {"code": 78}, "boot"),
+        ({"failure": WorkerFailed(1, "crash", "it ended")}, {"code": 1}, "exit"),
+    ],
+)
+def test_why_a_worker_was_started_again(fields: dict[str, Any], event: dict[str, Any], reason: str) -> None:
+    """What became of the one before it, in one of a few words."""
+    assert reason == restart_reason(exit_row(worker(1, 1, **fields), WorkerExited(1, **event), 9.0))
+
+
+def test_a_slot_whose_first_fork_failed_has_no_exit() -> None:
+    """Its worker starts late, and not again."""
+    assert "boot" == restart_reason(None)
 
 
 def test_a_reason_says_what_a_worker_was_killed_for() -> None:

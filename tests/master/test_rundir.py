@@ -65,6 +65,56 @@ def refusal(run: Paths) -> RunDirError:
     return caught.value
 
 
+# --- a group that may command -----------------------------------------------------------------------------------------
+
+
+def mode(path: Path) -> tuple[int, int]:
+    """Return group and mode."""
+    info = path.stat()
+    return info.st_gid, stat.S_IMODE(info.st_mode)
+
+
+def test_a_group_is_let_in(run: Paths) -> None:
+    """To pass the directory and to see the lock; nobody else is. It stays so when somebody has removed them."""
+    group = os.getegid()
+    run_dir = RunDir.claim("chat", run, group)
+    assert [(group, 0o710), (group, 0o640)] == [mode(run.folder), mode(run.lock)]
+    shutil.rmtree(run.folder)
+    assert run_dir.renew()
+    assert [(group, 0o710), (group, 0o640)] == [mode(run.folder), mode(run.lock)]
+    run_dir.release()
+
+
+@needs_root
+def test_any_group_is_let_in_by_root(run: Paths) -> None:
+    """The group of the configuration, which need not be one of the master's."""
+    RunDir.claim("chat", run, NOBODY.pw_gid).release()
+    assert [(NOBODY.pw_gid, 0o710), (NOBODY.pw_gid, 0o640)] == [mode(run.folder), mode(run.lock)]
+
+
+@needs_root
+def test_a_folder_that_all_may_enter_stays_as_it_is(run: Paths) -> None:
+    """As systemd makes it: its group may be somebody's business."""
+    run.folder.mkdir(mode=0o755)
+    RunDir.claim("chat", run, NOBODY.pw_gid).release()
+    assert (os.getegid(), 0o755) == mode(run.folder)
+
+
+def test_a_group_that_is_not_ours_to_give(tmp_path: Path) -> None:
+    """Only root may give a file to any group; the refusal names the setting."""
+
+    def refused() -> str:
+        folder = Path(tempfile.mkdtemp())
+        if os.geteuid() == 0:
+            folder.chmod(0o777)
+            become_nobody()
+        with pytest.raises(RunDirError) as caught:
+            RunDir.claim("chat", at(folder / "run"), 1)
+        return str(caught.value)
+
+    assert "it cannot be opened to a group: Operation not permitted; see `control_socket_mode`" in in_child(refused)
+
+
 # --- paths --------------------------------------------------------------------------------------------------------
 
 

@@ -21,9 +21,10 @@ from wsworker.master import events
 from wsworker.master.events import Action, Event, Exit, Reading, Spawn, WorkerId
 from wsworker.master.health import ABORT_SECONDS, FAILED_SECONDS
 from wsworker.master.restarts import RestartPolicy, delay
-from wsworker.master.roster import ServiceState, Slot, WorkerState
-from wsworker.master.service import KILL_MARGIN_SECONDS, QUICK_SECONDS
+from wsworker.master.roster import KILL_MARGIN_SECONDS, ServiceState, Slot, WorkerState
+from wsworker.master.service import QUICK_SECONDS
 from wsworker.master.supervisor import Supervisor
+from wsworker.query import Query
 
 MIB = 1024**2
 CONFIG = Config(
@@ -90,6 +91,7 @@ class Kernel:
     loans: dict[int, WorkerId] = field(default_factory=dict)
     no_more_slots: bool = False
     unborn: set[WorkerId] = field(default_factory=set)
+    lists: list[tuple[WorkerId, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(random.Random(self.seed).random, POLICY)
@@ -143,6 +145,10 @@ class Kernel:
             case events.Tell(worker, order):
                 self.check_known(worker)
                 process = self.processes[worker]
+                if order.name == "list":
+                    assert order.until > self.now
+                    assert process.ready_at is not None, "it has no connections"
+                    self.lists.append((worker, order.token))
                 if order.name in ("lend", "recall"):
                     self.lend(worker, order.name, order.slot)
                 if order.name == "drain":
@@ -313,7 +319,8 @@ class Kernel:
         self.now = end
 
     def snapshot(self) -> str:
-        return repr((self.supervisor.state, self.supervisor.roster, self.supervisor.service.generation))
+        service = self.supervisor.service
+        return repr((self.supervisor.state, self.supervisor.roster, service.generation, service.censuses))
 
 
 class Supervision(RuleBasedStateMachine):
@@ -430,6 +437,19 @@ class Supervision(RuleBasedStateMachine):
     def status(self) -> None:
         self.kernel.feed(events.StatusRequested(self.ask()))
         self.kernel.supervisor.status(self.kernel.now)
+
+    @rule(slot=st.sampled_from([None, None, 1, 3]))
+    def connections(self, slot: int | None) -> None:
+        self.kernel.feed(events.ConnectionsRequested(Query(slot=slot), self.ask()))
+
+    @precondition(lambda self: self.kernel.lists)
+    @rule(data=st.data(), last=st.booleans())
+    def a_list_comes(self, data: st.DataObject, last: bool) -> None:
+        worker, reply = asked = data.draw(st.sampled_from(self.kernel.lists))
+        if last:
+            self.kernel.lists.remove(asked)
+        # of a worker that has died, or to a caller that waits no longer, too
+        self.kernel.feed(events.WorkerAnswered(worker, reply, 1, ({"slot": 1},), last))
 
     @precondition(lambda self: self.kernel.now > 1003)
     @rule(quick=st.booleans(), by_signal=st.booleans())

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from tests.master.forks import Child, in_child
-from wsworker.master.view import Sample, Service, document, memory_and_cpu, sample, sum_counters
-from wsworker.stats import Counters, Table
+from wsworker.counters import Counters
+from wsworker.master.view import RATE_SECONDS, Rates, Sample, Service, document, memory_and_cpu, sample, sum_counters
+from wsworker.stats import Table
 
 SERVICE = Service(
     name="chat",
@@ -51,6 +52,7 @@ def shown(
     table: Table,
     *workers: dict[str, Any],
     samples: dict[int, Sample] | None = None,
+    rates: Rates | None = None,
     queues: Mapping[int, int | None] = MappingProxyType({}),
     log_dropped: int = 0,
     **changes: Any,
@@ -63,6 +65,7 @@ def shown(
         samples or {},
         now=NOW,
         wall=WALL,
+        rates=rates or Rates(),
         queues=lambda slot: queues.get(slot, 0),
         steering="weights",
         log_dropped=log_dropped,
@@ -111,16 +114,6 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
     worker = body["workers"][0]
     assert worker["rss"] > 1024 * 1024
     del worker["rss"]
-    counters = {
-        "rejected": 0,
-        "messages_out": 0,
-        "bytes_in": 0,
-        "bytes_out": 0,
-        "refused": 0,
-        "dropped": 0,
-        "errors": 0,
-    }
-    counters |= {"log_dropped": 0}
     assert {
         "slot": 1,
         "id": 7,
@@ -134,9 +127,10 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
         "last_exit": None,
         "queue": 5,
         "connections": 3,
-        "accepted": 104,
-        "messages_in": 1040,
-        **counters,
+        **Counters(accepted=104, messages_in=1040).plain(),
+        "rate_in": 0.0,
+        "rate_out": 0.0,
+        "send_queue": 0,
         "loop_lag": 0.0015,
         "cpu": 0.25,
     } == worker
@@ -195,17 +189,8 @@ def test_totals_count_every_slot_once() -> None:
     table.claim(2, 3).write(1, 0, 300, False, Counters(accepted=300))
     rows = [row(1, 1), row(1, 2), row(2, 3)]
     assert {
+        **Counters(accepted=321, errors=1, log_dropped=3).plain(),
         "connections": 312,
-        "accepted": 321,
-        "rejected": 0,
-        "messages_in": 0,
-        "messages_out": 0,
-        "bytes_in": 0,
-        "bytes_out": 0,
-        "refused": 0,
-        "dropped": 0,
-        "errors": 1,
-        "log_dropped": 3,
         "restarts": 5,
     } == shown(table, *rows)["totals"]
 
@@ -226,6 +211,55 @@ def test_dropped_log_lines_are_those_of_the_master_and_the_workers() -> None:
     table.claim(2, 2).write(1, 0, 0, False, Counters(log_dropped=40))
     table.fold(2, 2)
     assert 543 == shown(table, row(1, 1), row(2), log_dropped=500)["totals"]["log_dropped"]
+
+
+def count(table: Table, slot: int, messages_in: int, messages_out: int) -> None:
+    """Let worker 1 of a slot have counted so much."""
+    if not table.read(slot, 1):
+        table.claim(slot, 1)
+    seat = next(seat for seat in table._seats(slot) if seat.worker == 1)
+    seat.write(1, 0, 0, False, Counters(messages_in=messages_in, messages_out=messages_out))
+
+
+def test_rates_are_over_the_last_seconds() -> None:
+    """Of each slot; what was longer ago does not count, and with one sample nothing is known yet."""
+    table, rates = Table(2), Rates()
+    for second in range(12):
+        count(table, 1, 1000 + 10 * second, second**2)
+        rates.sample([1, 2], table, 100.0 + second)
+        assert second > 0 or rates.of(1) == (0.0, 0.0)
+    assert (10.0, (11**2 - 6**2) / RATE_SECONDS) == rates.of(1)
+    assert (0.0, 0.0) == rates.of(2)
+    assert (0.0, 0.0) == rates.of(3)
+
+
+def test_rates_survive_a_death_and_end_with_a_slot() -> None:
+    """A slot's counters never go back, so neither is its rate ever negative; of a slot that is closed none is kept."""
+    table, rates = Table(2), Rates()
+    count(table, 1, 100, 0)
+    rates.sample([1], table, 100.0)
+    table.fold(1, 1)
+    rates.sample([1], table, 101.0)
+    assert (0.0, 0.0) == rates.of(1)
+    count(table, 1, 7, 3)
+    rates.sample([1], table, 102.0)
+    assert (3.5, 1.5) == rates.of(1)
+    rates.sample([], table, 103.0)
+    rates.sample([1], table, 104.0)
+    assert (0.0, 0.0) == rates.of(1)
+
+
+def test_a_row_shows_rates_and_what_waits_to_be_sent() -> None:
+    """The rates are those of the slot, the queue that of the worker."""
+    table, rates = Table(2), Rates()
+    for second in range(2):
+        count(table, 1, 4 * second, 2 * second)
+        rates.sample([1, 2], table, 100.0 + second)
+    table.claim(2, 9).write(1, 0, 3, False, Counters(), 4096)
+    workers = shown(table, row(1, 1), row(2, 9), rates=rates)["workers"]
+    assert [(4.0, 2.0, 0), (0.0, 0.0, 4096)] == [
+        (worker["rate_in"], worker["rate_out"], worker["send_queue"]) for worker in workers
+    ]
 
 
 def test_counters_are_summed_over_slots() -> None:

@@ -48,6 +48,27 @@ def refusal(request: Request, policy: Policy = OPEN, facts: Facts = FREE) -> Ref
     return verdict
 
 
+@pytest.mark.parametrize(
+    ("request_", "policy", "facts", "reason"),
+    [
+        (request_with(Sec_WebSocket_Key=None), OPEN, FREE, "bad_request"),
+        (request_with(("Origin", "http://a"), ("Origin", "http://a")), OPEN, FREE, "bad_request"),
+        (request_with(Upgrade=None), OPEN, FREE, "plain_http"),
+        (request_with(Upgrade=None, method="POST"), replace(OPEN, has_site=True), FREE, "plain_http"),
+        (request_with(), replace(OPEN, hosts=("a.example",)), FREE, "host"),
+        (request_with(Host=None), OPEN, FREE, "bad_request"),
+        (request_with(Origin="http://evil.example"), OPEN, FREE, "origin"),
+        (request_with(Origin="http://evil.example"), replace(OPEN, origins=("http://a",)), FREE, "origin"),
+        (request_with(), OPEN, replace(FREE, draining=True), "draining"),
+        (request_with(), OPEN, replace(FREE, full=True), "full"),
+        (request_with(), OPEN, replace(FREE, crowded=True), "rate"),
+    ],
+)
+def test_every_refusal_has_its_reason(request_: Request, policy: Policy, facts: Facts, reason: str) -> None:
+    """One of a few words, under which it is counted."""
+    assert reason == refusal(request_, policy, facts).reason
+
+
 DEFECTS = {
     "no Host": (request_with(Host=None), 400, {}),
     "two Hosts": (request_with(("Host", "a")), 400, {}),

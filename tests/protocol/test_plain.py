@@ -215,6 +215,17 @@ def lines(answer: Answer | bytes) -> list[str]:
     return [found[0], *found[3:-1]]
 
 
+def test_what_was_made_just_now() -> None:
+    """It has its own type and further headers, nobody keeps it, and HEAD gets its length alone."""
+    answer = plain.fresh(200, "application/json", b"{}\n", False, NOW, {"Vary": "Accept"})
+    lines = answer.head.decode().split("\r\n")
+    assert "HTTP/1.1 200 OK" == lines[0]
+    fields = {"Content-Type: application/json", "Content-Length: 3", "Cache-Control: no-store", "Vary: Accept"}
+    assert fields <= {*lines}
+    assert b"{}\n" == answer.body
+    assert Answer(answer.head) == plain.fresh(200, "application/json", b"{}\n", True, NOW, {"Vary": "Accept"})
+
+
 def test_health() -> None:
     """200 or 503, not to be kept by anybody in between; HEAD gets the same without the body."""
     ready = plain.health(False, False, NOW)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -156,8 +157,9 @@ class Daemon:
 
     @property
     def out(self) -> str:
-        """What the daemon, or user code in its workers, has printed on standard output."""
-        return (self.folder / "stdout.txt").read_text()
+        """What user code in the workers has printed on standard output, without what stands before each line."""
+        text = (self.folder / "stdout.txt").read_text()
+        return re.sub(r"^\S+ INFO  worker \d+ +(\[\S+\] )?", "", text, flags=re.MULTILINE)
 
     def write_app(self, text: str) -> None:
         """Write the user's module.

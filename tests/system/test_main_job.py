@@ -19,7 +19,7 @@ from tests.system.conftest import MakeDaemon
 from tests.system.daemon import HELLO, WHO, Daemon, eventually, free_port
 
 ROOT = Path(__file__).parent.parent.parent
-EXAMPLE = ROOT / "examples" / "hello.py"
+EXAMPLE = ROOT / "examples" / "hello" / "app.py"
 
 CALLBACKS = """
 import asyncio
@@ -80,16 +80,6 @@ def test_the_first_five_minutes(make_daemon: MakeDaemon) -> None:
     daemon.wait_gone()
 
 
-def test_what_make_run_starts(make_daemon: MakeDaemon) -> None:
-    """config/hello.yaml and examples/hello.py, as they are, say hello with four workers."""
-    daemon = make_daemon()
-    config = (ROOT / "config" / "hello.yaml").read_text()
-    daemon.config.write_text(config.replace("../examples", str(ROOT / "examples")))
-    daemon.start("-b", f"127.0.0.1:{daemon.port}")
-    assert ("hello", 4) == (daemon.status()["name"], daemon.status()["workers_ready"])
-    assert "hello tom" == daemon.echo("tom")
-
-
 def test_status_for_people(four: Daemon) -> None:
     """`status`: one line for the service, one a worker with slot, pid, state, counters, rss, restarts."""
     shown = four.cli("status")
@@ -99,7 +89,7 @@ def test_status_for_people(four: Daemon) -> None:
     assert first.endswith(f"  reloads 0  ws://127.0.0.1:{four.port}  config {four.config}")
     assert second.startswith("4/4 workers  0 connections  in ")
     assert headings.split() == [
-        *("#", "PID", "STATE", "UP", "CONN", "WGT", "QUEUE", "IN", "OUT", "RSS", "CPU%", "LAG", "RESTARTS")
+        *("#", "PID", "STATE", "UP", "CONN", "IN/s", "OUT/s", "SENDQ", "CPU%", "RSS", "LAG", "RESTARTS")
     ]
     assert [[str(slot), str(pid), "ready"] for slot, pid in enumerate(four.workers, 1)] == [
         row.split()[:3] for row in rows

@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.certificates import HOST, Authority, name_of
 from tests.system.clients import UPGRADE, ask_raw, raw, read_to_end
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import HELLO, WHO, Daemon, eventually
+from tests.system.daemon import HELLO, WHO, Daemon, eventually, finish
 from tests.system.faults.world import GATED, Gate
 
 LEAVES_AT_THE_GATE = f"{WHO}{GATED}\nasync def on_worker_reload(worker):\n    await pass_gate()\n"
@@ -79,7 +79,7 @@ def test_a_service_with_tls(make_daemon: MakeDaemon, authority: Authority, loop:
         client.close(1000)
         assert 1000 == client.close_code
     assert [f"wss://127.0.0.1:{daemon.port}"] == daemon.status()["listen"]
-    assert f": wss://127.0.0.1:{daemon.port}, " in daemon.log
+    assert f": listening on wss://127.0.0.1:{daemon.port}, " in daemon.log
     with connect_securely(daemon, authority.client()) as client:
         assert 0 == daemon.cli("stop").code
         with pytest.raises(ConnectionClosed):
@@ -182,7 +182,7 @@ def test_a_new_certificate(make_daemon: MakeDaemon, authority: Authority, loop: 
     with connect_securely(daemon, authority.client()) as client:
         gate.close()
         daemon.write_config(tls=authority.issue("two").settings)
-        assert 0 == daemon.cli("reload").code
+        began = daemon.cli_begin("reload")
         eventually(lambda: certificate(daemon, authority) == "two", "the new certificate")
         client.send("on")
         assert str(client.recv(10)).endswith(" on")
@@ -191,6 +191,7 @@ def test_a_new_certificate(make_daemon: MakeDaemon, authority: Authority, loop: 
         with pytest.raises(ConnectionClosed):
             client.recv(10)
         assert 1012 == client.close_code
+    assert 0 == finish(began).code
     assert "two" == certificate(daemon, authority)
 
 

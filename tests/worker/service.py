@@ -15,8 +15,8 @@ from typing import Any
 from websockets.frames import Frame, Opcode
 
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.sections import WebSocketConfig
-from wsworker.stats import Counters
 from wsworker.worker.app import App, Callback
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.connection import Connection

@@ -19,7 +19,8 @@ import pytest
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
 from wsworker.config import Config
-from wsworker.stats import Counters
+from wsworker.counters import Counters
+from wsworker.speaker import begin_task, connection_id
 from wsworker.worker import accept
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.entrance import Entrance
@@ -748,6 +749,44 @@ def test_at_the_cap_of_handshakes_clients_wait(
     run(main())
 
 
+def test_who_comes_in_speaks_for_nobody(run: Run, listener: socket.socket) -> None:
+    """Whatever has made room: the context in which an acceptor is woken is not that of those whom it then accepts."""
+
+    class Somebody:
+        id = "srv-1.1.2"
+
+    async def main() -> None:
+        guests, handshakes = Guests(), [1]
+        speakers: list[str | None] = []
+
+        def come_in(address: Any) -> asyncio.Protocol:
+            speakers.append(connection_id())
+            return guests(address)
+
+        acceptor = acceptor_of(
+            asyncio.get_running_loop(), [listener], come_in, unfinished=lambda: len(handshakes), most_handshakes=1
+        )
+        acceptor.start()
+        first = dial(listener)
+        await until(lambda: acceptor._looks_away)
+
+        async def turn() -> None:
+            begin_task(Somebody())
+            handshakes.clear()
+            acceptor.wake()
+
+        await asyncio.create_task(turn())
+        await until(lambda: len(guests.transports) == 1)
+        second = dial(listener)
+        await until(lambda: len(guests.transports) == 2)
+        assert [None, None] == speakers
+        await acceptor.close()
+        guests.leave()
+        close(first, second)
+
+    run(main())
+
+
 def test_the_cap_is_looked_at_again(run: Run, listener: socket.socket) -> None:
     """A handshake that ends without a word is noticed too; then all goes on as ever, at a borrowed listener as well."""
 
@@ -1039,7 +1078,7 @@ def test_who_waits_for_long_without_descriptors_is_told(
             await until(lambda: counters.rejected == len(clients))
             assert (0, True) == (queue(listener), acceptor.short)
             os.write(tell, b".")
-            await until(lambda: counters.rejected == len(clients) + 1)
+            await until(lambda: counters.rejections["descriptors"] == len(clients) + 1)
             assert ([], [SHORTAGE]) == (guests.transports, lines.texts)
             acceptor.stop()
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from wsworker.errors import AppError
-from wsworker.worker.app import SIGNATURES, TRACE_CHARACTERS, App, load, trace
+from wsworker.worker.app import SIGNATURES, TRACE_CHARACTERS, App, load, of, trace
 
 MESSAGE = "def on_message(connection, data): pass\n"
 
@@ -216,6 +217,15 @@ def test_a_missing_app_names_the_one_that_is_there(project: Project) -> None:
     project.write("", "__init__.py")
     expected = "cannot import app 'hello': no module 'hello' in DIR; found app.py. Did you mean 'app'?"
     assert missing("hello", project.folder) == expected
+
+
+def test_a_missing_app_names_the_place_of_the_setting(project: Project) -> None:
+    """Who knows where `app` is set has it told; so it is for an attribute."""
+    project.write(MESSAGE, "app.py")
+    for target, words in {"hello": "no module 'hello' in ", "app:chat": "app.py has no 'chat'; "}.items():
+        with pytest.raises(AppError) as caught:
+            load(target, project.folder, lambda: 0.0, "config.yaml:2:6")
+        assert f" app {target!r} (config.yaml:2:6): {words}" in caught.value.message
 
 
 def test_a_missing_app_names_the_nearest_of_several(project: Project) -> None:
@@ -452,6 +462,7 @@ chat = Chat()
         ("onError", "on_error"),
         ("onBufferFull", "on_buffer_full"),
         ("onBufferDrain", "on_buffer_drain"),
+        ("onBusGap", "on_bus_gap"),
         ("onMesage", "on_message"),
     ],
 )
@@ -466,14 +477,6 @@ def test_a_name_like_no_callback_gets_the_list(project: Project) -> None:
     message = project.message(f"def on_zzzzzzzz(): pass\n{MESSAGE}")
     assert message.startswith("app.py:1: 'on_zzzzzzzz' is not a callback; name it '_on_zzzzzzzz' if it is your own")
     assert message.endswith(", ".join(SIGNATURES))
-
-
-@pytest.mark.parametrize("name", ["on_bus_gap", "onBusGap"])
-def test_the_callback_of_the_bus_is_known_but_not_there(project: Project, name: str) -> None:
-    """It says why, instead of guessing at another name."""
-    message = project.message(f"{MESSAGE}def {name}(worker, topics): pass")
-    expected = f"app.py:2: {name!r} belongs to the bus, which this version of wsworker does not have; remove it"
-    assert message == expected
 
 
 @pytest.mark.parametrize(
@@ -585,3 +588,45 @@ proxy = Proxy()
 def test_an_app_made_by_hand_has_no_names() -> None:
     """Tests of other modules make an App with the callbacks they need, and all others are None."""
     assert App("app", 0.0).names == ()
+
+
+def on_message(connection: object, data: object) -> None:
+    """Be the callback of this module."""
+
+
+class Chat:
+    """An app whose callback has a wrong signature until it is mended by whoever makes it."""
+
+    def on_message(self, connection: object) -> None:
+        """Take too little."""
+
+
+def test_a_module_that_is_loaded(tmp_path: Path) -> None:
+    """Its callbacks are found without another import."""
+    app = of(sys.modules[__name__], tmp_path)
+    assert (("on_message",), __name__, 0.0) == (app.names, app.target, app.seconds)
+    assert app.on_message is not None
+    assert on_message is app.on_message.function
+
+
+def test_an_object_that_is_loaded(tmp_path: Path) -> None:
+    """Any object will do; a class or a function is called once, without arguments."""
+    assert ("on_connect", "on_close") == of(SimpleNamespace(on_close=print, on_connect=print), tmp_path).names
+    assert ("on_message",) == of(lambda: sys.modules[__name__], tmp_path).names
+
+
+@pytest.mark.parametrize(
+    ("subject", "sentence"),
+    [
+        (Chat, ": on_message takes (connection), wsworker calls it with (connection, data)"),
+        (Chat(), ": on_message takes (connection), wsworker calls it with (connection, data)"),
+        (lambda: None, " returned None; return the object that has the callbacks"),
+        (object(), "has no callback; define at least one"),
+        (lambda argument: None, "calls it without arguments"),
+    ],
+)
+def test_an_object_that_is_no_app(subject: object, sentence: str) -> None:
+    """It is refused as one of a configuration is."""
+    with pytest.raises(AppError) as caught:
+        of(subject, Path(__file__).parent)
+    assert sentence in caught.value.message

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import os
 import resource
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,8 +26,9 @@ class Master:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
+        self.loop = asyncio.new_event_loop()
         self.channel = Channel(theirs)
-        self.channel.stop_blocking()
+        self.channel.stop_blocking(self.loop)
 
     def tell(self, order: Order, first: int = 10**6) -> list[int]:
         """Send an order and new files, as many as it says; cut after so many bytes. Return what tells the files."""
@@ -41,6 +45,7 @@ class Master:
         """Close both ends."""
         self.socket.close()
         self.channel.let_go()
+        self.loop.close()
 
 
 @pytest.fixture
@@ -156,6 +161,65 @@ def test_reports_are_sent(master: Master) -> None:
     assert Report("leaving") == decode_report(master.socket.recv(1000).rstrip())
     master.socket.close()
     master.channel.send(Report("leaving"))
+
+
+def rows(number: int) -> Report:
+    """Return a long report."""
+    return Report("rows", token=number, rows=({"path": "x" * 50_000},))
+
+
+def test_what_does_not_fit_waits_for_room(master: Master) -> None:
+    """The loop goes on meanwhile; whoever sends much waits until it has gone, and every line comes whole."""
+    received = b""
+
+    async def talk() -> None:
+        nonlocal received
+        for number in range(20):
+            master.channel.send(rows(number))
+        drained = asyncio.create_task(master.channel.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        while not drained.done():
+            received += master.socket.recv(65536)
+            await asyncio.sleep(0)
+        # the loop does not look at it any more
+        assert not master.loop.remove_writer(master.channel)
+
+    master.loop.run_until_complete(talk())
+    master.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while data := master.socket.recv(65536):
+            received += data
+    assert [*range(20)] == [decode_report(line).token for line in received.splitlines()]
+
+
+def test_a_last_word_comes_behind_what_waits(master: Master) -> None:
+    """When the loop has ended, the rest is sent before it, without one."""
+
+    async def talk() -> None:
+        for number in range(9):
+            master.channel.send(rows(number))
+
+    master.loop.run_until_complete(talk())
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: master.socket.makefile("rb").readlines())
+        master.channel.send(Report("failed", "crash", "no more"))
+        master.channel.let_go()
+        lines = reading.result(10)
+    assert 10 == len(lines)
+    assert Report("failed", "crash", "no more") == decode_report(lines[-1])
+
+
+def test_what_waits_is_forgotten_when_the_master_is_gone(master: Master) -> None:
+    """Nobody waits for it for ever."""
+
+    async def talk() -> None:
+        for number in range(9):
+            master.channel.send(rows(number))
+        master.socket.close()
+        await master.channel.drained()
+
+    master.loop.run_until_complete(talk())
 
 
 def test_a_child_of_user_code_lets_go_of_all(master: Master) -> None:

@@ -1046,7 +1046,7 @@ def test_the_public_names(run: Run) -> None:
         names = {name for name in dir(connection) if not name.startswith("_")}
         assert {
             *("send", "drain", "close", "terminate", "pause", "resume", "state", "buffered", "user", "id"),
-            *("request", "subprotocol", "remote", "worker", "data"),
+            *("request", "subprotocol", "remote", "worker", "data", "subscribe", "unsubscribe", "topics"),
         } == names - {name for name in dir(asyncio.Protocol) if not name.startswith("_")}
 
     run(main())
@@ -1092,6 +1092,48 @@ def test_who_a_connection_is(run: Run) -> None:
         assert ("eve", ()) == (connection.user, users.of("eve"))
         connection.connection_lost(None)
         assert () == users.of("eve")
+
+    run(main())
+
+
+def test_topics_have_limits(run: Run) -> None:
+    """On their names, as those of users, and on their number; again costs nothing, and a place is free again."""
+
+    async def main() -> None:
+        connection, _ = recorded(make_app(), max_topics=2)
+        for name in ("", "a" * 256, "é" * 128, "a\nb", "\x7f"):
+            for call in (connection.subscribe, connection.unsubscribe):
+                with pytest.raises(ValueError, match="a topic has"):
+                    call(name)
+            with pytest.raises(ValueError, match="a user has"):
+                connection.user = name
+        with pytest.raises(TypeError, match="a topic is a str, not bytes"):
+            connection.subscribe(b"a")  # type: ignore[arg-type]
+        assert (frozenset(), None) == (connection.topics, connection.user)
+        for name in ("a" * 255, "b", "b"):
+            connection.subscribe(name)
+        with pytest.raises(ValueError, match=r"a connection has at most 2 topics, see websocket\.max_topics"):
+            connection.subscribe("c")
+        connection.unsubscribe("b")
+        connection.unsubscribe("b")
+        connection.subscribe("c")
+        assert frozenset({"a" * 255, "c"}) == connection.topics
+        assert 0 == connection.worker.count("b")
+
+    run(main())
+
+
+def test_any_number_of_topics(run: Run) -> None:
+    """With 0 there is no limit; at the end all of them are given up."""
+
+    async def main() -> None:
+        connection, _ = recorded(make_app(), max_topics=0)
+        hub = _hub(connection)
+        for number in range(10_000):
+            connection.subscribe(str(number))
+        assert 10_000 == len(hub.post.subscribers.keys())
+        connection.close()
+        assert 0 == len(hub.post.subscribers.keys())
 
     run(main())
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.service import head
+from wsworker.counters import Counters
 from wsworker.protocol.events import Handshake
 from wsworker.protocol.frames import build, is_message
 from wsworker.protocol.session import Session
-from wsworker.stats import Counters
 from wsworker.worker import cork as cork_module
 from wsworker.worker.cork import FRAMES_WAITING, TRANSPORT_BYTES, UNJOINED_BYTES, Cork
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.worker.service import make_app, until
-from wsworker.stats import Counters
+from wsworker.counters import BOUNDS, Counters
+from wsworker.speaker import begin_task, connection_id
 from wsworker.worker.app import App, Callback
 from wsworker.worker.delivery import MESSAGES_WAITING, OURS, Caller, Delivery
 
@@ -20,6 +21,7 @@ class Client:
     """Writes down what it is told and what its callbacks do."""
 
     def __init__(self, app: App) -> None:
+        self.id = "srv-1.1.1"
         self.calls: list[str] = []
         self._stopped = False
         self.counters = Counters()
@@ -71,6 +73,64 @@ def test_a_sync_callback_runs_at_once_and_an_async_one_in_its_task() -> None:
         assert (2, True) == (delivery.waiting, delivery.busy)
         await until(lambda: not delivery.busy)
         assert ["a", "b begins", "b", "turn over", "c", "turn over", "idle"] == client.calls
+
+    asyncio.run(main())
+
+
+def test_whoever_is_called_has_the_floor() -> None:
+    """What runs in a callback speaks for its connection, one inside the other too; afterwards nobody does."""
+
+    async def main() -> None:
+        heard: list[str | None] = []
+
+        def on_message(client: Client, data: str) -> None:
+            heard.append(connection_id())
+            if data == "nested":
+                other.delivery.call(Callback(lambda _: heard.append(connection_id()), False, "app.py:1"))
+                heard.append(connection_id())
+                raise ValueError(data)
+
+        async def later(client: Client) -> None:
+            await asyncio.sleep(0)
+            heard.append(connection_id())
+
+        client, other = Client(make_app(on_message=on_message)), Client(make_app())
+        other.id = "srv-1.1.2"
+        client.delivery.deliver(["plain", "nested"], client)
+        assert connection_id() is None
+        client.delivery.call(Callback(later, True, "app.py:1"))
+        await until(lambda: "idle" in client.calls)
+        assert ["srv-1.1.1", "srv-1.1.1", "srv-1.1.2", "srv-1.1.1", "srv-1.1.1"] == heard
+        assert connection_id() is None
+
+    asyncio.run(main())
+
+
+def test_what_the_task_of_another_brings_about() -> None:
+    """A sync callback, and the tasks that it starts, do not speak for the connection whose task has led there."""
+
+    async def main() -> None:
+        heard: list[str | None] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def note() -> None:
+            heard.append(connection_id())
+
+        def on_message(client: Client, data: str = "") -> None:
+            tasks.append(asyncio.create_task(note()))
+
+        client, other = Client(make_app(on_message=on_message)), Client(make_app())
+        other.id = "srv-1.1.2"
+
+        async def turn() -> None:
+            begin_task(other)
+            client.delivery.deliver(["a"], client)
+            client.delivery.call(Callback(on_message, False, "app.py:1"))
+            await asyncio.gather(*tasks)
+            assert "srv-1.1.2" == connection_id()
+
+        await asyncio.create_task(turn())
+        assert [None, None] == heard
 
     asyncio.run(main())
 
@@ -512,3 +572,40 @@ def test_a_run_that_takes_long_is_logged_once(caplog: pytest.LogCaptureFixture, 
         f"on_message blocked worker 7 for 750 ms {place}",
         f"on_message raised RuntimeError {place}",
     ] == [record.getMessage() for record in caplog.records]
+
+
+def test_the_time_of_callbacks_is_counted(monkeypatch: Any) -> None:
+    """A run counts once for each message, by their mean, also when the last one raises; an async call counts apart."""
+    now = [1000.0]
+    monkeypatch.setattr("wsworker.worker.delivery.monotonic", lambda: now[0])
+
+    def on_message(client: Client, data: str) -> None:
+        now[0] += float(data)
+        if data == "0.5":
+            raise RuntimeError
+
+    async def on_connect(client: Client) -> None:
+        now[0] += 3.0
+
+    def on_close(client: Client) -> None:
+        now[0] += 0.0078125
+
+    async def main() -> None:
+        app = make_app(on_message=on_message, on_connect=on_connect, on_close=on_close)
+        client = Client(app)
+        counters = client.counters
+        client.delivery.deliver(["0", "0", "0"], client)
+        assert (3, 0.0) == (counters.sync_calls.quick, counters.sync_calls.seconds)
+        client.delivery.deliver([], client)
+        client.delivery.deliver(["0.25", "0.5"], client)
+        client.delivery.call(app.on_close)
+        assert (6, 0.7578125) == (sum(counters.sync_calls.counts), counters.sync_calls.seconds)
+        assert 2 == counters.sync_calls.counts[BOUNDS.index(0.5)]
+        assert 1 == counters.sync_calls.counts[BOUNDS.index(0.01)]
+        assert (1, 1) == (counters.slow_callbacks, counters.raised["on_message"])
+        client.delivery.call(app.on_connect)
+        await until(lambda: not client.delivery.busy)
+        assert (1, 3.0) == (sum(counters.async_calls.counts), counters.async_calls.seconds)
+        assert 6 == sum(counters.sync_calls.counts)
+
+    asyncio.run(main())

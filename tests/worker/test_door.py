@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.worker.service import head, make_app, make_hub, until
+from wsworker.counters import Rejection
 from wsworker.errors import Reject
 from wsworker.protocol.admission import Policy
 from wsworker.protocol.events import Handshake
@@ -29,6 +30,7 @@ class Client:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.reasons: list[Rejection] = []
 
     def _admit(self, subprotocol: str | None) -> None:
         self.told.append(("admit", subprotocol))
@@ -39,10 +41,11 @@ class Client:
             with answer.file as file:
                 self.told.append(file.read())
 
-    def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
+    def _refuse(self, reason: Rejection, status: int, headers: Mapping[str, str] | None, body: str) -> None:
         if headers and "é" in "".join(headers.values()):
             raise ValueError("header 'X' holds characters that a header must not have")
         self.told.append((status, body))
+        self.reasons.append(reason)
 
 
 def _handshake(data: bytes) -> Handshake:
@@ -230,12 +233,37 @@ def test_an_answer_that_comes_too_late_is_none(on_handshake: Any, caplog: pytest
     assert [] == caplog.records
 
 
+def test_every_refusal_has_its_reason() -> None:
+    """As it is counted: by the rules, by the room, by the user, by a mistake of the user."""
+
+    def on_handshake(request: Request) -> None:
+        if request.path == "/no":
+            raise Reject(401)
+        if request.path == "/wrong":
+            raise Reject(401, {"X": "é"})
+        raise KeyError
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_handshake=on_handshake))
+        for path, reason in (("/no", "app"), ("/wrong", "error"), ("/", "error")):
+            assert [reason] == _ask_with(hub, head(path))[1].reasons
+        assert ["origin"] == _ask(hub, "Origin: https://evil.example\r\n")[1].reasons
+        assert ["plain_http"] == _ask_with(hub, _get("/"))[1].reasons
+        hub.draining = True
+        assert ["draining"] == _ask(hub)[1].reasons
+        assert ["draining", "full"] == [busy(hub)[0], busy(make_hub(make_app()))[0]]
+        crowded = make_hub(make_app(), max_per_address=1)
+        assert [[], ["address"]] == [_ask(crowded)[1].reasons, _ask(crowded)[1].reasons]
+
+    asyncio.run(main())
+
+
 def test_refused_clients_are_spread_over_five_seconds() -> None:
     """Retry-After is 1 to 5, and not always the same."""
 
     async def main() -> None:
         hub = make_hub(make_app())
-        assert {"1", "2", "3", "4", "5"} == {busy(hub)[1]["Retry-After"] for _ in range(100)}
+        assert {"1", "2", "3", "4", "5"} == {busy(hub)[2]["Retry-After"] for _ in range(100)}
 
     asyncio.run(main())
 
@@ -245,7 +273,7 @@ def test_refused_clients_are_spread_over_five_seconds() -> None:
 
 def test_who_comes_too_often(caplog: pytest.LogCaptureFixture) -> None:
     """Over the rate an address gets 429 and others do not; the user is not asked, and the log names the setting."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "wsworker.worker")
     asked: list[str] = []
 
     async def main() -> None:
@@ -258,7 +286,7 @@ def test_who_comes_too_often(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(main())
     assert ["192.0.2.1", "192.0.2.1", "192.0.2.2"] == asked
     assert all("websocket.rate_handshakes" in record.getMessage() for record in caplog.records)
-    assert 2 == len(caplog.records)
+    assert [logging.INFO, logging.DEBUG] == [record.levelno for record in caplog.records]
 
 
 def test_plain_http_is_not_counted(tmp_path: Path) -> None:

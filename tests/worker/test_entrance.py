@@ -19,11 +19,12 @@ from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
 from wsworker import tls
 from wsworker.config import Config, ListenAddress, ProxiedAddress
+from wsworker.counters import Counters
 from wsworker.protocol.proxy import MOST_BYTES, Version
 from wsworker.protocol.request import Address
 from wsworker.sections import TlsConfig, WebSocketConfig
-from wsworker.stats import Counters
 from wsworker.worker import entrance as entrance_module
+from wsworker.worker import notices as notices_module
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.entrance import Entrance, version_of
 
@@ -308,7 +309,7 @@ def test_what_is_no_header(run: Run, version: Version, sent: bytes, caplog: pyte
         client, ours = hall.dial(sent)
         assert b"" == await rest(client)
         await until(lambda: hall.entrance.pending == 0)
-        assert ([], 1, 1, -1) == (hall.guests, hall.lost, hall.counters.rejected, ours.fileno())
+        assert ([], 1, 1, -1) == (hall.guests, hall.lost, hall.counters.rejections["proxy"], ours.fileno())
         (line,) = caplog.messages
         assert line.startswith("closed a connection from 127.0.0.1: ")
         assert "PROXY protocol" in line
@@ -325,7 +326,7 @@ def test_a_stranger_with_a_header(run: Run, caplog: pytest.LogCaptureFixture) ->
         client, _ = hall.dial(header("v1"), b"hello")
         assert b"" == await rest(client)
         await until(lambda: hall.lost)
-        assert ([], 1) == (hall.guests, hall.counters.rejected)
+        assert ([], 1) == (hall.guests, hall.counters.rejections["proxy"])
         text = (
             "it is no trusted proxy, and this address takes none but those; see forwarded_allow_ips and proxy_protocol"
         )
@@ -345,7 +346,7 @@ def test_strangers_do_not_fill_the_log(
         clients = [hall.dial(b"GET")[0] for _ in range(20)]
         await until(lambda: hall.lost == 20)
         assert 1 == len(caplog.messages)
-        monkeypatch.setattr(entrance_module, "LOG_SECONDS", 0.0)
+        monkeypatch.setattr(notices_module, "LOG_SECONDS", 0.0)
         clients.append(hall.dial(b"GET")[0])
         await until(lambda: hall.lost == 21)
         assert [False, True] == [
@@ -582,7 +583,7 @@ def test_a_client_without_its_certificate(run: Run, authority: Authority, caplog
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await talk(bad, authority.client())
         await until(lambda: hall.lost)
-        assert (1, 1) == (len(hall.inside), hall.counters.rejected)
+        assert (1, 1) == (len(hall.inside), hall.counters.rejections["tls"])
         assert caplog.messages[0].endswith("the TLS handshake has failed (peer did not return a certificate)")
         await hall.close()
 

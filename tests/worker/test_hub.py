@@ -481,6 +481,23 @@ def test_who_does_not_accept_a_message_to_many_is_not_counted() -> None:
     on_the_clock(main)
 
 
+def test_what_waits_is_summed_over_all_connections() -> None:
+    """Of those that take nothing; of the others nothing waits."""
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        assert 0 == hub.buffered
+        for size in (100, 2000):
+            connection, wire = arrive(hub, head())
+            wire.takes = False
+            connection.send(bytes(size))
+        arrive(hub, head())[0].send("taken")
+        await turns()
+        assert hub.buffered == 100 + 2000 + 2 + 4
+
+    on_the_clock(main)
+
+
 def test_subscribers_may_change_while_a_message_is_on_its_way() -> None:
     """on_buffer_full may throw the slow one out of whatever the message goes to."""
 

@@ -27,6 +27,7 @@ from tests.worker.service import (
     until,
 )
 from wsworker.protocol.session import Session
+from wsworker.speaker import begin_task, connection_id
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.intake import CHOKED, FRAMES_PER_TURN, PAUSED
@@ -81,6 +82,29 @@ def test_exactly_one_turn_stops_nothing(run: Run) -> None:
         assert [] == transport.calls
         await _tick()
         assert [] == transport.calls
+
+    run(main())
+
+
+def test_reads_speak_for_nobody(run: Run) -> None:
+    """Whoever lets a connection go on: asyncio reads in the context in which reading was resumed."""
+
+    class Somebody:
+        id = "srv-1.1.2"
+
+    async def main() -> None:
+        connection, transport, messages = heard()
+        speakers: list[str | None] = []
+        transport.resume_reading = lambda: speakers.append(connection_id())  # type: ignore[method-assign]
+        connection.pause()
+
+        async def turn() -> None:
+            begin_task(Somebody())
+            connection.resume()
+
+        await asyncio.create_task(turn())
+        await until(lambda: speakers)
+        assert [None] == speakers
 
     run(main())
 

@@ -510,6 +510,10 @@ def test_on_close_comes_exactly_once_and_last(
             assert not connection.send("after the end")
             await connection.drain()
             assert 0 == connection.buffered
+            # where we have failed it, it is our code that counts
+            counted = reason.removeprefix("we closed with ").rstrip(": ") if "closed with" in reason else str(code)
+            label = counted if int(counted) < 3000 else f"{counted[0]}xxx"
+            assert {label: 1} == {label: count for label, count in service.hub.counters.closed.items() if count}
         assert [("connect",), ("message", "a")] == journal.calls[:2]
         (end,) = journal.ends
         assert journal.calls[-1][0] == "close"

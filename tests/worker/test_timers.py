@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsworker.counters import Counters
+from wsworker.speaker import begin_task, connection_id
 from wsworker.worker.timers import Timers, next_due
 
 SOON = 0.001
@@ -21,7 +23,7 @@ def run(scenario: Callable[[Timers], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a fresh loop, with a deadline for all of it."""
 
     async def main() -> None:
-        timers = Timers(asyncio.get_running_loop(), LOG)
+        timers = Timers(asyncio.get_running_loop(), LOG, Counters())
         async with asyncio.timeout(20):
             await scenario(timers)
         timers.cancel_all()
@@ -33,6 +35,30 @@ async def until(fact: Callable[[], bool]) -> None:
     """Let the loop turn until the fact holds."""
     while not fact():
         await asyncio.sleep(0)
+
+
+def test_a_timer_speaks_for_nobody() -> None:
+    """Also one that a connection's callback has made: its lines in the log have no connection."""
+
+    class Somebody:
+        id = "srv-1.1.1"
+
+    async def scenario(timers: Timers) -> None:
+        heard: list[str | None] = []
+
+        async def turn() -> None:
+            begin_task(Somebody())
+            timers.every(0.001, lambda: heard.append(connection_id()))
+
+        async def poll() -> None:
+            heard.append(connection_id())
+
+        await asyncio.create_task(turn())
+        timers.every(0.001, poll)
+        await until(lambda: len(heard) >= 6)
+        assert {None} == {*heard}
+
+    run(scenario)
 
 
 def test_a_timer_in_time_is_due_one_interval_later() -> None:
@@ -227,6 +253,7 @@ def test_an_exception_is_logged_and_the_timer_goes_on(caplog: pytest.LogCaptureF
 
         timers.every(SOON, broken)
         await until(lambda: len(runs) == 2)
+        assert 2 == timers.counters.raised["timer"] == timers.counters.errors
 
     run(scenario)
     record = caplog.records[0]

@@ -1,8 +1,7 @@
 """`wsworker check`: says whether `start` would work, and what there is to be warned of.
 
-It reads the configuration as `start` does, imports the app in a child process, tries each address with a bind that
-joins nobody, and compares limits of the system with what the configuration asks for. Nothing is started and no running
-service is touched; one may run, and then its own addresses are of course in use.
+It reads the configuration as `start` does and looks at everything that findings.py knows of. Nothing is started and no
+running service is touched; one may run, and then its own addresses are of course in use.
 
 Each finding is a row: what was looked at, ok, failed or warning, and the facts. One failed row makes the exit code 78.
 A configuration that cannot be read ends the check with its list of problems, as there is nothing more to look at.
@@ -10,70 +9,87 @@ A configuration that cannot be read ends the check with its list of problems, as
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from wsworker import configfile
-from wsworker.cli import ask, importapp
+from wsworker.cli import ask
 from wsworker.cli.failures import BAD_CONFIG, OK, SCHEMA
-from wsworker.cli.options import Settings, global_options
-from wsworker.cli.text import lines, visible
-from wsworker.errors import BindError, ControlError, TlsError
+from wsworker.cli.findings import (
+    Finding,
+    address_findings,
+    app_findings,
+    backlog_findings,
+    caution_findings,
+    config_finding,
+    files_findings,
+    log_findings,
+    pidfile_findings,
+    rundir_findings,
+    tls_findings,
+)
+from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.text import lines
+from wsworker.errors import ControlError
+from wsworker.master.rundir import paths, read_pid
 
 if TYPE_CHECKING:
-    from wsworker.config import Config
     from wsworker.configfile import Loaded
 
-Verdict: TypeAlias = Literal["ok", "warning", "failed"]
-
 SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
-SPARE_DESCRIPTORS: Final = 64
-"""What a worker opens besides its connections: its loop, channel, listeners, log, and a little for the user."""
+EXITS: Final = {OK: "nothing speaks against a start", BAD_CONFIG: "something does"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. what: such as "app"; facts: a clause for people."""
-
-    what: str
-    verdict: Verdict
-    facts: str
-
-
-@click.command()
+@click.command(epilog=epilog(EXITS, "wsworker check --print"))
 @click.option("--print", "show_values", is_flag=True, help="Show every setting with its value and where it was set.")
 @global_options
 @click.pass_obj
 def check(settings: Settings, show_values: bool) -> int:
-    """Check the configuration, the app and this system; start nothing."""
+    """Check configuration, app and system; start nothing."""
     path = settings.config_path()
     loaded = configfile.load(path, os.environ, {})
-    findings = [
+    found = findings(loaded, _master(path))
+    ok = all(finding.verdict != "failed" for finding in found)
+    document: dict[str, Any] = {"schema": SCHEMA, "result": "ok" if ok else "failed"}
+    document["findings"] = [asdict(finding) for finding in found]
+    if show_values:
+        document["settings"] = setting_rows(loaded)
+    text = [*(value_lines(loaded) if show_values else []), *finding_lines(found)]
+    settings.result("\n".join(text), document)
+    return OK if ok else BAD_CONFIG
+
+
+def findings(loaded: Loaded, master: int | None) -> list[Finding]:
+    """Look at everything. master: as for address_findings."""
+    config = loaded.config
+    at = paths(config.name, config.control_socket, os.environ, os.geteuid())
+    return [
         config_finding(loaded),
-        app_finding(loaded.config),
+        *app_findings(loaded, by_root=os.geteuid() == 0),
         *tls_findings(loaded),
         *caution_findings(loaded),
-        *address_findings(loaded, _is_running(path)),
+        *address_findings(loaded, master),
+        *log_findings(loaded),
+        *pidfile_findings(loaded),
+        *rundir_findings(at),
         *files_findings(loaded, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *backlog_findings(loaded, int(SOMAXCONN.read_text())),
     ]
-    text = [*(value_lines(loaded) if show_values else []), *finding_lines(findings)]
-    ok = all(finding.verdict != "failed" for finding in findings)
-    document: dict[str, Any] = {"schema": SCHEMA, "result": "ok" if ok else "failed"}
-    document["findings"] = [asdict(finding) for finding in findings]
-    if show_values:
-        document["settings"] = setting_rows(loaded)
-    settings.result("\n".join(text), document)
-    return OK if ok else BAD_CONFIG
+
+
+def _master(path: Path) -> int | None:
+    """Return the pid of the master if this service runs, 0 if only that is known."""
+    try:
+        at = ask.holder(ask.locate(path, os.environ))
+    except ControlError:
+        # somebody else's service, perhaps; its addresses are then told as in use
+        return None
+    return None if at is None else read_pid(at.pid) or 0
 
 
 def finding_lines(findings: list[Finding]) -> list[str]:
@@ -87,14 +103,6 @@ def finding_lines(findings: list[Finding]) -> list[str]:
 # The settings
 
 
-def config_finding(loaded: Loaded) -> Finding:
-    """Count the keys that are set, and those that are not set in the file."""
-    places = [loaded.place(key) for key in loaded.origins]
-    environment = sum(place.startswith("environment ") for place in places)
-    facts = f"{len(places)} key{'' if len(places) == 1 else 's'}"
-    return Finding(loaded.shown, "ok", f"{facts} ({environment} from environment)" if environment else facts)
-
-
 def setting_rows(loaded: Loaded) -> list[dict[str, Any]]:
     """Return every key with its value, as JSON has it, and its origin."""
     from wsworker.config import KEYS, value_of
@@ -103,10 +111,12 @@ def setting_rows(loaded: Loaded) -> list[dict[str, Any]]:
     rows = []
     for key in KEYS:
         section, dot, name = key.partition(".")
-        value = values[section][name] if dot else values[key]
+        value, real = values[section][name] if dot else values[key], value_of(loaded.config, key)
         if isinstance(value, list):
             # addresses as they are written
-            value = [str(item) for item in value_of(loaded.config, key)]
+            value = [str(item) for item in real]
+        elif isinstance(value, dict):
+            value = str(real)
         rows.append({"key": key, "value": value, "origin": loaded.place(key)})
     return rows
 
@@ -114,136 +124,7 @@ def setting_rows(loaded: Loaded) -> list[dict[str, Any]]:
 def value_lines(loaded: Loaded) -> list[str]:
     """Return every key with its value, as config.yaml would have it, and its origin; an empty line below."""
     from wsworker.config import KEYS, takes, value_of
+    from wsworker.writing import as_yaml
 
-    rows = []
-    for key in KEYS:
-        written = as_written(value_of(loaded.config, key), "mode" if key == "umask" else takes(key).unit)
-        rows.append((key, written, loaded.place(key)))
+    rows = [(key, as_yaml(value_of(loaded.config, key), takes(key).unit), loaded.place(key)) for key in KEYS]
     return [*lines(rows, ("<", "<", "<")), ""]
-
-
-def as_written(value: object, unit: str) -> str:
-    """Return a value of a Config as a person would write it. unit: seconds, bytes, mode, or any other."""
-    if unit == "mode" and isinstance(value, int):
-        return f'"{value:04o}"'
-    if unit == "seconds" and isinstance(value, float):
-        return f"{value:g}s" if value else "0"
-    if unit == "bytes" and isinstance(value, int):
-        factor, suffix = next(
-            (pair for pair in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")) if value % pair[0] == 0), (1, "")
-        )
-        return f"{value // factor}{suffix}"
-    if isinstance(value, tuple):
-        items = [json.dumps(str(item)) for item in value]
-        return items[0] if len(items) == 1 else f"[{', '.join(items)}]"
-    if value is None or isinstance(value, int):
-        return json.dumps(value)
-    # "-" and "*" mean something else in YAML without their quotes
-    return json.dumps(value) if value in ("-", "*", "") else str(value)
-
-
-# The app
-
-
-def app_finding(config: Config) -> Finding:
-    """Import the app in a child process."""
-    asked = {"path": sys.path, "app": config.app, "app_dir": config.app_dir}
-    # -P: the folder that we stand in is no part of the path unless ours has it
-    command = [sys.executable, "-P", "-c", importapp.ENTRY, json.dumps(asked)]
-    try:
-        child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=config.boot_timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        facts = f"app {config.app!r} was not imported within {config.boot_timeout:g} s; see `boot_timeout`"
-        return Finding("app", "failed", facts)
-    try:
-        found = json.loads(child.stdout)
-    except ValueError:
-        facts = f"app {config.app!r} ended the process that imported it (exit {child.returncode}); see its output above"
-        return Finding("app", "failed", facts)
-    if "error" in found:
-        return Finding("app", "failed", f"{found['error']}\n{found['trace']}".rstrip())
-    return Finding("app", "ok", f"{', '.join(found['callbacks'])}   {visible(found['file'])}")
-
-
-# The system
-
-
-def _is_running(path: Path) -> bool:
-    try:
-        return ask.holder(ask.locate(path, os.environ)) is not None
-    except ControlError:
-        # somebody else's service, perhaps; its addresses are then told as in use
-        return False
-
-
-def address_findings(loaded: Loaded, running: bool) -> Iterator[Finding]:
-    """Probe each address. running: this service runs, so that an address in use is most probably its own."""
-    from wsworker.listeners import Group
-
-    for address in loaded.config.listen:
-        try:
-            Group(address, loaded.config.backlog, loaded.place("listen")).probe()
-        except BindError as error:
-            if running and error.reason == "address in use":
-                yield Finding("listen", "warning", f"{address} is in use, as this service runs; nothing more to check")
-            else:
-                yield Finding("listen", "failed", str(error))
-        else:
-            yield Finding("listen", "ok", f"{address} is free")
-
-
-def tls_findings(loaded: Loaded) -> Iterator[Finding]:
-    """Load certificate, key and authorities as a worker would, as the user who asks; nothing to say without them."""
-    config = loaded.config.tls
-    if config.certfile is None:
-        return
-    from wsworker import tls
-
-    try:
-        tls.context(config)
-        objection = tls.objection(config)
-    except TlsError as error:
-        yield Finding("tls", "failed", f"{loaded.place(error.key)}: {error}")
-        return
-    if objection:
-        yield Finding("tls", "warning", f"{loaded.place('tls.certfile')}: {objection}")
-    else:
-        yield Finding("tls", "ok", f"{visible(config.certfile)}, TLS {config.min_version} or newer")
-
-
-def caution_findings(loaded: Loaded) -> Iterator[Finding]:
-    """Tell what is right and yet may be a mistake."""
-    from wsworker.cautions import advice, warnings
-
-    for key, sentence in (warnings(loaded.config) | advice(loaded.config)).items():
-        yield Finding("settings", "warning", f"{loaded.origins.get(key, loaded.shown)}: {sentence}")
-
-
-def files_findings(loaded: Loaded, limit: int) -> Iterator[Finding]:
-    """Compare the limit of open files with what a full worker needs. limit: RLIMIT_NOFILE, negative for none."""
-    connections = loaded.config.worker_connections
-    if limit == resource.RLIM_INFINITY or limit >= connections + SPARE_DESCRIPTORS:
-        shown = "none" if limit == resource.RLIM_INFINITY else limit
-        facts = f"open-file limit {shown} >= {connections} connections + {SPARE_DESCRIPTORS} in each worker"
-        yield Finding("files", "ok", facts)
-        return
-    facts = (
-        f"{_front(loaded, 'worker_connections')}open-file limit {limit} is below {connections} connections + "
-        f"{SPARE_DESCRIPTORS} in each worker; raise it (ulimit -n, LimitNOFILE=) or lower worker_connections"
-    )
-    yield Finding("files", "warning", facts)
-
-
-def backlog_findings(loaded: Loaded, somaxconn: int) -> Iterator[Finding]:
-    """Compare the backlog with what the kernel allows (listen(2)); nothing to say if it fits."""
-    backlog = loaded.config.backlog
-    if backlog > somaxconn:
-        facts = f"backlog {backlog} is above net.core.somaxconn {somaxconn}; the kernel will use {somaxconn}"
-        yield Finding("backlog", "warning", f"{_front(loaded, 'backlog')}{facts}")
-
-
-def _front(loaded: Loaded, key: str) -> str:
-    """Return the place of a key to put before a warning; nothing for a default."""
-    return f"{loaded.place(key)}: " if key in loaded.origins else ""

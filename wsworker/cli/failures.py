@@ -9,7 +9,7 @@ needs it too, in the daemon, which has to tell the process that waits for it how
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import click
@@ -25,6 +25,7 @@ from wsworker.errors import (
     NotRunning,
     PlatformError,
     PrivilegeError,
+    PublishError,
     RunDirError,
     WsworkerError,
 )
@@ -49,8 +50,9 @@ TABLE: Final[Mapping[type[WsworkerError], tuple[int, str]]] = {
     PrivilegeError: (FAILED, "privileges"),
     NotRunning: (NOTHING_RUNNING, "not_running"),
     ControlError: (FAILED, ""),
+    PublishError: (FAILED, ""),
 }
-"""Class to exit code and error code; a ControlError carries its own error code."""
+"""Class to exit code and error code; a ControlError or PublishError carries its own error code."""
 
 EXIT_CODES: Final[Mapping[int, str]] = {FAILED: "failed", PARKED: "parked", BAD_CONFIG: "app_invalid"}
 """Exit code of a master that ended by itself, to error code."""
@@ -63,6 +65,13 @@ class Failed(click.ClickException):
         super().__init__(message)
         self.code = code
         self.exits_with = exits_with
+
+
+class Interrupted(Failed):
+    """Ctrl+C has ended the wait for something that goes on; message: one sentence that says so. No error, but 130."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("interrupted", message, INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,13 @@ def describe(error: Exception) -> Failure | None:
     match error:
         case ConfigError():
             return _bad_config(error)
-        case ControlError():
-            return failure(TABLE[ControlError][0], error.code, error.message)
+        case ControlError() | PublishError():
+            return failure(TABLE[type(error)][0], error.code, error.message)
         case WsworkerError() if type(error) in TABLE:
             exit_code, code = TABLE[type(error)]
             return failure(exit_code, code, str(error))
+        case Interrupted():
+            return replace(failure(error.exits_with, error.code, error.message), text=error.message)
         case Failed():
             return failure(error.exits_with, error.code, error.message)
         case click.UsageError():

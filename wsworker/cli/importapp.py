@@ -1,8 +1,8 @@
 """The child process in which `check` imports the user's app, so that user code never runs in the command itself.
 
 The parent runs it with ENTRY and one argument, a JSON object: path (its own sys.path, since a worker inherits that of
-the start), app and app_dir. What comes back on standard output is one JSON object: {"callbacks", "file"} or {"error",
-"trace"}. What user code prints meanwhile goes to standard error.
+the start), app, app_dir and set_at. What comes back on standard output is one JSON object: {"callbacks", "file"} or
+{"error", "trace"}. What user code prints meanwhile goes to standard error.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with answer:
-        json.dump(import_app(asked["app"], asked["app_dir"]), answer)
+        json.dump(import_app(asked["app"], asked["app_dir"], asked["set_at"]), answer)
 
 
-def import_app(app: str, app_dir: str) -> dict[str, Any]:
-    """Import an app, as a worker does, and return what `check` shows of it."""
+def import_app(app: str, app_dir: str, set_at: str) -> dict[str, Any]:
+    """Import an app, as a worker does, and return what `check` shows of it. set_at: where `app` is set."""
     from wsworker.errors import AppError
     from wsworker.worker.app import load
 
     try:
-        found = load(app, Path(app_dir), time.monotonic)
+        found = load(app, Path(app_dir), time.monotonic, set_at)
     except AppError as error:
         return {"error": error.message, "trace": error.trace}
     module = sys.modules.get(app.partition(":")[0])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -20,14 +19,28 @@ import click
 from wsworker.cli.failures import INTERRUPTED, OK, describe
 from wsworker.cli.options import Settings, global_options
 
+COMPLETION: Final = """\
+\b
+Completion: put the line of your shell into its start file.
+  bash, ~/.bashrc:  eval "$(_WSWORKER_COMPLETE=bash_source wsworker)"
+  zsh, ~/.zshrc:    eval "$(_WSWORKER_COMPLETE=zsh_source wsworker)"
+  fish:             _WSWORKER_COMPLETE=fish_source wsworker | source
+"""
+
 COMMANDS: Final[Mapping[str, str]] = {
-    "start": "Run the service in the foreground, or with -d in the background.",
+    "init": "Write a small service to start from.",
+    "check": "Check configuration, app and system; start nothing.",
+    "start": "Run the service in the foreground, or in the background (-d).",
     "stop": "Stop the service and wait for its end.",
     "restart": "Stop the service if it runs, then start it.",
-    "reload": "Load new code and configuration, one worker after the other.",
+    "reload": "Load new code and configuration, worker by worker.",
     "reopen": "Open the log file anew, after it was moved away.",
     "status": "Show the service and its workers.",
-    "check": "Check the configuration, the app and this system; start nothing.",
+    "top": "Watch the service and its workers.",
+    "connections": "Show the open connections.",
+    "publish": "Publish a message; - reads it from standard input, as it is.",
+    "schema": "Print the JSON Schema of config.yaml, for editors.",
+    "unit": "Print a systemd unit for this service and virtualenv.",
 }
 """What --help says of each command: its own first sentence, written here too so that --help need not import them."""
 
@@ -53,7 +66,12 @@ class Commands(click.Group):
         return command
 
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=COMPLETION,
+)
 @global_options
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -77,7 +95,12 @@ def run(arguments: Sequence[str]) -> int:
         # the options may stand behind what click could not read
         settings.json = settings.json or "--json" in arguments
         if settings.debug:
+            import traceback
+
             traceback.print_exc()
+        if failure.exit_code == INTERRUPTED and sys.stderr.isatty():
+            # below the ^C
+            click.echo(err=True)
         settings.failure(failure)
         return failure.exit_code
     return code if isinstance(code, int) else OK

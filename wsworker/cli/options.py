@@ -2,24 +2,30 @@
 
 Results go to standard output, progress and errors to standard error. With --json a command says one thing only, the
 document of its result, on standard output. Colour is for terminals: click takes it out of everything else, NO_COLOR
-(no-color.org) switches it off, and --color decides against both.
+(no-color.org) and a terminal that calls itself dumb switch it off, and --color decides against all of them.
+
+Every command's --help ends alike: with its exit codes and one example, which `epilog` makes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from wsworker.cli.failures import Failure
+from wsworker.cli.failures import USAGE, Failure
 from wsworker.cli.version import banner
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+YAML_ENDINGS: Final = (".yaml", ".yml")
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Settings:
 
     def result(self, text: str, document: Mapping[str, Any]) -> None:
         """Print a result: the text, or with --json the document."""
-        click.echo(json.dumps(document) if self.json else text, color=self.colored())
+        click.echo(_line(document) if self.json else text, color=self.colored())
 
     def progress(self, line: str) -> None:
         """Print a line on the way to a result; nothing with --json."""
@@ -50,7 +56,7 @@ class Settings:
     def failure(self, failure: Failure) -> None:
         """Print a failure."""
         if self.json:
-            click.echo(json.dumps(failure.document))
+            click.echo(_line(failure.document))
             return
         word, colon, rest = failure.text.partition("error:")
         text = click.style("error:", fg="red") + rest if colon and not word else failure.text
@@ -59,8 +65,15 @@ class Settings:
     def colored(self) -> bool | None:
         """Whether to keep colour; None leaves it to click, which keeps it on a terminal."""
         if self.color == "auto":
-            return False if os.environ.get("NO_COLOR") else None
+            return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
         return self.color == "always"
+
+
+def _line(document: Mapping[str, Any]) -> str:
+    # here and not above: --help would pay for it
+    import json
+
+    return json.dumps(document)
 
 
 def global_options(command: Command) -> Command:
@@ -68,6 +81,35 @@ def global_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def epilog(exits: Mapping[int, str], example: str) -> str:
+    """Return what --help ends with; give it to click.command(epilog=...).
+
+    exits: each exit code of the command to what it means, in a few words; 2 for wrong usage, which every command has,
+    is added. example: one command line, with or without a comment behind it.
+    """
+    meanings = dict(sorted({**exits, USAGE: "wrong usage"}.items()))
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in meanings.items())
+    # \b keeps click from folding the paragraph
+    return f"Exit codes: {codes}.\n\n\b\nExample: {example}"
+
+
+def yaml_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a path: the YAML files of that folder, and its folders where there is none."""
+    from click.shell_completion import CompletionItem
+
+    folder, _, start = incomplete.rpartition("/")
+    prefix = f"{folder}/" if "/" in incomplete else ""
+    try:
+        names = sorted(os.listdir(prefix or "."))
+    except OSError:
+        names = []
+    # a hidden file is offered to those who type its dot
+    fitting = [name for name in names if name.startswith(start) and name.startswith(".") <= start.startswith(".")]
+    items = [CompletionItem(prefix + name) for name in fitting if name.endswith(YAML_ENDINGS)]
+    # bash looks for folders itself
+    return items or [CompletionItem(incomplete, type="dir")]
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -90,6 +132,7 @@ _OPTIONS = (
         metavar="FILE",
         expose_value=False,
         callback=_keep,
+        shell_complete=yaml_files,
         help="Config file; else $WSWORKER_CONFIG, ./config.yaml or /etc/wsworker/config.yaml.",
     ),
     click.option(

@@ -2,6 +2,11 @@
 
 The master answers with a line for each worker it has replaced and then with the result, so this command shows what
 happens while it happens. It ends with 0 only if every worker runs the new code; systemd's ExecReload relies on that.
+
+The answer comes when the last new worker is ready, while old ones still say goodbye to their clients. That is followed
+too, by looking at `status` until they have gone: only then is it known how many clients were dropped, which is to say
+cut at graceful_timeout. As ExecReload it is not followed: systemd gives that command a time of its own, which need not
+be longer than graceful_timeout, and would take a patient drain for a failed reload.
 """
 
 from __future__ import annotations
@@ -10,23 +15,37 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from wsworker.cli import ask
-from wsworker.cli.failures import FAILED, OK, SCHEMA, Failure
-from wsworker.cli.options import Settings, global_options
+from wsworker.cli.bar import Draining, bar, draining
+from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA, Failure, Interrupted
+from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted, span
+from wsworker.errors import ControlError, NotRunning
 from wsworker.wire import Command
 
+FIRST_LOOK_SECONDS: Final = 0.01
+LOOK_SECONDS: Final = 0.2
+MARGIN_SECONDS: Final = 6.0
+"""A worker that does not leave by itself is killed five seconds after its time."""
 
-@click.command()
+EXITS: Final[Mapping[int, str]] = {
+    OK: "every worker runs the new code",
+    FAILED: "refused or partial",
+    NOTHING_RUNNING: "nothing running",
+    BAD_CONFIG: "no config",
+}
+
+
+@click.command(epilog=epilog(EXITS, "wsworker reload && wsworker status"))
 @click.option("--no-wait", is_flag=True, help="Only ask for the reload; its result is in the log and in `status`.")
 @global_options
 @click.pass_obj
 def reload(settings: Settings, no_wait: bool) -> int:
-    """Load new code and configuration, one worker after the other."""
+    """Load new code and configuration, worker by worker."""
     service = ask.locate(settings.config_path(), os.environ)
     document = ask.status(service)
     if no_wait:
@@ -34,13 +53,59 @@ def reload(settings: Settings, no_wait: bool) -> int:
             asked = {"schema": SCHEMA, "result": "asked", "name": service.name}
             settings.result(f"reload of {service.name} asked for; see `wsworker status` and the log", asked)
         return OK
-    settings.progress(f"reloading {service.name}: {counted(document['workers_configured'], 'worker')}, one at a time")
+    try:
+        workers = counted(document["workers_configured"], "worker")
+        settings.progress(f"reloading {service.name}: {workers}, one at a time")
+        body = _answer(settings, service)
+    except KeyboardInterrupt:
+        raise Interrupted(f"the reload of {service.name} goes on; `wsworker status` and the log say how") from None
+    # systemd.exec(5): ExecReload= gets MAINPID
+    if body["result"] == "ok" and "MAINPID" not in os.environ:
+        body = _follow(settings, service, body)
+    return show(settings, service.name, body)
+
+
+def _answer(settings: Settings, service: ask.Service) -> Mapping[str, Any]:
+    """Ask for the reload, show what happens, and return the result."""
     for reply in ask.replies(service, Command("reload")):
         if reply.final:
-            return show(settings, service.name, reply.body)
+            return reply.body
         if line := progress_line(reply.body):
             settings.progress(line)
     raise AssertionError("the last reply is final")
+
+
+def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the result as it is when the old workers have gone."""
+    began_at = time.monotonic()
+    give_up_at: float | None = None
+    generation, asked = body["generation"], max(1, body["asked"])
+    left: Draining | None = None
+    pause = FIRST_LOOK_SECONDS
+    try:
+        with bar(settings) as draw:
+            while left := draining(document := ask.status(service), generation):
+                now = time.monotonic()
+                give_up_at = give_up_at or now + left.seconds + MARGIN_SECONDS
+                if now > give_up_at:
+                    settings.progress(f"note: old workers do not leave: pid {', '.join(map(str, left.workers))}")
+                    break
+                if left.connections:
+                    draw(left.line, max(0.0, 1 - left.connections / asked))
+                time.sleep(pause)
+                # workers without clients have gone in no time
+                pause = min(LOOK_SECONDS, pause * 2)
+    except KeyboardInterrupt:
+        still = counted(left.connections if left else 0, "connection")
+        raise Interrupted(f"{service.name} is reloaded; {still} of old workers go on leaving") from None
+    except (NotRunning, ControlError) as error:
+        settings.progress(f"note: {service.name} is reloaded, and then: {error}")
+        return body
+    last = document["last_reload"] or {}
+    followed = {"seconds": body["seconds"] + time.monotonic() - began_at}
+    if last.get("generation") == generation and "dropped" in last:
+        followed["dropped"] = last["dropped"]
+    return {**body, **followed}
 
 
 def progress_line(body: Mapping[str, Any]) -> str:
@@ -74,7 +139,9 @@ def show(settings: Settings, name: str, body: Mapping[str, Any]) -> int:
 def result_line(name: str, body: Mapping[str, Any]) -> str:
     """Return the result of a reload that went well."""
     workers, asked = counted(len(body["workers"]), "worker"), counted(body["asked"], "connection")
-    return f"reloaded {name}: {workers}, {asked} asked to reconnect (1012), {span(body['seconds'])}"
+    # a master of an earlier version does not count them
+    dropped = f", {body['dropped']} dropped" if "dropped" in body else ""
+    return f"reloaded {name}: {workers}, {asked} asked to reconnect (1012){dropped}, {span(body['seconds'])}"
 
 
 def refusal(error: Mapping[str, Any]) -> Failure:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from wsworker.cli import ask
-from wsworker.cli.failures import FAILED, OK, SCHEMA, failure
-from wsworker.cli.options import Settings, global_options
+from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA, failure
+from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.wire import Command
 
+EXITS: Final[Mapping[int, str]] = {
+    OK: "reopened, or nothing to reopen",
+    FAILED: "the file cannot be opened",
+    NOTHING_RUNNING: "nothing running",
+    BAD_CONFIG: "no config",
+}
 
-@click.command()
+
+@click.command(epilog=epilog(EXITS, "mv chat.log chat.log.1 && wsworker reopen"))
 @global_options
 @click.pass_obj
 def reopen(settings: Settings) -> int:

@@ -6,7 +6,6 @@ service that runs. Under systemd it refuses, because systemd would see its servi
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,39 +13,45 @@ from typing import TYPE_CHECKING
 import click
 
 from wsworker.cli import ask, managed
-from wsworker.cli.check import app_finding
-from wsworker.cli.failures import BAD_CONFIG, Failed
-from wsworker.cli.options import Settings, global_options
-from wsworker.cli.start import prepare, start_options
+from wsworker.cli.failures import BAD_CONFIG, Failed, Interrupted
+from wsworker.cli.findings import app_findings
+from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.start import EXITS, prepare, start_options
 from wsworker.cli.stop import stop_service
 from wsworker.errors import ControlError, NotRunning
 from wsworker.master.rundir import read_pid
 
 if TYPE_CHECKING:
-    from wsworker.config import Config
+    from wsworker.configfile import Loaded
 
 
-@click.command()
+@click.command(epilog=epilog(EXITS, "wsworker restart -d"))
 @start_options
 @global_options
 @click.pass_obj
-def restart(settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None) -> int:
+def restart(
+    settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], follow: bool, log_level: str | None
+) -> int:
     """Stop the service if it runs, then start it."""
-    prepared = prepare(settings, daemon, workers, bind, log_level)
+    prepared = prepare(settings, daemon, workers, bind, follow, log_level)
     service = ask.locate(prepared.path, os.environ)
     refuse_if_managed(service)
     if master_pid(service):
-        refuse_broken_app(prepared.loaded.config)
-    with contextlib.suppress(NotRunning):
+        refuse_broken_app(prepared.loaded)
+    try:
         settings.progress(stop_service(settings, prepared.path, quick=False).line())
+    except NotRunning:
+        pass
+    except Interrupted as error:
+        raise Interrupted(f"{error.message}; nothing is started after it") from None
     return prepared.run()
 
 
-def refuse_broken_app(config: Config) -> None:
+def refuse_broken_app(loaded: Loaded) -> None:
     """Raise Failed if the app does not import: what runs is worth more than what would not start."""
-    finding = app_finding(config)
+    finding = next(app_findings(loaded, by_root=False))
     if finding.verdict == "failed":
-        text = f"the new code does not start; {config.name} keeps running: {finding.facts}"
+        text = f"the new code does not start; {loaded.config.name} keeps running: {finding.facts}"
         raise Failed("app_invalid", text, BAD_CONFIG)
 
 

@@ -17,14 +17,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from wsworker import configfile
-from wsworker.cli.failures import BAD_CONFIG, EXIT_CODES, FAILED, OK, SCHEMA, Failed, Failure, describe, failure
-from wsworker.cli.options import Settings, global_options
+from wsworker.cli.failures import BAD_CONFIG, EXIT_CODES, FAILED, OK, PARKED, SCHEMA, Failed, Failure, describe, failure
+from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.version import banner, version
 from wsworker.errors import ConfigError, PlatformError, Problem, TlsError
 
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+FOLLOW_TIMEOUT: Final = "2s"
+EXITS: Final[Mapping[int, str]] = {
+    OK: "stopped in good order, or ready with -d",
+    FAILED: "failed (already running, cannot listen)",
+    PARKED: "no worker stays alive",
+    BAD_CONFIG: "bad config or app",
+}
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 logger = logging.getLogger("wsworker.cli")
@@ -56,25 +64,34 @@ _OPTIONS = (
         multiple=True,
         help="Address to listen on; may be repeated; instead of `listen`.",
     ),
+    click.option(
+        "--reload",
+        "follow",
+        is_flag=True,
+        help="For development: load the app anew when one of its files, or the config, is saved.",
+    ),
     click.option("--log-level", type=click.Choice(LEVELS), help="Least important messages; instead of `log.level`."),
 )
 
 
-@click.command()
+@click.command(epilog=epilog(EXITS, "wsworker start -d -c /etc/wsworker/config.yaml"))
 @start_options
 @global_options
 @click.pass_obj
-def start(settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None) -> int:
-    """Run the service in the foreground, or with -d in the background."""
-    return prepare(settings, daemon, workers, bind, log_level).run()
+def start(
+    settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], follow: bool, log_level: str | None
+) -> int:
+    """Run the service in the foreground, or in the background (-d)."""
+    return prepare(settings, daemon, workers, bind, follow, log_level).run()
 
 
 def prepare(
-    settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], log_level: str | None
+    settings: Settings, daemon: bool, workers: str | None, bind: tuple[str, ...], follow: bool, log_level: str | None
 ) -> Prepared:
     """Read the configuration and check all that can be checked before anything is started.
 
-    Raises PlatformError, ConfigError, click.UsageError for -d under systemd, or Failed for -d without a log file.
+    Raises PlatformError, ConfigError, click.UsageError for -d or --reload where they do not belong, or Failed for -d
+    without a log file.
     """
     need_linux(sys.platform)
     from wsworker.master.detach import open_standard_streams
@@ -82,11 +99,14 @@ def prepare(
     open_standard_streams()
     if daemon and os.environ.get("NOTIFY_SOCKET"):
         raise click.UsageError("-d is not for systemd, which watches the foreground; remove -d from ExecStart")
-    path, environ, given = settings.config_path(), dict(os.environ), flags(workers, bind, log_level)
+    if follow and (daemon or os.environ.get("NOTIFY_SOCKET")):
+        where = "with -d" if daemon else "under systemd"
+        raise click.UsageError(f"--reload is for development in a terminal and not {where}; use `wsworker reload`")
+    path, environ, given = settings.config_path(), dict(os.environ), flags(workers, bind, log_level, follow)
     loaded = load(path, environ, given)
     if daemon and loaded.config.log.file == "-":
         raise Failed("config_invalid", "-d needs `log.file`: there will be no terminal to log to", BAD_CONFIG)
-    return Prepared(settings, loaded, path, environ, given, daemon)
+    return Prepared(settings, loaded, path, environ, given, daemon, follow)
 
 
 def load(path: Path, environ: Mapping[str, str], given: Mapping[str, tuple[str, str]]) -> Loaded:
@@ -112,9 +132,15 @@ def need_linux(platform: str) -> None:
         raise PlatformError(f"wsworker runs on Linux only, this is {platform}; use a container or a virtual machine")
 
 
-def flags(workers: str | None, bind: tuple[str, ...], log_level: str | None) -> dict[str, tuple[str, str]]:
+def flags(
+    workers: str | None, bind: tuple[str, ...], log_level: str | None, follow: bool = False
+) -> dict[str, tuple[str, str]]:
     """Return the options that were given as configfile.load wants them: key to flag and value in YAML."""
     found = {}
+    if follow:
+        # who has just saved a file does not wait for long goodbyes
+        found["drain_window"] = ("--reload", "0")
+        found["graceful_timeout"] = ("--reload", FOLLOW_TIMEOUT)
     if workers is not None:
         found["workers"] = ("-w", workers)
     if bind:
@@ -135,6 +161,7 @@ class Prepared:
     environ: Mapping[str, str]
     flags: Mapping[str, tuple[str, str]]
     daemon: bool
+    follow: bool = False
 
     def run(self) -> int:
         """Run the service, or with -d wait until it is ready; return the exit code."""
@@ -146,11 +173,12 @@ class Prepared:
         on_terminal = sys.stderr.isatty()
         if on_terminal:
             self.settings.progress(banner())
-        log.set_up(self.loaded.config.log.level, self.loaded.config.log.file, "master")
+        log.prefer_color(self.settings.colored())
+        log.set_up(self.loaded.config.log)
 
         def settled(degraded: str) -> None:
-            if on_terminal:
-                logger.info("Ctrl+C stops; `wsworker status` in another terminal")
+            hint = ". Ctrl+C stops; `wsworker status` in another terminal" if on_terminal else ""
+            logger.info("%s", degraded or f"ready{hint}")
 
         ended = self._master(settled, leave=lambda: None).run()
         if ended.error:
@@ -177,6 +205,7 @@ class Prepared:
         config, waiting = self.loaded.config, [pipe]
 
         def settled(degraded: str) -> None:
+            logger.info("%s", degraded or "ready")
             if degraded:
                 announce(waiting.pop(), FAILED, json.dumps({"error": {"code": "degraded", "message": degraded}}))
                 return
@@ -188,7 +217,7 @@ class Prepared:
                 os.close(descriptor)
 
         try:
-            log.redirect_output(log.set_up(config.log.level, config.log.file, "master"))
+            log.redirect_output(log.set_up(config.log))
             ended = self._master(settled, leave).run()
         except Exception as error:
             # told and not logged: the log may be that of the service that runs already
@@ -209,7 +238,7 @@ class Prepared:
         from wsworker.master.main import Master
         from wsworker.worker.main import preload, run
 
-        preload(self.loaded.config.loop)
+        preload(self.loaded.config)
         warn(self.loaded)
 
         def load_again() -> Loaded:
@@ -217,7 +246,15 @@ class Prepared:
             warn(loaded)
             return loaded
 
-        return Master(self.loaded, load_again, enter_worker=run, settled=settled, leave=leave, version=version())
+        return Master(
+            self.loaded,
+            load_again,
+            enter_worker=partial(run, watched=os.path.abspath(self.path)) if self.follow else run,
+            settled=settled,
+            leave=leave,
+            version=version(),
+            follows=self.follow,
+        )
 
 
 def warn(loaded: Loaded) -> None:

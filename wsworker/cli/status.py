@@ -6,10 +6,12 @@ The master's document is all it needs; with --json it is printed as it came. Exi
     0 running, starting, reloading, stopping   1 dead, but socket or pid file left   3 not running
     4 unknown: no permission, or no answer in 2 s   150 degraded
 
-Messages and bytes are totals since the start of the service: a rate would need two looks. WGT is a slot's share of new
-connections beside the others', QUEUE how many clients wait to be accepted there. Behind the row of a slot stands why it
-has no worker, or what its last one died of if that was lately, and who accepts in its place. Nothing is cut to the
-width of the terminal.
+Rates are the master's, over its last few seconds. Below the table stands what a row has no room for: why a slot has no
+worker, or what its last one died of if that was lately; who waits at its door, and who accepts in its place. --wide
+adds totals since the start of the service; WGT, a slot's share of new connections beside the others'; and QUEUE, how
+many clients wait to be accepted there.
+
+`top` shows the same header and table, again and again.
 """
 
 from __future__ import annotations
@@ -17,27 +19,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from wsworker.cli import ask, managed
-from wsworker.cli.failures import SCHEMA
-from wsworker.cli.options import Settings, global_options
-from wsworker.cli.text import Align, age, columns, counted, size, visible
+from wsworker.cli.draw import Column, painted, render, table, terminal_width
+from wsworker.cli.failures import BAD_CONFIG, OK, SCHEMA
+from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.text import age, counted, rate, size, visible
 from wsworker.errors import ControlError, NotRunning
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
 
 DEAD: Final = 1
 STOPPED: Final = 3
 UNKNOWN: Final = 4
 DEGRADED: Final = 150
 
-HEADINGS: Final = (
-    *("#", "PID", "STATE", "UP", "CONN", "WGT", "QUEUE"),
-    *("IN", "OUT", "RSS", "CPU%", "LAG", "RESTARTS", ""),
-)
-ALIGNS: Final[tuple[Align, ...]] = (">", ">", "<", *(">",) * 10, "<")
-STATE_COLUMN: Final = HEADINGS.index("STATE")
+UNKNOWN_CELL: Final = "-"
 LATELY_SECONDS: Final = 3600.0
 
 # a service that is stopped is as it should be; a worker that is stopped, by SIGSTOP, is not
@@ -64,10 +66,43 @@ WORKER_COLORS: Final[Mapping[str, str]] = {
 }
 
 
-@click.command()
+COLUMNS: Final = (
+    Column("#", least=2),
+    Column("PID"),
+    Column("STATE", "<", colors=WORKER_COLORS),
+    Column("UP", rank=5),
+    Column("CONN"),
+    Column("IN/s"),
+    Column("OUT/s"),
+    Column("SENDQ", rank=4),
+    Column("CPU%", rank=1),
+    Column("RSS", rank=2),
+    Column("LAG", rank=3),
+    Column("RESTARTS", rank=6),
+)
+WIDE_COLUMNS: Final = (
+    *COLUMNS,
+    Column("IN", rank=8),
+    Column("OUT", rank=8),
+    Column("WGT", rank=9),
+    Column("QUEUE", rank=7),
+)
+
+EXITS: Final[Mapping[int, str]] = {
+    OK: "running",
+    DEAD: "dead, but its files are left",
+    STOPPED: "not running",
+    UNKNOWN: "unknown (no permission, no answer)",
+    BAD_CONFIG: "bad config",
+    DEGRADED: "degraded (fewer ready workers than configured)",
+}
+
+
+@click.command(epilog=epilog(EXITS, "wsworker status --json | jq .totals.connections"))
+@click.option("--wide", is_flag=True, help="Also show totals, weights and queues of the workers.")
 @global_options
 @click.pass_obj
-def status(settings: Settings) -> int:
+def status(settings: Settings, wide: bool) -> int:
     """Show the service and its workers."""
     service = ask.locate(settings.config_path(), os.environ)
     try:
@@ -79,42 +114,78 @@ def status(settings: Settings) -> int:
         return _without_master(settings, service.name, state, reason, code)
     except ControlError as error:
         return _without_master(settings, service.name, "unknown", error.message, UNKNOWN)
-    text = draw(document, managed.log_place(document["log"], document["pid"]), time.time())
+    text = ""
+    if not settings.json:
+        logs = managed.log_place(document["log"], document["pid"])
+        # --wide asks for every column, whatever the terminal makes of the lines
+        width = None if wide else terminal_width()
+        text = render(settings, *picture(document, logs, time.time(), width, wide))
     settings.result(text, document)
-    return DEGRADED if document["state"] == "degraded" else 0
+    return DEGRADED if document["state"] == "degraded" else OK
 
 
-def draw(document: Mapping[str, Any], logs: str, now: float) -> str:
-    """Return the document as text, with colour. logs: where the log can be read; now: seconds of the wall clock."""
+def picture(
+    document: Mapping[str, Any], logs: str, now: float, width: int | None, wide: bool = False
+) -> list[RenderableType]:
+    """Return the document as people see it.
+
+    logs: where the log can be read; now: seconds of the wall clock; width: characters of the terminal, None for a pipe.
+    """
+    weighted = document["steering"] == "weights"
+    columns = WIDE_COLUMNS if wide else COLUMNS
+    rows = [cells(worker, weighted)[: len(columns)] for worker in document["workers"]]
+    below = [painted(line) for line in remarks(document["workers"], now)]
+    return [
+        *header(document, logs),
+        painted(""),
+        table(columns, rows, width),
+        *([painted(""), *below] if below else []),
+    ]
+
+
+def header(document: Mapping[str, Any], logs: str) -> list[Text]:
+    """Return what stands above the table: two lines, and one for each thing that is not as it should be."""
     totals = document["totals"]
+    state = document["state"]
     service = [
-        visible(document["name"]),
-        _colored(document["state"], SERVICE_COLORS.get(document["state"])),
-        f"pid {document['pid']}",
-        f"up {age(document['uptime'])}",
-        f"reloads {document['reloads']}",
-        *(visible(address) for address in document["listen"]),
-        f"config {visible(document['config'])}",
+        painted(document["name"], "bold"),
+        painted(state, SERVICE_COLORS.get(state, "")),
+        painted(f"pid {document['pid']}"),
+        painted(f"up {age(document['uptime'])}"),
+        painted(f"reloads {document['reloads']}"),
+        *(painted(address) for address in document["listen"]),
+        painted(f"config {document['config']}"),
     ]
     summary = [
         f"{document['workers_ready']}/{counted(document['workers_configured'], 'worker')}",
         counted(totals["connections"], "connection"),
-        f"in {totals['messages_in']} msg",
-        f"out {totals['messages_out']} msg",
+        f"in {rate(total_rate(document, 'rate_in'))} msg/s",
+        f"out {rate(total_rate(document, 'rate_out'))} msg/s",
         f"restarts {totals['restarts']}",
-        f"logs: {visible(logs)}",
+        f"logs: {logs}",
     ]
-    return "\n".join(["  ".join(service), "  ".join(summary), *_warnings(document), "", *_table(document, now)])
+    return [
+        painted("  ").join(service),
+        painted("  ".join(summary)),
+        *(painted(line, "yellow") for line in warnings(document)),
+    ]
 
 
-def _warnings(document: Mapping[str, Any]) -> list[str]:
+def total_rate(document: Mapping[str, Any], key: str) -> float | None:
+    """Return a rate of the whole service. A slot counts once, though two of its workers live during a reload."""
+    slots = {worker["slot"]: worker.get(key) for worker in document["workers"]}
+    known = [value for value in slots.values() if value is not None]
+    return sum(known) if known else None
+
+
+def warnings(document: Mapping[str, Any]) -> list[str]:
     """Return a line for each thing that is not as it should be with the service as a whole."""
     lines = []
     last = document["last_reload"]
     if last and last["error"]:
         # a wrong configuration has a line for each mistake
         why, _, _ = (last["error"]["cause"] or last["error"]["message"]).partition("\n")
-        lines.append(f"last reload {last['result']}: {visible(why)}")
+        lines.append(f"last reload {last['result']}: {why}")
     if document["over_budget"]:
         lines.append(
             "crash budget exceeded: too many workers died within a minute, so at most one a second is started; "
@@ -127,48 +198,47 @@ def _warnings(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table(document: Mapping[str, Any], now: float) -> list[str]:
-    weighted = document["steering"] == "weights"
-    rows = [cells(worker, weighted, now) for worker in document["workers"]]
-    lines = []
-    padded = columns([HEADINGS, *rows], ALIGNS)
-    for cells_, row in zip(padded, [HEADINGS, *rows], strict=True):
-        cells_[STATE_COLUMN] = _colored(cells_[STATE_COLUMN], WORKER_COLORS.get(row[STATE_COLUMN]))
-        lines.append("".join(cells_).rstrip())
-    return lines
+def cells(worker: Mapping[str, Any], weighted: bool) -> Sequence[str]:
+    """Return the row of one worker, or of a slot without one, with all of WIDE_COLUMNS.
 
-
-def cells(worker: Mapping[str, Any], weighted: bool, now: float) -> Sequence[str]:
-    """Return the row of one worker, or of a slot without one, which shows why there is none.
-
-    weighted: whether weights steer new connections; now: seconds of the wall clock, by which deaths are dated.
+    weighted: whether weights steer new connections.
     """
-    slot, state = str(worker["slot"]), visible(worker["state"])
-    weight = str(worker["weight"]) if weighted else "-"
-    queue = "-" if worker["queue"] is None else str(worker["queue"])
-    counters = [str(worker["messages_in"]), str(worker["messages_out"])]
+    messages = [str(worker["messages_in"]), str(worker["messages_out"])]
+    weight = str(worker["weight"]) if weighted else UNKNOWN_CELL
+    queue = UNKNOWN_CELL if worker["queue"] is None else str(worker["queue"])
+    slot = [*messages, weight, queue]
     if worker["pid"] is None:
-        restarts = str(worker["restarts"])
-        return [slot, "-", state, "-", "-", weight, queue, *counters, "-", "-", "-", restarts, _remarks(worker, now)]
+        nobody = [UNKNOWN_CELL] * 8
+        return [str(worker["slot"]), UNKNOWN_CELL, worker["state"], *nobody, str(worker["restarts"]), *slot]
+    send_queue = worker.get("send_queue")
     return [
-        slot,
+        str(worker["slot"]),
         str(worker["pid"]),
-        state,
+        worker["state"],
         age(worker["uptime"]),
         str(worker["connections"]),
-        weight,
-        queue,
-        *counters,
-        size(worker["rss"]),
+        rate(worker.get("rate_in")),
+        rate(worker.get("rate_out")),
+        UNKNOWN_CELL if send_queue is None else size(send_queue),
         f"{worker['cpu'] * 100:.1f}",
+        size(worker["rss"]),
         f"{worker['loop_lag'] * 1000:.0f} ms",
         str(worker["restarts"]),
-        _remarks(worker, now),
+        *slot,
     ]
 
 
-def _remarks(worker: Mapping[str, Any], now: float) -> str:
-    """Say why a slot has no worker, and when it gets its next one; or what its last one died of lately; who helps."""
+def remarks(workers: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    """Return a line for each slot of which there is more to say than its row can. now: seconds of the wall clock."""
+    said = ((worker["slot"], remark(worker, now)) for worker in workers)
+    return [f"worker {slot}: {words}" for slot, words in said if words]
+
+
+def remark(worker: Mapping[str, Any], now: float) -> str:
+    """Say what there is to say of a slot, "" for nothing.
+
+    Why it has no worker, and when it gets its next one; or what its last one died of lately; who waits, and who helps.
+    """
     # what its successor or the empty slot says is not said twice
     if worker["state"] == "draining":
         return ""
@@ -180,6 +250,9 @@ def _remarks(worker: Mapping[str, Any], now: float) -> str:
         parts.append(f"{age(now - last['time'])} ago {_death(last)}")
     if worker.get("retry_in") is not None:
         parts.append(f"next start in {age(worker['retry_in'])}")
+    if worker["queue"]:
+        waiting = "client waits" if worker["queue"] == 1 else "clients wait"
+        parts.append(f"{worker['queue']} {waiting} to be accepted")
     if worker["lent_to"] is not None:
         parts.append(f"worker {worker['lent_to']} accepts for it")
     return "; ".join(parts)
@@ -192,13 +265,11 @@ def _death(last_exit: Mapping[str, Any]) -> str:
     return words if error in reason else f"{words} ({error})"
 
 
-def _colored(text: str, color: str | None) -> str:
-    return click.style(text, fg=color) if color else text
-
-
 def _without_master(settings: Settings, name: str, state: str, reason: str, code: int) -> int:
     """Show what a client alone can tell."""
     document = {"schema": SCHEMA, "name": name, "state": state, "reason": reason}
-    shown = _colored(state, SERVICE_COLORS.get(state))
+    color = SERVICE_COLORS.get(state)
+    # by click alone: a look at a service that does not run need not load rich
+    shown = click.style(state, fg=color) if color else state
     settings.result(f"{visible(name)}  {shown}  {visible(reason)}", document)
     return code

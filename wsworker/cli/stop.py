@@ -15,7 +15,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +24,11 @@ import click
 
 from wsworker import configfile
 from wsworker.cli import ask
-from wsworker.cli.failures import OK, SCHEMA, Failed
-from wsworker.cli.options import Settings, global_options
-from wsworker.cli.text import counted, span
-from wsworker.errors import ConfigError, ControlError
+from wsworker.cli.bar import bar, draining
+from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA, Failed, Interrupted
+from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.text import counted
+from wsworker.errors import ConfigError, ControlError, NotRunning
 from wsworker.master.rundir import Paths, read_pid
 from wsworker.wire import Command
 
@@ -35,9 +36,17 @@ QUICK_SECONDS: Final = 3.0
 MARGIN_SECONDS: Final = 10.0
 DEFAULT_GRACEFUL_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
+LOOK_SECONDS: Final = 0.5
+
+EXITS: Final[Mapping[int, str]] = {
+    OK: "stopped",
+    FAILED: "stop incomplete",
+    NOTHING_RUNNING: "nothing running",
+    BAD_CONFIG: "no config",
+}
 
 
-@click.command()
+@click.command(epilog=epilog(EXITS, "wsworker stop --quick"))
 @click.option("--quick", is_flag=True, help="Close every connection and end now, without a graceful drain.")
 @global_options
 @click.pass_obj
@@ -65,13 +74,13 @@ class Stopped:
     def line(self) -> str:
         """Return the result as text."""
         closed = "" if self.connections is None else f"{counted(self.connections, 'connection')} closed (1001), "
-        return f"stopping {self.name} (pid {self.pid}): {closed}stopped in {span(self.seconds)}"
+        return f"stopping {self.name} (pid {self.pid}): {closed}stopped in {self.seconds:.1f} s"
 
 
 def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
     """Stop the service of a config file and return when its lock is free.
 
-    Raises NotRunning, ControlError (permission), or Failed if it is still there when its time is over.
+    Raises NotRunning, ControlError (permission), Failed if it is still there when its time is over, or Interrupted.
     """
     service = ask.locate(config, os.environ)
     began_at = time.monotonic()
@@ -88,8 +97,13 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
         settings.progress(f"{service.name} (pid {pid}) does not answer; sent it {'QUIT' if quick else 'TERM'} and CONT")
     else:
         pid, connections = document["pid"], document["totals"]["connections"]
-        _ask_to_stop(service, quick, give_up_at)
-    wait_until_gone(service, pid, give_up_at)
+    try:
+        if document is not None:
+            _ask_to_stop(settings, service, quick, give_up_at)
+        wait_until_gone(service, pid, give_up_at)
+    except KeyboardInterrupt:
+        message = f"{service.name} (pid {pid}) goes on stopping; `wsworker status` shows how far it is"
+        raise Interrupted(message) from None
     return Stopped(service.name, pid, connections, time.monotonic() - began_at)
 
 
@@ -116,13 +130,20 @@ def patience(config: Path, quick: bool) -> float:
     return graceful + MARGIN_SECONDS
 
 
-def _ask_to_stop(service: ask.Service, quick: bool, give_up_at: float) -> None:
+def _ask_to_stop(settings: Settings, service: ask.Service, quick: bool, give_up_at: float) -> None:
     """Wait for the answer to a stop. Without one, because the time is over or the master has gone, the lock decides."""
-    with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call:
+    with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call, bar(settings) as draw:
+        most = 1
         try:
-            while (reply := call.reply(give_up_at)) and not reply.final:
-                pass
-        except ControlError:
+            while (now := time.monotonic()) < give_up_at:
+                reply = call.reply(min(now + LOOK_SECONDS, give_up_at))
+                if reply and reply.final:
+                    return
+                left = draining(ask.status(service))
+                if left and left.connections:
+                    most = max(most, left.connections)
+                    draw(left.line, 1 - left.connections / most)
+        except (ControlError, NotRunning):
             # the end of the connection: it may have been told to be quick by somebody else, or it was killed
             return
 

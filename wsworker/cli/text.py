@@ -1,7 +1,6 @@
-"""Words for people: ages, spans, sizes, counts and columns, as every command writes them.
+"""Words for people: ages, spans, sizes, rates and counts, as every command writes them.
 
-Machines get raw numbers (seconds, bytes) by --json; nothing here is meant to be parsed. Rows are never cut to the width
-of a terminal: a cut value is a lost one, and a pipe has no width.
+Machines get raw numbers (seconds, bytes) by --json; nothing here is meant to be parsed.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
-from wsworker.log import escape
+from wsworker.visible import escape
 
 Align: TypeAlias = Literal["<", ">"]
 
@@ -46,6 +45,13 @@ def size(count: float) -> str:
     return f"{count:.1f} {unit}" if unit != "B" and count < 9.95 else f"{count:.0f} {unit}"
 
 
+def rate(per_second: float | None) -> str:
+    """Return how many in a second: "0.5", "12.0", "1234"; "-" for None, which is not known."""
+    if per_second is None:
+        return "-"
+    return f"{per_second:.1f}" if per_second < 99.95 else f"{per_second:.0f}"
+
+
 def counted(count: int, noun: str) -> str:
     """Return "1 worker" or "4 workers"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -56,22 +62,14 @@ def visible(value: object) -> str:
     return escape(str(value), MAX_CHARS)
 
 
-def columns(rows: Sequence[Sequence[str]], aligns: Sequence[Align], gap: int = 2) -> list[list[str]]:
-    """Pad the cells of each row so that the columns stand under each other; join them with "".
+def lines(rows: Sequence[Sequence[str]], aligns: Sequence[Align], gap: int = 2) -> list[str]:
+    """Return the rows as lines whose cells stand under each other; no line ends in blanks.
 
-    rows: each with as many cells as aligns. The gap is part of the cells. A last column that is aligned left is not
-    padded, so no line ends in blanks.
+    rows: each with as many cells as aligns. For a few words behind each other; a table of figures is draw.table.
     """
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(aligns))]
     padded = []
     for row in rows:
         cells = [f"{cell:{align}{width}}" for cell, align, width in zip(row, aligns, widths, strict=True)]
-        if aligns[-1] == "<":
-            cells[-1] = row[-1]
-        padded.append([cells[0], *(" " * gap + cell for cell in cells[1:])])
+        padded.append((" " * gap).join(cells).rstrip())
     return padded
-
-
-def lines(rows: Sequence[Sequence[str]], aligns: Sequence[Align], gap: int = 2) -> list[str]:
-    """Return the rows as lines with aligned columns."""
-    return ["".join(cells).rstrip() for cells in columns(rows, aligns, gap)]

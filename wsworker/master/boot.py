@@ -6,7 +6,7 @@ all listeners open, in the order of the slots, and the others boot together.
 
 from __future__ import annotations
 
-from wsworker.master import deaths, health, reload, stopping
+from wsworker.master import deaths, health, reload, rows, stopping
 from wsworker.master.events import Exit, OpenSlot, SlotAdded, SlotFailed, SlotOpened, Spawned, Started, WorkerReady
 from wsworker.master.roster import ServiceState, Worker, WorkerState
 from wsworker.master.service import Service
@@ -31,6 +31,7 @@ def spawned(service: Service, event: Spawned, now: float) -> None:
     if worker.restart:
         slot.restarts += 1
         service.restarts += 1
+        service.restart_reasons[slot.number, rows.restart_reason(slot.last_exit)] += 1
 
 
 def slot_added(service: Service, event: SlotAdded, now: float) -> None:
@@ -73,7 +74,7 @@ def serve(service: Service, worker: Worker, event: WorkerReady, now: float) -> N
     slot = service.roster.slots[worker.slot]
     older = slot.ready
     boot_seconds = now - worker.since
-    worker.state, worker.since = WorkerState.READY, now
+    worker.state, worker.since, worker.served = WorkerState.READY, now, True
     health.hear(service, worker, now)
     slot.retry_at, slot.parked = None, False
     slot.replacements, slot.replace_at = (), 0.0
@@ -86,6 +87,8 @@ def serve(service: Service, worker: Worker, event: WorkerReady, now: float) -> N
         service.want(*(OpenSlot(number) for number in waiting))
     replacing = service.roll is None or service.roll.current != worker.id
     reload.rolled(service, worker, older, boot_seconds)
+    if older and replacing:
+        service.restart_reasons[slot.number, "recycled"] += 1
     if older:
         service.drain(older, "replace" if replacing else "reload", now)
     deaths.judge(service, slot)

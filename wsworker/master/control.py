@@ -1,13 +1,16 @@
 """The control socket: commands of the CLI in, replies out, one JSON object a line (wire.py).
 
 A Unix stream socket, mode 0600; and since a mode is only as good as its directory, the kernel is asked for the peer's
-uid too (SO_PEERCRED, unix(7)): root and the master's own uid may command. Each connection carries one command. Its
-token names it inside the master; a caller that leaves does not cancel what it asked for, its replies go nowhere.
+uid too (SO_PEERCRED, unix(7)): root and the master's own uid may command. With `control_socket_mode: "0660"` a group
+may as well, and then the kernel alone says who, by the mode of the file. Each connection carries one command. Its token
+names it inside the master; a caller that leaves does not cancel what it asked for, its replies go nowhere.
 
 The master's loop never waits for a caller: sockets do not block, a request must be whole within 5 s, replies that are
-not read pile up to 1 MiB, and whoever is over a limit is cut off. Callers that wait for a result (a reload takes long)
-do not keep others out: there may be MAX_WAITING of them, and a `stop` is heard in any case. Of all others there are
-MAX_OTHERS, and a newcomer takes the place of the oldest that has said nothing, or else has not read its result.
+not read pile up to 1 MiB, and whoever is over a limit is cut off. A long answer goes out in parts, each when the caller
+has taken the one before and in a turn of the loop of its own, so it may have any length. Callers that wait for a result
+(a reload takes long) do not keep others out: there may be MAX_WAITING of them, and a `stop` is heard in any case. Of
+all others there are MAX_OTHERS, and a newcomer takes the place of the oldest that has said nothing, or else has not
+read its result.
 
 A master without a descriptor left must still tell how it is. So one is held in reserve and given up for the next
 caller; when a caller leaves it is taken back.
@@ -22,7 +25,8 @@ import select
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,8 +48,8 @@ _UCRED: Final = struct.Struct("3i")
 class Client:
     """One caller.
 
-    answered: its result is in output, which is sent before the socket is closed. deaf: it has half-closed, as nc does
-    behind its input; it still gets its answer.
+    answered: its result is in output, or behind it in later, which are sent before the socket is closed. deaf: it has
+    half-closed, as nc does behind its input; it still gets its answer.
     """
 
     def __init__(self, connection: socket.socket, token: Token, give_up_at: float) -> None:
@@ -55,6 +59,7 @@ class Client:
         self.lines = Lines()
         self.commanded = False
         self.output = b""
+        self.later: deque[Reply] = deque()
         self.answered = False
         self.deaf = False
 
@@ -68,7 +73,7 @@ class Control:
     """The listening socket and its clients.
 
     selector: the master's; a handler stands in the data of each key and takes no argument. received: called with each
-    complete command and the token for its replies. now: a clock.
+    complete command and the token for its replies. now: a clock. group: whose members may command too, or None.
     """
 
     def __init__(
@@ -77,8 +82,10 @@ class Control:
         selector: selectors.BaseSelector,
         received: Callable[[Command, Token], None],
         now: Callable[[], float],
+        group: int | None = None,
     ) -> None:
         self._path = path
+        self._group = group
         self._selector = selector
         self._received = received
         self._now = now
@@ -89,12 +96,17 @@ class Control:
         self._reserve: int | None = None
 
     def open(self) -> None:
-        """Bind and listen. Raises OSError. The mode is right from the first moment on: the umask sees to it."""
+        """Bind and listen. Raises OSError. The mode is right from the first moment on: the umask sees to it.
+
+        The group is set before anybody can connect, which listen(2) allows.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        umask = os.umask(0o177)
+        umask = os.umask(0o177 if self._group is None else 0o117)
         try:
             listener.bind(str(self._path))
             self._bound = self._file()
+            if self._group is not None:
+                os.chown(self._path, -1, self._group, follow_symlinks=False)
         except OSError:
             listener.close()
             raise
@@ -137,7 +149,10 @@ class Control:
     def finish(self) -> None:
         """Send what is left to send, as far as that goes without waiting, remove the socket's file, and close."""
         for client in [*self._clients.values()]:
-            self._write(client)
+            left = -1
+            while client.output and len(client.later) != left:
+                left = len(client.later)
+                self._write(client)
         # if ours was removed, another service may have made one at this path, and that is not ours to remove
         with contextlib.suppress(OSError):
             if self._bound and self.is_there():
@@ -149,12 +164,14 @@ class Control:
         if client := self._clients.get(token):
             self._reply(client, Reply(False, body))
 
-    def answer(self, token: Token, body: Mapping[str, Any]) -> None:
-        """Send the result and close that connection; nothing if that caller has gone."""
+    def answer(self, token: Token, body: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Send the result and close that connection; nothing if that caller has gone. parts: go before it, as lines."""
         if client := self._clients.get(token):
             client.answered = True
             client.give_up_at = self._now() + ANSWER_SECONDS
-            self._reply(client, Reply(True, body))
+            first, *later = [*(Reply(False, part) for part in parts), Reply(True, body)]
+            client.later.extend(later)
+            self._reply(client, first)
 
     def expire(self) -> None:
         """Cut off who has not sent a whole command, or read its result, in time; to be called about once a second."""
@@ -205,7 +222,7 @@ class Control:
 
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        if not _may_command(connection):
+        if self._group is None and not _may_command(connection):
             connection.close()
             self._take_reserve()
             return
@@ -281,6 +298,10 @@ class Control:
             self._drop(client)
             return
         client.output = client.output[sent:]
+        if not client.output and client.later:
+            # in a later turn of the loop: others wait
+            client.output = encode(client.later.popleft())
+            client.give_up_at = self._now() + ANSWER_SECONDS
         if client.answered and not client.output:
             self._drop(client)
             return

@@ -21,7 +21,9 @@ from typing import Final, TypeAlias
 import setproctitle
 
 from wsworker import log, tls
-from wsworker.assignment import Assignment
+from wsworker.assignment import Assignment, Desk
+from wsworker.bus.berth import Berth
+from wsworker.bus.members import Standing
 from wsworker.errors import EX_CONFIG, OUT_OF_DESCRIPTORS, TlsError, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
@@ -30,7 +32,7 @@ from wsworker.master.orders import Orders
 from wsworker.master.process import Identity, Process, is_stopped, spawn
 from wsworker.master.words import LastWords
 from wsworker.stats import Seat, Table
-from wsworker.wire import ERROR_CHARACTERS, FailureKind, Lines, Order, Report, decode_report, encode
+from wsworker.wire import ERROR_CHARACTERS, FailureKind, Lines, Order, OrderName, Report, decode_report, encode
 
 EnterWorker: TypeAlias = Callable[[Assignment], int]
 """What a forked worker runs until it is told to go; returns the exit code. The CLI hands in that of worker/main.py."""
@@ -40,6 +42,9 @@ SILENT_SECONDS: Final = 2.0
 
 TRACE_CHARACTERS: Final = 9000
 """Of a traceback; at most six bytes each in JSON, so that the report stays below wire.MAX_LINE_BYTES."""
+
+STANDINGS: Final[Mapping[OrderName, Standing]] = {"go": Standing.READY, "drain": Standing.DRAINING}
+"""Where a worker stands, to the others, once it is told so."""
 
 REASONS: Final[Mapping[int | None, str]] = {
     errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",
@@ -78,7 +83,9 @@ class Crew:
     are, looked up once. enter_worker: what a worker runs. leave: called in a fresh worker with its slot, closes what is
     the master's. sockets: gives a slot's listeners; lendable: those of them that another slot may accept from. rss:
     gives the resident bytes of a worker as last sampled, 0 before. oom: tells whether the kernel has killed for want of
-    memory. now: a clock.
+    memory. now: a clock. changed: hears of files that a worker has seen change, by their names and the change's mark.
+    desk: gives what a worker needs for admin requests. app_set_at: tells where `app` is set.
+    berth: gives the place of a worker, by its id and slot, in the mesh of workers.
     """
 
     def __init__(
@@ -96,6 +103,10 @@ class Crew:
         rss: Callable[[WorkerId], int],
         oom: OomCounter,
         now: Callable[[], float],
+        changed: Callable[[str, str], None] = lambda names, mark: None,
+        desk: Callable[[], Desk | None] = lambda: None,
+        app_set_at: Callable[[], str] = lambda: "",
+        berth: Callable[[WorkerId, int], Berth | None] = lambda worker, slot: None,
     ) -> None:
         self._name = name
         self._node = node
@@ -110,6 +121,10 @@ class Crew:
         self._rss = rss
         self._oom = oom
         self._now = now
+        self._changed = changed
+        self._desk = desk
+        self._app_set_at = app_set_at
+        self._berth = berth
         self._children: dict[WorkerId, Child] = {}
         self._traced: list[Child] = []  # dead and not reaped yet
 
@@ -171,7 +186,7 @@ class Crew:
             self.close()
             self._leave(action.slot)
             # while it may still open a log file that is new in this configuration: the user it becomes may not
-            log.set_up(config.log.level, config.log.file, f"worker {action.slot}")
+            log.set_up(config.log, action.slot)
             # and while it may read the key
             try:
                 context = tls.context(config.tls)
@@ -195,6 +210,9 @@ class Crew:
                 others=lambda: self._table.others(action.slot),
                 words=words.fd,
                 tls=context,
+                desk=self._desk(),
+                app_set_at=self._app_set_at(),
+                berth=self._berth(action.worker, action.slot),
             )
             return self._enter_worker(assignment)
 
@@ -208,6 +226,9 @@ class Crew:
         """Send an order, and with `lend` the listeners of its slot; a busy worker gets it once it reads again."""
         child = self._children.get(action.worker)
         if child:
+            if action.order.name in STANDINGS:
+                # before the order: a worker that is dialled too early only finds it waiting
+                child.seat.stand(STANDINGS[action.order.name])
             lent = self._lendable(action.order.slot) if action.order.name == "lend" else []
             child.orders.send(action.order, [listener.fileno() for listener in lent])
 
@@ -264,16 +285,19 @@ class Crew:
         child.orders.flush()
         self._hear(child)
 
-    def _hear(self, child: Child) -> None:
-        """Read the reports that are there. A channel that speaks nonsense is closed, and its worker ends by that."""
+    def _hear(self, child: Child) -> bool:
+        """Read the reports that are there; False if there is nothing more.
+
+        A channel that speaks nonsense is closed, and its worker ends by that.
+        """
         if child.channel.fileno() < 0:
             # its pidfd stood before it in the same turn of the loop
-            return
+            return False
         try:
             data = child.channel.recv(65536)
             reports = [decode_report(line) for line in child.lines.feed(data)]
         except BlockingIOError:
-            return
+            return False
         except OSError:
             # it has died with orders unread; its pidfd tells more
             data, reports = b"", []
@@ -284,9 +308,14 @@ class Crew:
             if report.name == "ready":
                 # whoever is replaced now has its connections counted as they are now
                 self._feed(events.SlotsRead(self.readings(child.slot)))
-            self._feed(_event_of(report, child.worker))
+            if report.name == "changed":
+                # what follows begins in the configuration, and not in the supervisor
+                self._changed(report.error, report.mark)
+            else:
+                self._feed(_event_of(report, child.worker))
         if not data:
             self._hang_up(child)
+        return bool(data)
 
     def _hang_up(self, child: Child) -> None:
         if child.channel.fileno() >= 0:
@@ -297,7 +326,9 @@ class Crew:
     def _die(self, child: Child) -> None:
         self._selector.unregister(child.process.pidfd)
         # before it is reaped: a report may cause a fork, and the pidfd is still one of those to be closed in it
-        self._hear(child)
+        while self._hear(child):
+            # why it died may stand behind what it was telling just then
+            pass
         self._hang_up(child)
         self._traced.append(child)
         self._bury(child)
@@ -310,11 +341,13 @@ class Crew:
         self._traced.remove(child)
         words = stacks.trim(child.words.unread())
         child.words.close()
+        last = self._table.read(child.slot, child.worker)
+        dropped = last.counters.cut + last.connections if last else 0
         self._table.fold(child.slot, child.worker)
         del self._children[child.worker]
         code, signal_name = status
         oom = signal_name == "SIGKILL" and not child.killed and self._oom.just_killed(self._now())
-        self._feed(events.WorkerExited(child.worker, code, signal_name, oom, words))
+        self._feed(events.WorkerExited(child.worker, code, signal_name, oom, words, dropped))
 
 
 def _event_of(report: Report, worker: WorkerId) -> Event:
@@ -325,3 +358,7 @@ def _event_of(report: Report, worker: WorkerId) -> Event:
             return events.WorkerFailed(worker, report.kind, report.error, report.trace)
         case "leaving":
             return events.WorkerLeaving(worker)
+        case "rows":
+            return events.WorkerAnswered(worker, report.token, report.total, report.rows, report.last)
+        case "changed":
+            raise AssertionError("no event: see _hear")

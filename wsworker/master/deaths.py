@@ -74,6 +74,7 @@ def died(service: Service, worker: Worker, event: WorkerExited, now: float) -> N
 def left(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
     """A worker that was told to go has gone."""
     service.roster.remove(worker)
+    reload.count_dropped(service, worker, event.dropped)
     # it said so itself, unless it ended in another way than it was asked to
     as_asked = event.code == 0 or event.signal == "SIGTERM"
     text = f"worker {worker.slot} (pid {worker.pid}) has left: {event}"

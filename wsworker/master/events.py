@@ -10,10 +10,11 @@ Times are seconds on CLOCK_MONOTONIC and stand in no event: handle(event, now) t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from wsworker.config import Config
+from wsworker.query import Query
 from wsworker.wire import FailureKind, Order
 
 WorkerId: TypeAlias = int
@@ -124,7 +125,8 @@ class WorkerLeaving:
 class WorkerExited:
     """A worker is dead and reaped: by a signal (its name) or with an exit code, the other one is None.
 
-    oom: the kernel killed it for want of memory. words: the stacks that it wrote when it died, or "".
+    oom: the kernel killed it for want of memory. words: the stacks that it wrote when it died, or "". dropped: its
+    connections that ended without a goodbye, as it cut them at the end of its time, or took them with it.
     """
 
     worker: WorkerId
@@ -132,6 +134,7 @@ class WorkerExited:
     signal: str | None = None
     oom: bool = False
     words: str = ""
+    dropped: int = 0
 
     def __str__(self) -> str:
         if self.oom:
@@ -209,6 +212,28 @@ class StatusRequested:
     reply: Token
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionsRequested:
+    """Someone wants to see open connections, which the workers alone know."""
+
+    query: Query
+    reply: Token
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswered:
+    """A worker has sent some of the connections it was asked for, in the order of the query.
+
+    reply: whose question it was; total: how many connections fit, however many rows come; last: these were the last.
+    """
+
+    worker: WorkerId
+    reply: Token
+    total: int
+    rows: tuple[Mapping[str, Any], ...] = field(repr=False)
+    last: bool
+
+
 Event: TypeAlias = (
     Started
     | Spawned
@@ -229,6 +254,8 @@ Event: TypeAlias = (
     | ScaleRequested
     | ReopenRequested
     | StatusRequested
+    | ConnectionsRequested
+    | WorkerAnswered
 )
 
 # Actions
@@ -306,10 +333,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Give a caller the one result of its command."""
+    """Give a caller the one result of its command.
+
+    parts: what goes before it, in lines of their own, each as the caller has read the one before.
+    """
 
     reply: Token
     body: Mapping[str, Any]
+    parts: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ from wsworker.configfile import Loaded
 from wsworker.errors import OUT_OF_DESCRIPTORS, ConfigError, PlatformError
 from wsworker.listeners import Group
 from wsworker.master import events, view
+from wsworker.master.admin import Admin
+from wsworker.master.berths import Berths
 from wsworker.master.cgroup import OomCounter, usable_cpus
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
@@ -57,6 +59,8 @@ from wsworker.stats import Table
 from wsworker.wire import Command
 
 SAMPLE_SECONDS: Final = 5.0
+GROUP_MODE: Final = 0o660
+"""The `control_socket_mode` that lets a group give commands."""
 EXTEND_SECONDS: Final = 10.0
 """What the service manager is asked for, once a second, while a start or a stop goes on within its own deadlines."""
 
@@ -83,7 +87,8 @@ class Master:
     """One service.
 
     load_again: reads the configuration anew. settled: told once, when the start is over, with "" or with a sentence if
-    it did not go well for every worker. leave: called in each forked worker, closes what is the caller's.
+    it did not go well for every worker. leave: called in each forked worker, closes what is the caller's. follows:
+    whether to reload when a worker says that its files have changed.
     """
 
     def __init__(
@@ -94,8 +99,12 @@ class Master:
         settled: Callable[[str], None],
         leave: Callable[[], None],
         version: str,
+        follows: bool = False,
     ) -> None:
+        self._follows = follows
+        self._last_change = ""
         self._loaded = loaded
+        self._app_set_at = loaded.place("app")
         self._load_again = load_again
         self._leave = leave
         self._settled: Callable[[str], None] | None = settled
@@ -106,12 +115,18 @@ class Master:
         self._supervisor = Supervisor(random.Random().random)  # noqa: S311 - it spreads restarts in time
         self._table = Table()
         self._notifier = Notifier(os.environ, os.getpid())
-        self._control = Control(self._paths.socket, self._selector, self._command, time.monotonic)
+        self._identity = identity(config)
+        # who may command the service beside its own user and root; identity.gid: of `group`, or else of `user`
+        self._group = None
+        if config.control_socket_mode == GROUP_MODE:
+            self._group = os.getegid() if self._identity.gid is None else self._identity.gid
+        self._control = Control(self._paths.socket, self._selector, self._command, time.monotonic, self._group)
+        self._admin = Admin(config.admin.listen, loaded.place("admin.listen"), self._table)
         place = loaded.place("listen")
         self._ports = Ports([Group(address, config.backlog, place) for address in config.listen], self._notifier)
-        self._identity = identity(config)
         self._oom = OomCounter()
         self._samples: dict[int, view.Sample] = {}
+        self._rates = view.Rates()
         self._exit: Exit | None = None
         self._catcher = SignalCatcher(self._selector)
         self._now = time.monotonic()
@@ -125,9 +140,11 @@ class Master:
             log=config.log.file,
             began_at=self._now,
         )
+        node = f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}"
+        self._berths = Berths(self._paths.bus, node, self._identity, self._group, self._table.members)
         self._crew = Crew(
             name=config.name,
-            node=f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}",
+            node=node,
             selector=self._selector,
             table=self._table,
             feed=self._feed,
@@ -139,6 +156,10 @@ class Master:
             rss=lambda worker: self._samples[worker].rss if worker in self._samples else 0,
             oom=self._oom,
             now=time.monotonic,
+            changed=self._files_changed,
+            desk=lambda: self._admin.desk,
+            app_set_at=lambda: self._app_set_at,
+            berth=self._berths.berth,
         )
 
     def run(self) -> Exit:
@@ -146,7 +167,8 @@ class Master:
 
         Raises AlreadyRunning, RunDirError, BindError, ActivationError or PlatformError while nothing has started yet.
         """
-        self._presence = Presence.claim(self._config.name, self._paths, self._config.pidfile, self._control)
+        config = self._config
+        self._presence = Presence.claim(config.name, self._paths, config.pidfile, self._control, self._group)
         try:
             slots = self._set_up()
             self._feed(events.Started(self._config, slots))
@@ -157,6 +179,8 @@ class Master:
         finally:
             self._control.finish()
             self._ports.close()
+            self._berths.close()
+            self._admin.close()
             self._notifier.finish()
             self._presence.release()
 
@@ -173,16 +197,20 @@ class Master:
         take_environment(os.environ)
         slots = max(self._slots(), self._ports.take_over(descriptors))
         self._ports.bind(slots)
+        self._berths.open(slots)
+        self._admin.open()
         self._presence.show()
         listen = ", ".join(self._view.listen)
         logger.info(
-            "%s: %s, %d workers, pid %d, config %s",
+            "%s: listening on %s, %s, pid %d, config %s",
             self._config.name,
             listen,
-            self._slots(),
+            f"{self._slots()} worker{'' if self._slots() == 1 else 's'}",
             os.getpid(),
             self._loaded.shown,
         )
+        if self._admin.url:
+            logger.info("metrics and health checks on %s", self._admin.url)
         if os.geteuid() == 0 and self._config.user is None:
             logger.warning("workers run as root; set `user` in %s", self._loaded.shown)
         return slots
@@ -217,6 +245,7 @@ class Master:
         deadline = self._supervisor.next_deadline()
         if deadline is not None and deadline <= self._now:
             self._feed(events.DeadlinePassed())
+        self._admin.post(self._now, self._look, self._samples, log.dropped())
 
     def _read_if_due(self) -> None:
         self._now = time.monotonic()
@@ -233,6 +262,8 @@ class Master:
 
     def _feed(self, event: Event) -> None:
         """Hand an event to the supervisor, perform what it wants, and hand it what that brings, until nothing comes."""
+        if not isinstance(event, events.SlotsRead):
+            self._admin.outdate()
         waiting = deque([event])
         while waiting:
             event = waiting.popleft()
@@ -246,6 +277,7 @@ class Master:
     def _read_table(self) -> None:
         self._control.expire()
         self._presence.keep()
+        self._berths.renew()
         self._notifier.flush()
         self._oom.look(self._now)
         self._crew.send_late()
@@ -254,6 +286,7 @@ class Master:
         self._crew.read_words()
         log.flush()
         self._feed(events.SlotsRead(self._crew.readings()))
+        self._rates.sample(self._supervisor.roster.slots, self._table, self._now)
         if self._now >= self._sample_at:
             self._sample_at = self._now + SAMPLE_SECONDS
             view.sample(self._samples, self._crew.pids(), self._now)
@@ -291,6 +324,19 @@ class Master:
             case "reopen":
                 logger.info("`reopen` asked")
                 self._feed(ReopenRequested(token))
+            case "bus":
+                # straight from here: an action would be logged, and the answer holds a secret
+                self._control.answer(token, self._berths.address())
+            case "connections":
+                assert command.query is not None, "decode_command sees to that"
+                self._feed(events.ConnectionsRequested(command.query, token))
+
+    def _files_changed(self, names: str, mark: str) -> None:
+        """Reload, once for all workers that have seen the same change. Nobody else's worker may ask for that."""
+        if self._follows and mark != self._last_change:
+            self._last_change = mark
+            logger.info("%s changed, reloading", names)
+            self._reload(None)
 
     def _reload(self, token: Token | None) -> None:
         """Read the configuration anew. A bad one ends here: the supervisor never hears of it."""
@@ -299,6 +345,7 @@ class Master:
         except ConfigError as error:
             self._feed(ReloadRefused(str(error), token))
             return
+        self._app_set_at = loaded.place("app")
         old, new = self._supervisor.service.config, _with_number_of_workers(loaded.config)
         keys = restart_needed(old, new)
         for key in keys:
@@ -320,11 +367,27 @@ class Master:
         self._notifier.close()
         self._presence.close()
         self._ports.keep(slot)
+        self._berths.keep(slot)
+        self._admin.keep()
+
+    def _add_slot(self, action: events.AddSlot) -> Event:
+        added = self._ports.add(action)
+        if isinstance(added, events.SlotAdded):
+            try:
+                self._berths.add(action.slot)
+            except OSError as error:
+                self._ports.close_slot(events.CloseSlot(action.slot))
+                return events.SlotFailed(action.slot, f"cannot make a socket in {self._paths.bus}: {error.strerror}")
+        return added
+
+    def _close_slot(self, action: events.CloseSlot) -> None:
+        self._ports.close_slot(action)
+        self._berths.close_slot(action.slot)
 
     def _adopt(self, action: events.Adopt) -> None:
         """Apply the log settings of an accepted configuration; if that fails the log goes on as it was."""
         try:
-            log.set_up(action.config.log.level, action.config.log.file, "master")
+            log.set_up(action.config.log)
         except PlatformError as error:
             logger.error("%s; the log stays where it was", error)
             return
@@ -348,23 +411,28 @@ class Master:
         self._control.progress(action.reply, action.body)
 
     def _answer(self, action: events.Answer) -> None:
-        self._control.answer(action.reply, action.body)
+        self._control.answer(action.reply, action.body, action.parts)
 
     def _show_status(self, action: events.ShowStatus) -> None:
+        self._control.answer(action.reply, self._look()[0])
+
+    def _look(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the document of `status`, and what the supervisor knows of it."""
         now = time.monotonic()
         status = self._supervisor.status(now)
-        body = view.document(
+        document = view.document(
             self._view,
             status,
             self._table,
             self._samples,
             now,
             time.time(),
+            rates=self._rates,
             queues=self._ports.queue,
             steering=self._ports.steering,
             log_dropped=log.dropped(),
         )
-        self._control.answer(action.reply, body)
+        return document, status
 
     def _notify(self, action: events.Notify) -> None:
         match action.news:
@@ -393,7 +461,6 @@ class Master:
                 f"{self._config.name} runs degraded: {status['workers_ready']} of {status['workers_configured']} "
                 f"workers are ready; worker {missing[0]['slot']}: {reason}; see `wsworker status`"
             )
-        logger.info(error or "ready")
         settled(error)
 
     def _log(self, action: events.Log) -> None:
@@ -406,9 +473,9 @@ class Master:
 
 PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Spawn: lambda master, action: master._crew.spawn(action),
-    events.AddSlot: lambda master, action: master._ports.add(action),
+    events.AddSlot: Master._add_slot,
     events.OpenSlot: lambda master, action: master._ports.open(action),
-    events.CloseSlot: lambda master, action: master._ports.close_slot(action),
+    events.CloseSlot: Master._close_slot,
     events.CloseSlots: lambda master, action: master._ports.close(),
     events.Tell: lambda master, action: master._crew.tell(action),
     events.Signal: lambda master, action: master._crew.signal(action),

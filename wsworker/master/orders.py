@@ -4,9 +4,9 @@ A worker that is busy for seconds reads nothing, and its channel fills up. What 
 the channel can be written to. So a worker that comes back hears that it is to drain, and its clients get a close code;
 it is not killed for what it was never told. The master itself does not wait.
 
-The queue stays short. Of all log files only the newest matters, and a lend that is recalled before it was heard of need
-not be heard of. Descriptors that wait are duplicates: what their owner closes meanwhile, and which file gets the freed
-number then, changes nothing.
+The queue stays short. Of all log files only the newest matters, a lend that is recalled before it was heard of need
+not be heard of, and a list is to be answered at once or not at all. Descriptors that wait are duplicates: what their
+owner closes meanwhile, and which file gets the freed number then, changes nothing.
 
 A line may be sent in part. Its descriptors went with its first byte (unix(7)), so the rest goes without them, before
 anything else.
@@ -120,6 +120,9 @@ class Orders:
         return True
 
     def _keep(self, order: Order, descriptors: list[int]) -> None:
+        if order.name == "list":
+            # when there is room again nobody waits for the answer any more
+            return
         lend = self._waiting("lend", order.slot)
         if order.name == "recall" and lend:
             # between two lends of a slot stands a recall, so this is the one that is meant

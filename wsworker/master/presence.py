@@ -32,12 +32,14 @@ class Presence:
         self._trouble = ""
 
     @classmethod
-    def claim(cls, name: str, at: Paths, own_pid_file: str | None, control: Control) -> Presence:
+    def claim(
+        cls, name: str, at: Paths, own_pid_file: str | None, control: Control, group: int | None = None
+    ) -> Presence:
         """Take the place of the service of that name; nobody sees more of it yet than the lock.
 
-        Raises RunDirError or AlreadyRunning, as RunDir.claim.
+        group: whose members may command the service, or None. Raises RunDirError or AlreadyRunning, as RunDir.claim.
         """
-        return cls(RunDir.claim(name, at), Path(own_pid_file) if own_pid_file else None, control)
+        return cls(RunDir.claim(name, at, group), Path(own_pid_file) if own_pid_file else None, control)
 
     def show(self) -> None:
         """Open the control socket and write the pid files. Raises RunDirError if the socket cannot be had."""

@@ -46,7 +46,7 @@ def refuse(service: Service, event: ReloadRefused, now: float) -> None:
     """Answer a reload whose configuration is wrong; nothing has changed."""
     # it may name a file whose name is no text
     message = event.message.encode(errors="replace")[:ANSWER_BYTES].decode(errors="ignore")
-    service.last_reload = roll.refused(message[:SHOWN_CHARACTERS], service.generation)
+    service.end_reload(roll.refused(message[:SHOWN_CHARACTERS], service.generation))
     service.log("error", f"reload refused: the configuration is wrong\n{message}")
     service.notify_status()
     if event.reply is not None:
@@ -95,9 +95,10 @@ def _undying(workers: Iterable[Worker], now: float) -> str:
 
 def _give_up(service: Service, reload: Roll, cause: str) -> None:
     service.waiting = None
-    service.last_reload = roll.held_up(cause, service.generation)
+    summary = roll.held_up(cause, service.generation)
+    service.end_reload(summary)
     service.log("error", f"reload refused: {cause}")
-    service.want(*(Answer(reply, service.last_reload) for reply in reload.replies))
+    service.want(*(Answer(reply, summary) for reply in reload.replies))
 
 
 def _begin(service: Service, reload: Roll, now: float) -> None:
@@ -121,6 +122,20 @@ def rolled(service: Service, worker: Worker, older: Worker | None, seconds: floa
     reload.asked += older.connections if older else 0
     reload.current = None
     service.want(*(Progress(reply, {"event": "replaced"} | row) for reply in reload.replies))
+
+
+def count_dropped(service: Service, worker: Worker, dropped: int) -> None:
+    """A worker that was told to go has gone. dropped: those of its connections that ended without a goodbye.
+
+    Old workers drain on behind the end of their reload, so its result, as `status` shows it, is not final before that.
+    """
+    last = service.last_reload
+    if not dropped or worker.generation == service.generation:
+        return
+    if service.roll:
+        service.roll.dropped += dropped
+    elif last and last["result"] != "refused":
+        service.last_reload = last | {"dropped": last["dropped"] + dropped}
 
 
 def _accept(service: Service, reload: Roll, canary: Worker) -> None:
@@ -171,7 +186,8 @@ def not_alive(service: Service, worker: Worker, cause: str, trace: str, now: flo
 
 
 def _end(service: Service, reload: Roll, outcome: Mapping[str, Any], now: float) -> None:
-    service.last_reload = roll.summary(reload, outcome, service.generation, now)
-    service.want(*(Answer(reply, service.last_reload) for reply in reload.replies))
+    summary = roll.summary(reload, outcome, service.generation, now)
+    service.end_reload(summary)
+    service.want(*(Answer(reply, summary) for reply in reload.replies))
     service.roll, service.state = None, ServiceState.SERVING
     service.notify_ready()

@@ -21,7 +21,7 @@ class Roll:
     """A reload, waiting or under way.
 
     restart_needed, applied: the settings that changed. current: the worker whose verdict it waits for; accepted: its
-    canary is READY; asked: connections told to go.
+    canary is READY; asked: connections told to go; dropped: those of them that were cut.
     """
 
     config: Config
@@ -33,6 +33,7 @@ class Roll:
     current: WorkerId | None = None
     accepted: bool = False
     asked: int = 0
+    dropped: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -127,6 +128,8 @@ def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float)
         **outcome,
         "workers": roll.rows,
         "asked": roll.asked,
+        # so far: who drains on is counted in what `status` shows
+        "dropped": roll.dropped,
         "seconds": now - roll.began_at,
         "generation": generation,
         "restart_needed": list(roll.restart_needed),
@@ -144,6 +147,7 @@ def _nothing_done(result: str, error: Mapping[str, Any], generation: int) -> dic
         "error": error,
         "workers": [],
         "asked": 0,
+        "dropped": 0,
         "seconds": 0.0,
         "generation": generation,
         "restart_needed": [],

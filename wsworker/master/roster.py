@@ -15,6 +15,8 @@ from wsworker.master.events import Reading, WorkerFailed, WorkerId
 from wsworker.master.recycling import Limits
 
 NO_LIMITS: Final = Limits(0, 0, 0)
+KILL_MARGIN_SECONDS: Final = 5.0
+"""How long after its graceful_timeout a worker that drains is killed: it cuts its clients itself, and says goodbye."""
 
 
 class WorkerState(Enum):
@@ -49,8 +51,8 @@ class Worker:
 
     restart: it follows a dead one. graceful_timeout, worker_timeout: those of the configuration it was started with, by
     which it goes as well. unasked: whether its exit would come unasked; False once it was told to go. accepting: it was
-    told go. leaving: it is to be replaced. drain_until: the end of its time to drain. killed_at: when its end by force
-    began. heard_at: its last sign of life, 0.0 before READY.
+    told go. served: it has been READY, and so may have clients. leaving: it is to be replaced. drain_until: the end of
+    its time to drain. killed_at: when its end by force began. heard_at: its last sign of life, 0.0 before READY.
     """
 
     id: WorkerId
@@ -65,6 +67,7 @@ class Worker:
     pid: int | None = None
     unasked: bool = True
     accepting: bool = False
+    served: bool = False
     leaving: bool = False
     drain_until: float = 0.0
     killed_at: float = 0.0
@@ -77,6 +80,12 @@ class Worker:
     failure: WorkerFailed | None = None
     doom: Doom = ""
     restart: bool = False
+
+    def drain_seconds(self, now: float) -> float | None:
+        """Return how long it may still drain before it cuts its clients; None if it does not drain."""
+        if self.state is not WorkerState.DRAINING:
+            return None
+        return max(0.0, self.drain_until - KILL_MARGIN_SECONDS - now)
 
     @property
     def takes_connections(self) -> bool:

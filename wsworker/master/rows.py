@@ -5,7 +5,7 @@ Times are seconds on CLOCK_MONOTONIC; who shows them to people turns them into d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from wsworker.master.events import WorkerExited
@@ -15,6 +15,7 @@ ERROR_CHARACTERS: Final = 500
 """An exception may say anything, and `status` shows one for each of up to 256 slots."""
 
 ExitClass: TypeAlias = Literal["asked", "app", "boot", "crash", "hung", "memory"]
+RestartReason: TypeAlias = Literal["exit", "signal", "oom", "hung", "boot", "recycled"]
 
 
 def rows(roster: Roster, weights: Sequence[int], now: float) -> Iterator[dict[str, Any]]:
@@ -61,6 +62,17 @@ def exit_class(worker: Worker, event: WorkerExited) -> ExitClass:
     return "boot" if worker.state is WorkerState.STARTING else "crash"
 
 
+def restart_reason(last_exit: Mapping[str, Any] | None) -> RestartReason:
+    """Say why a worker was started again. last_exit: as exit_row gave it, of the one that it follows."""
+    if last_exit is None or last_exit["class"] in ("app", "boot"):
+        return "boot"
+    if last_exit["class"] == "memory":
+        return "oom"
+    if last_exit["class"] == "hung":
+        return "hung"
+    return "signal" if last_exit["signal"] else "exit"
+
+
 def _reason(worker: Worker, event: WorkerExited) -> str:
     reasons = {"hung": "its loop was silent", "memory": "it held twice max_worker_rss"}
     return f"{event}: {reasons[worker.doom]}" if worker.doom else str(event)
@@ -83,6 +95,7 @@ def _worker_row(worker: Worker, slot: Slot, weight: int, now: float) -> dict[str
         "generation": worker.generation,
         "state": _shown_state(worker),
         "uptime": now - worker.since,
+        "drain_seconds": worker.drain_seconds(now),
         "weight": weight if worker.takes_connections else 0,
         "restarts": slot.restarts,
         "last_exit": slot.last_exit,
@@ -97,6 +110,7 @@ def _empty_row(slot: Slot, now: float) -> dict[str, Any]:
         "generation": None,
         "state": "closing" if slot.closing else "parked" if slot.parked else "waiting",
         "uptime": 0.0,
+        "drain_seconds": None,
         "weight": 0,
         "retry_in": None if slot.retry_at is None else max(0.0, slot.retry_at - now),
         "restarts": slot.restarts,

@@ -3,11 +3,15 @@
     NAME.lock    flock(2) for the life of the master: the only truth on "running". Never removed: a second master could
                  lock the removed file while a third one locks a new one of that name.
     NAME.sock    the control socket
+    NAME.bus/    the sockets by which workers, and programs outside, reach workers: see berths.py
     NAME.pid     pid and start ticks (/proc/PID/stat), for people and for `stop` when the master does not answer
 
 The directory is $RUNTIME_DIRECTORY (systemd), else $XDG_RUNTIME_DIR/wsworker, else wsworker-UID in the system's
 temporary directory. In a directory that others can write to, somebody may have made ours first: it must be a real
 directory, ours, and closed to others, or nothing starts.
+
+We make it with mode 0700. Where a group may give commands (`control_socket_mode: "0660"`) it has to get at the socket,
+and at the lock to see whether the service runs: the directory gets 0710 and that group, the lock 0640.
 """
 
 from __future__ import annotations
@@ -45,6 +49,11 @@ class Paths:
     socket: Path
     pid: Path
 
+    @property
+    def bus(self) -> Path:
+        """The folder with the sockets of the bus."""
+        return self.lock.with_suffix(".bus")
+
 
 def paths(name: str, control_socket: str, environ: Mapping[str, str], uid: int) -> Paths:
     """Return the files of a service. control_socket: "auto" or an absolute path; nothing is looked up on disk."""
@@ -76,16 +85,18 @@ def elsewhere(name: str) -> list[Paths]:
 class RunDir:
     """A run directory in the hands of a master, from claim to release."""
 
-    def __init__(self, name: str, at: Paths, lock: int) -> None:
+    def __init__(self, name: str, at: Paths, lock: int, group: int | None) -> None:
         self.paths = at
         self._name = name
         self._lock = lock
+        self._group = group
 
     @classmethod
-    def claim(cls, name: str, at: Paths) -> RunDir:
+    def claim(cls, name: str, at: Paths, group: int | None = None) -> RunDir:
         """Make and check the directory, take the lock, and remove what a dead master left behind.
 
-        Raises RunDirError when the directory or a file cannot be had, AlreadyRunning when the lock is held.
+        group: whose members are let in, or None. Raises RunDirError when the directory or a file cannot be had,
+        AlreadyRunning when the lock is held.
         """
         if len(os.fsencode(at.socket)) > MAX_SOCKET_PATH_BYTES:
             cure = "set `control_socket` to a shorter path"
@@ -93,11 +104,12 @@ class RunDir:
         _make_folder(at.folder)
         lock = _take_lock(name, at, LOCK_PATIENCE_SECONDS)
         try:
+            _let_in(at, lock, group)
             _remove_leftovers(at)
         except RunDirError:
             os.close(lock)
             raise
-        return cls(name, at, lock)
+        return cls(name, at, lock, group)
 
     def renew(self) -> bool:
         """Make the directory and the lock again if somebody has removed them; True if so. The lock says that we run.
@@ -111,6 +123,7 @@ class RunDir:
         lock = _take_lock(self._name, self.paths, patience_seconds=0)
         os.close(self._lock)
         self._lock = lock
+        _let_in(self.paths, lock, self._group)
         return True
 
     def clear(self) -> None:
@@ -181,6 +194,25 @@ def _take_lock(name: str, at: Paths, patience_seconds: float) -> int:
             os.close(lock)
             cure = "use a file system that has flock(2)"
             raise RunDirError(str(at.lock), error.strerror or str(error), cure) from None
+
+
+def _let_in(at: Paths, lock: int, group: int | None) -> None:
+    """Let the members of a group see the lock, and pass the directory unless everybody may.
+
+    A socket that the configuration puts elsewhere is in a directory that is not ours to open.
+    """
+    if group is None:
+        return
+    try:
+        os.fchown(lock, -1, group)
+        os.fchmod(lock, 0o640)
+        info = at.folder.lstat()
+        if not info.st_mode & stat.S_IXOTH:
+            os.chown(at.folder, -1, group)
+            at.folder.chmod(stat.S_IMODE(info.st_mode) | stat.S_IXGRP)
+    except OSError as error:
+        cure = "see `control_socket_mode`"
+        raise RunDirError(str(at.folder), f"it cannot be opened to a group: {error.strerror}", cure) from None
 
 
 def _remove_leftovers(at: Paths) -> None:

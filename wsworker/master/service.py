@@ -7,22 +7,23 @@ calls them and hands out what was wanted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wsworker.config import Config
 from wsworker.master import balance
+from wsworker.master.census import Census
 from wsworker.master.events import Action, Exit, Log, LogLevel, Notify, Signal, Spawn, Tell, Token, Weigh
 from wsworker.master.recycling import draw_limits
 from wsworker.master.restarts import RestartPolicy
 from wsworker.master.roll import Roll
-from wsworker.master.roster import Roster, ServiceState, Slot, Worker, WorkerState
+from wsworker.master.roster import KILL_MARGIN_SECONDS, Roster, ServiceState, Slot, Worker, WorkerState
 from wsworker.wire import DrainReason, Order
 
 HUNG_SECONDS: Final = 3.0
 """A beat comes each second and is read each second, so a healthy one is up to two seconds old."""
-KILL_MARGIN_SECONDS: Final = 5.0
 QUICK_SECONDS: Final = 3.0
 LATE_LOOP_SECONDS: Final = 1.0
 """A loop that lags so much gets hardly any new clients."""
@@ -33,9 +34,11 @@ class Service:
     """Everything the supervisor knows.
 
     draw: gives a random number from 0 to 1 at each call. target: how many workers are wanted. roll: the reload under
-    way; waiting: the one behind it. restarts: how many workers have followed a dead one. deaths: unasked exits of the
+    way; waiting: the one behind it. restarts: how many workers have followed a dead one; restart_reasons: the
+    same by slot and reason, and those that were replaced while they lived; reload_results: "ok", "refused" and
+    "partial" of all reloads. deaths: unasked exits of the
     last minute, of all slots. spawn_after: the earliest next replacement while those are over budget. opening:
-    listeners whose outcome is not known yet.
+    listeners whose outcome is not known yet. censuses: questions about connections that are not answered yet.
     """
 
     draw: Callable[[], float]
@@ -51,8 +54,11 @@ class Service:
     reloads: int = 0
     last_reload: dict[str, Any] | None = None
     stop_replies: list[Token] = field(default_factory=list)
+    censuses: dict[Token, Census] = field(default_factory=dict)
     exit: Exit = field(default_factory=lambda: Exit(0))
     restarts: int = 0
+    restart_reasons: Counter[tuple[int, str]] = field(default_factory=Counter)
+    reload_results: Counter[str] = field(default_factory=Counter)
     deaths: tuple[float, ...] = ()
     over_budget: bool = False
     spawn_after: float = 0.0
@@ -81,6 +87,11 @@ class Service:
     def log(self, level: LogLevel, text: str, trace: str = "") -> None:
         """Have a line logged."""
         self.want(Log(level, text, trace))
+
+    def end_reload(self, summary: dict[str, Any]) -> None:
+        """Note how a reload went, as `status` shows it."""
+        self.last_reload = summary
+        self.reload_results[summary["result"]] += 1
 
     def add_slot(self, number: int, bound: bool) -> Slot:
         """Know one slot more; bound: its listeners are made already."""
@@ -150,6 +161,8 @@ class Service:
     def postpone(self, seconds: float) -> None:
         """Move every deadline: the machine or the master stood still meanwhile, and nobody is to blame."""
         self.spawn_after += seconds
+        for census in self.censuses.values():
+            census.deadline_at += seconds
         for worker in self.roster.workers.values():
             worker.postpone(seconds)
         for slot in self.roster.slots.values():

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from wsworker.master import boot, deaths, health, lending, reload, rows, scaling, stopping
+from wsworker.master import boot, deaths, health, inquiry, lending, reload, rows, scaling, stopping
 from wsworker.master.events import (
     Action,
+    ConnectionsRequested,
     DeadlinePassed,
     Event,
     Exit,
@@ -36,6 +37,7 @@ from wsworker.master.events import (
     Started,
     StatusRequested,
     StopRequested,
+    WorkerAnswered,
     WorkerDumped,
     WorkerExited,
     WorkerFailed,
@@ -105,6 +107,8 @@ ALWAYS: Final[dict[type, AboutService]] = {
     SlotsRead: health.read,
     ReopenRequested: lambda service, event, now: service.want(ReopenLog(event.reply)),
     StatusRequested: lambda service, event, now: service.want(ShowStatus(event.reply)),
+    ConnectionsRequested: inquiry.ask,
+    WorkerAnswered: inquiry.take,
 }
 """What the other events do, whatever the state of the service."""
 
@@ -157,6 +161,7 @@ class Supervisor:
         if service.state is ENDED:
             return None
         times = [worker.deadline_at for worker in service.roster.workers.values()]
+        times.append(inquiry.deadline(service))
         if service.state is not STOPPING:
             times += [deaths.deadline(service), scaling.deadline(service)]
             times += [reload.deadline(service), lending.deadline(service)]
@@ -175,6 +180,8 @@ class Supervisor:
             "workers_ready": service.roster.ready_count(),
             "slots_ever": service.slots_ever,
             "restarts": service.restarts,
+            "restart_reasons": [[*where, count] for where, count in service.restart_reasons.items()],
+            "reload_results": dict(service.reload_results),
             "over_budget": service.over_budget,
             "workers": list(rows.rows(service.roster, service.weights, now)),
         }
@@ -195,4 +202,5 @@ class Supervisor:
         if service.state in (BOOTING, SERVING) and service.roster.given_up():
             error = "every worker is parked, none of them stays alive; see the log"
             stopping.end_with(service, Exit(EX_SOFTWARE, error), now)
+        inquiry.follow(service, now)
         stopping.end(service)

@@ -7,13 +7,21 @@ appears only where a person wants a date.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import psutil
 
-from wsworker.stats import Counters, Table
+from wsworker.counters import Counters
+from wsworker.stats import Table
+
+RATE_SECONDS: Final = 5.0
+"""Rates are over so long: workers count once a second, so over less they would jump."""
+
+LATE_SECONDS: Final = 0.5
+"""A sample that is a bit older than that still counts: the master reads the table at its leisure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,31 @@ def sample(samples: dict[int, Sample], pids: Mapping[int, int], now: float) -> N
             samples[worker] = Sample(now, measured[1], measured[0], share)
 
 
+class Rates:
+    """How many messages a second each slot has had lately."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, deque[tuple[float, int, int]]] = {}
+
+    def sample(self, slots: Iterable[int], table: Table, now: float) -> None:
+        """Take a sample of every slot there is, and forget the others; to be called about once a second."""
+        self._samples = {slot: self._samples.get(slot, deque()) for slot in slots}
+        for slot, samples in self._samples.items():
+            counted = table.totals(slot)
+            samples.append((now, counted.messages_in, counted.messages_out))
+            while samples[0][0] < now - RATE_SECONDS - LATE_SECONDS:
+                samples.popleft()
+
+    def of(self, slot: int) -> tuple[float, float]:
+        """Return the messages a second, in and out, over the last RATE_SECONDS, or since the first of two samples."""
+        samples = self._samples.get(slot)
+        if not samples or len(samples) == 1:
+            return 0.0, 0.0
+        (first_at, first_in, first_out), (last_at, last_in, last_out) = samples[0], samples[-1]
+        seconds = last_at - first_at
+        return (last_in - first_in) / seconds, (last_out - first_out) / seconds
+
+
 def document(
     service: Service,
     status: Mapping[str, Any],
@@ -60,11 +93,12 @@ def document(
     now: float,
     wall: float,
     *,
+    rates: Rates,
     queues: Callable[[int], int | None],
     steering: str,
     log_dropped: int,
 ) -> dict[str, Any]:
-    """Return the JSON document of `status`.
+    """Return the JSON document of `status`; docs/json.md says what each key means.
 
     status: Supervisor.status; now, wall: the same moment on both clocks. queues: from a slot's number to how many
     clients wait at its listeners, None where nobody knows. steering: who picks the slot of a new client: "weights",
@@ -72,7 +106,9 @@ def document(
     """
     # counters never go back, so those of slots that are closed by now count as well
     totals = sum_counters(table, range(1, status["slots_ever"] + 1))
-    workers = [_worker(row, table, samples, wall - now) | {"queue": queues(row["slot"])} for row in status["workers"]]
+    workers = [
+        _worker(row, table, samples, rates, wall - now) | {"queue": queues(row["slot"])} for row in status["workers"]
+    ]
     return {
         "schema": 1,
         "name": service.name,
@@ -92,7 +128,7 @@ def document(
         "steering": steering,
         "totals": {
             "connections": sum(row["connections"] for row in workers),
-            **asdict(totals),
+            **totals.plain(),
             "log_dropped": totals.log_dropped + log_dropped,
             "restarts": status["restarts"],
         },
@@ -108,10 +144,13 @@ def sum_counters(table: Table, slots: range) -> Counters:
     return total
 
 
-def _worker(row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample], wall_offset: float) -> dict[str, Any]:
+def _worker(
+    row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample], rates: Rates, wall_offset: float
+) -> dict[str, Any]:
     reading = table.read(row["slot"], row["id"]) if row["id"] else None
     measured = memory_and_cpu(row["pid"]) if row["pid"] else None
     cpu = samples.get(row["id"])
+    rate_in, rate_out = rates.of(row["slot"])
     last_exit = row["last_exit"]
     if last_exit:
         at = last_exit["at"] + wall_offset
@@ -121,7 +160,10 @@ def _worker(row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample],
         "last_exit": last_exit,
         "connections": reading.connections if reading else 0,
         # the slot's counters, which go on over its workers' deaths
-        **asdict(table.totals(row["slot"])),
+        **table.totals(row["slot"]).plain(),
+        "rate_in": rate_in,
+        "rate_out": rate_out,
+        "send_queue": reading.send_buffer if reading else 0,
         "loop_lag": reading.lag_seconds if reading else 0.0,
         "cpu": cpu.share if cpu else 0.0,
         "rss": measured[0] if measured else 0,

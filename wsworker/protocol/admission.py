@@ -28,6 +28,7 @@ from websockets import http11
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_connection, parse_extension, parse_subprotocol
 
+from wsworker.counters import Rejection
 from wsworker.protocol.request import list_items
 
 _LISTS: Final[Mapping[str, Callable[[str], object]]] = {
@@ -99,12 +100,16 @@ class Plain:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The client may not come in: answer with this and close. log: one line for the operator, client text escaped."""
+    """The client may not come in: answer with this and close.
+
+    log: one line for the operator, client text escaped; reason: under which it is counted.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     log: str = ""
+    reason: Rejection = "bad_request"
 
 
 def check(request: http11.Request, policy: Policy, facts: Facts) -> Admitted | Plain | Refusal:
@@ -151,7 +156,7 @@ def _host_refused(request: http11.Request, allowed: tuple[str, ...]) -> Refusal 
     if not allowed or not _spellings(hosts[0].lower()).isdisjoint(allowed):
         return None
     log = f"refused Host {_shown(hosts[0])}: not in the list; to answer it, add it to http.allowed_hosts"
-    return Refusal(403, {}, "Nothing is served here under this Host.\n", log)
+    return Refusal(403, {}, "Nothing is served here under this Host.\n", log, "host")
 
 
 def _spellings(host: str) -> set[str]:
@@ -165,15 +170,17 @@ def _spellings(host: str) -> set[str]:
 
 def _plain(request: http11.Request, policy: Policy) -> Plain | Refusal:
     if request.method not in _READING and (policy.has_site or _path_of(request) == policy.health):
-        return _refusal(405, "Only GET and HEAD are answered here.", Allow="GET, HEAD")
-    if policy.has_site:
+        refusal = _refusal(405, "Only GET and HEAD are answered here.", Allow="GET, HEAD")
+    elif policy.has_site:
         return Plain("file")
-    return _refusal(
-        426,
-        "This is a WebSocket server; it does not answer plain HTTP. Connect with a WebSocket client,"
-        ' in a browser: new WebSocket("ws://host:port/").',
-        Upgrade="websocket",
-    )
+    else:
+        refusal = _refusal(
+            426,
+            "This is a WebSocket server; it does not answer plain HTTP. Connect with a WebSocket client,"
+            ' in a browser: new WebSocket("ws://host:port/").',
+            Upgrade="websocket",
+        )
+    return replace(refusal, reason="plain_http")
 
 
 def _method_refused(request: http11.Request) -> Refusal | None:
@@ -232,16 +239,20 @@ def _lists_refused(request: http11.Request) -> Refusal | None:
 
 
 def _capacity_refused(facts: Facts) -> Refusal | None:
+    reason: Rejection
     if facts.draining:
+        reason = "draining"
         refusal = _refusal(503, "This worker is shutting down; connect again.")
     elif facts.full:
+        reason = "full"
         refusal = _refusal(503, "This worker has no place for another connection; try again later.")
     elif facts.crowded:
+        reason = "rate"
         refusal = _refusal(429, "Too many handshakes come from this address; try again later.")
         refusal = replace(refusal, log=f"{refusal.log} The limit is websocket.rate_handshakes.")
     else:
         return None
-    return replace(refusal, headers={"Retry-After": str(facts.retry_after)})
+    return replace(refusal, headers={"Retry-After": str(facts.retry_after)}, reason=reason)
 
 
 def _origin_refused(request: http11.Request, allowed: Origins) -> Refusal | None:
@@ -262,7 +273,7 @@ def _origin_refused(request: http11.Request, allowed: Origins) -> Refusal | None
             return None
         log = f"refused Origin {_shown(origin)}: not in the list"
     body = "Pages of this Origin may not connect.\n"
-    return Refusal(403, {}, body, f"{log}; to let its pages in, add it to websocket.origins")
+    return Refusal(403, {}, body, f"{log}; to let its pages in, add it to websocket.origins", "origin")
 
 
 def _hides_cookies(request: http11.Request, allowed: Origins) -> bool:

@@ -161,6 +161,12 @@ def health(draining: bool, is_head: bool, now: float) -> Answer:
     return _said(status, f"{word}\n", is_head, now, {"Cache-Control": "no-store"})
 
 
+def fresh(status: int, kind: str, body: bytes, is_head: bool, now: float, fields: Mapping[str, str]) -> Answer:
+    """Answer with something that was made just now and that nobody should keep. kind: its Content-Type."""
+    fields = {"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store", **fields}
+    return Answer(_head(status, now, fields), b"" if is_head else body)
+
+
 def not_found(is_head: bool, now: float, log: str = "") -> Answer:
     """Answer that there is no such file, or none that anybody may see."""
     text = "There is no such file. To talk to the service, connect with a WebSocket client.\n"

@@ -56,17 +56,17 @@ class Request:
 
     @cached_property
     def query(self) -> Mapping[str, str]:
-        """The query's names and values, unquoted."""
+        """The query's names and values, unquoted; of a repeated name the last value."""
         return MappingProxyType(dict(parse_qsl(self._target.partition("?")[2], keep_blank_values=True)))
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """The headers; iterating gives the names in lower case."""
+        """The headers by name, in any case; repeated ones are joined by ", ". Iterating gives names in lower case."""
         return _Headers(self._fields)
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies by name, a value's own quotes removed."""
+        """The cookies by name, a value's own quotes removed; of a repeated name the first value."""
         cookies: dict[str, str] = {}
         for line in _values(self._fields, "cookie"):
             for pair in line.split(";"):

@@ -36,8 +36,10 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from wsworker.stats import Counters
-from wsworker.worker.entrance import LOG_SECONDS, Entrance
+from wsworker import speaker
+from wsworker.counters import Counters
+from wsworker.worker.entrance import Entrance
+from wsworker.worker.notices import LOG_SECONDS
 from wsworker.worker.reserve import Reserve
 from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 
@@ -276,7 +278,8 @@ class Acceptor:
 
     def _look_away(self, seconds: float) -> None:
         self._unwatch()
-        self._look_timer = self._loop.call_later(seconds, self._look)
+        # aside: a connection that ends may have woken us, and from here on listeners are watched and clients come in
+        self._look_timer = self._loop.call_later(seconds, self._look, context=speaker.aside())
 
     def _look(self) -> None:
         """See who waits, deal with them if it is time, and go on as ever unless there is still a reason not to."""
@@ -313,7 +316,7 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_TURN):
             if not self._reserve.turn_away(listener):
                 return False
-            self._counters.rejected += 1
+            self._counters.reject("descriptors")
         return True
 
     def _pause(self) -> None:

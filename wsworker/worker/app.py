@@ -41,6 +41,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "on_error": ("connection", "exc"),
     "on_buffer_full": ("connection",),
     "on_buffer_drain": ("connection",),
+    "on_bus_gap": ("worker", "topics"),
     "on_worker_reload": ("worker",),
     "on_worker_stop": ("worker",),
 }
@@ -90,6 +91,7 @@ class App:
     on_error: Callback | None = None
     on_buffer_full: Callback | None = None
     on_buffer_drain: Callback | None = None
+    on_bus_gap: Callback | None = None
     on_worker_reload: Callback | None = None
     on_worker_stop: Callback | None = None
 
@@ -99,11 +101,12 @@ class App:
         return tuple(name for name in SIGNATURES if getattr(self, name) is not None)
 
 
-def load(target: str, app_dir: Path, clock: Callable[[], float]) -> App:
+def load(target: str, app_dir: Path, clock: Callable[[], float], set_at: str = "") -> App:
     """Import the user's app and check its callbacks.
 
     target: `module` or `module:attribute`, both may be dotted; a class or function is called once without arguments,
     any other object is used as it is. app_dir: becomes the first entry of sys.path. clock: seconds, monotonic.
+    set_at: where the target is set, such as "config.yaml:2:6", or "", for errors that are about what it names.
     Call it once per process, in the worker: user code runs here, and a second import would find the first one cached.
     Raises AppError for everything that user code can do wrong; trace is then the user's part of the traceback.
     """
@@ -112,15 +115,34 @@ def load(target: str, app_dir: Path, clock: Callable[[], float]) -> App:
     sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
     importlib.invalidate_caches()
     began_at = clock()
-    module = _import(module_name, target, folder)
+    named = f"{target!r} ({set_at})" if set_at else repr(target)
+    module = _import(module_name, target, named, folder)
     with _user_code(f"cannot use app {target!r}", folder):
-        subject = _subject(module, attribute, target, folder)
+        subject = _subject(module, attribute, named, folder)
         seconds = clock() - began_at
-        _refuse_unknown_names(subject, module, folder)
-        callbacks = _callbacks(subject, module, folder)
+        callbacks = _checked(subject, module, folder)
     if not callbacks:
         raise AppError(_nothing_found(module, target, folder))
     return App(target, seconds, **callbacks)
+
+
+def of(subject: object, app_dir: Path) -> App:
+    """Check the callbacks of a module or another object that is loaded already; a class or function is called once.
+
+    app_dir: what the places of callbacks are relative to. Errors as for load.
+    """
+    folder = os.path.abspath(app_dir)
+    called = inspect.isclass(subject) or inspect.isroutine(subject)
+    home = subject if called or isinstance(subject, ModuleType) else type(subject)
+    module = home if isinstance(home, ModuleType) else sys.modules[home.__module__]
+    name = getattr(home, "__qualname__", module.__name__)
+    with _user_code(f"cannot use app {name!r}", folder):
+        if called:
+            subject = _made(subject, name, module, folder)
+        callbacks = _checked(subject, module, folder)
+    if not callbacks:
+        raise AppError(_nothing_found(module, name, folder))
+    return App(name, 0.0, **callbacks)
 
 
 def _parse(target: str) -> tuple[str, str]:
@@ -133,7 +155,8 @@ def _parse(target: str) -> tuple[str, str]:
     return module_name, attribute
 
 
-def _import(module_name: str, target: str, folder: str) -> ModuleType:
+def _import(module_name: str, target: str, named: str, folder: str) -> ModuleType:
+    """Import the module. named: the target and where it is set."""
     with _user_code(f"cannot import app {target!r}", folder):
         try:
             return importlib.import_module(module_name)
@@ -141,7 +164,7 @@ def _import(module_name: str, target: str, folder: str) -> ModuleType:
             # a module that the app imports is missing: that is an exception in user code, not a missing app
             if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
                 raise
-            raise AppError(f"cannot import app {target!r}: {_not_found(exc.name, folder)}") from None
+            raise AppError(f"cannot import app {named}: {_not_found(exc.name, folder)}") from None
 
 
 def _not_found(name: str, folder: str) -> str:
@@ -162,25 +185,36 @@ def _not_found(name: str, folder: str) -> str:
     return f"no module {name!r} in {inside}; found {shown}. {hint}"
 
 
-def _subject(module: ModuleType, attribute: str, target: str, folder: str) -> object:
+def _subject(module: ModuleType, attribute: str, named: str, folder: str) -> object:
     """Return the object that has the callbacks: the module, its attribute, or what the attribute makes."""
     subject: Any = module
     for name in filter(None, attribute.split(".")):
         if not hasattr(subject, name):
             close = difflib.get_close_matches(name, dir(subject), 1)
             hint = f"did you mean {close[0]!r}?" if close else "correct `app`"
-            raise AppError(f"cannot use app {target!r}: {_home(module, folder)} has no {name!r}; {hint}")
+            raise AppError(f"cannot use app {named}: {_home(module, folder)} has no {name!r}; {hint}")
         subject = getattr(subject, name)
-    if not (inspect.isclass(subject) or inspect.isroutine(subject)):
-        return subject
-    place = _place(subject, module, folder)
-    if inspect.iscoroutinefunction(subject):
-        raise AppError(f"{place}: {attribute} is async; make it a plain function and await in on_worker_start")
-    _check_signature(attribute, subject, (), place)
-    made: object = subject()
+    if inspect.isclass(subject) or inspect.isroutine(subject):
+        return _made(subject, attribute, module, folder)
+    return subject
+
+
+def _made(maker: Any, name: str, module: ModuleType, folder: str) -> object:
+    """Return what a class or function makes, called without arguments."""
+    place = _place(maker, module, folder)
+    if inspect.iscoroutinefunction(maker):
+        raise AppError(f"{place}: {name} is async; make it a plain function and await in on_worker_start")
+    _check_signature(name, maker, (), place)
+    made: object = maker()
     if made is None:
-        raise AppError(f"{place}: {attribute} returned None; return the object that has the callbacks")
+        raise AppError(f"{place}: {name} returned None; return the object that has the callbacks")
     return made
+
+
+def _checked(subject: object, module: ModuleType, folder: str) -> dict[str, Callback]:
+    """Return the callbacks of an object; raises AppError for one with a wrong name or signature."""
+    _refuse_unknown_names(subject, module, folder)
+    return _callbacks(subject, module, folder)
 
 
 def _refuse_unknown_names(subject: object, module: ModuleType, folder: str) -> None:
@@ -202,8 +236,6 @@ def _refuse_unknown_names(subject: object, module: ModuleType, folder: str) -> N
 
 def _unknown(name: str) -> str:
     snake = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    if snake == "on_bus_gap":
-        return f"{name!r} belongs to the bus, which this version of wsworker does not have; remove it"
     close = [snake] if snake in SIGNATURES else difflib.get_close_matches(snake, SIGNATURES, 1, cutoff=0.75)
     meant = FOREIGN_NAMES.get(snake) or next(iter(close), None)
     if meant:

@@ -7,11 +7,15 @@ of descriptors, of which each order takes as many as it says, is right.
 
 A process that has no descriptor left gets the message without them (MSG_CTRUNC). Such an order comes without any, and
 with a line in the log: the worker goes on with what it has.
+
+A list of connections can be longer than what the kernel keeps for the master. What does not fit waits here, and whoever
+sends much waits for it to have gone; the loop never does.
 """
 
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import logging
 import os
@@ -25,16 +29,23 @@ READ_BYTES: Final = 64 * 1024
 MOST_DESCRIPTORS: Final = 253
 """As many as one message carries: SCM_MAX_FD, unix(7)."""
 
+LAST_SECONDS: Final = 1.0
+"""How long the last word of a worker may take, when no loop runs any more."""
+
 _INT_BYTES: Final = array.array("i").itemsize
 
 logger = logging.getLogger("wsworker.worker")
 
 
 class Channel:
-    """Reads orders and sends reports, without blocking once the loop runs."""
+    """Reads orders and sends reports, without blocking while the loop runs."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unsent = b""
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
         self._lines = Lines()
         self._descriptors: list[int] = []  # received, and not taken by an order yet
 
@@ -42,9 +53,10 @@ class Channel:
         """Return the descriptor of the socket, for add_reader."""
         return self._socket.fileno()
 
-    def stop_blocking(self) -> None:
-        """From now on read returns at once; it is called where a loop tells when there is something to read."""
+    def stop_blocking(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on nothing blocks: the loop, which you must have call read, says when something can be sent."""
         self._socket.setblocking(False)
+        self._loop = loop
 
     def read(self) -> list[tuple[Order, list[int]]] | None:
         """Return the orders that have come, each with its descriptors, which you must use or close.
@@ -64,9 +76,34 @@ class Channel:
         return [(order, self._take(order)) for order in orders]
 
     def send(self, report: Report) -> None:
-        """Send a report. If the master is dying it is lost; the end of the channel will tell."""
+        """Send a report, behind those that wait. If the master is dying it is lost; the channel's end will tell."""
+        self._unsent += encode(report)
+        if self._loop is not None and self._loop.is_running():
+            self._flush(self._loop)
+            return
+        self._socket.settimeout(LAST_SECONDS)
         with contextlib.suppress(OSError):
-            self._socket.send(encode(report))
+            self._socket.sendall(self._unsent)
+        self._unsent = b""
+
+    async def drained(self) -> None:
+        """Return once nothing waits to be sent."""
+        await self._all_sent.wait()
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        if self._unsent and self._all_sent.is_set():
+            self._all_sent.clear()
+            loop.add_writer(self, self._flush, loop)
+        elif not self._unsent and not self._all_sent.is_set():
+            self._all_sent.set()
+            loop.remove_writer(self)
 
     def let_go(self) -> None:
         """Close all that is open here, in a process that user code has forked."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from wsworker.protocol.frames import TEXT_HEADERS, Shared, build, deflate
+from wsworker.bus.topics import check_name
+from wsworker.protocol.frames import TEXT_HEADERS, Shared, build, cut_reason, deflate
+from wsworker.worker.access import Farewell
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.home import Home
 from wsworker.worker.intake import BROKEN, PAUSED, QUEUE_FULL
-from wsworker.worker.link import ECHO_SECONDS
+from wsworker.worker.link import ECHO_SECONDS, Stage
 from wsworker.worker.vigil import Vigil
 from wsworker.worker.wheel import ticks
 
@@ -28,12 +30,13 @@ class Connection(Vigil):
     data: a dictionary of your own.
     """
 
-    __slots__ = ("data", "worker")
+    __slots__ = ("_topics", "data", "worker")
 
     def __init__(self, home: Home, arrival: Arrival) -> None:
         super().__init__(home, arrival)
         self.worker = home.worker
         self.data: dict[Any, Any] = {}
+        self._topics: set[str] | None = None  # a set since the first subscription
 
     def __repr__(self) -> str:
         return f"<Connection {self.id or 'without id'} from {self.remote}, {self.state}>"
@@ -59,18 +62,50 @@ class Connection(Vigil):
 
     @user.setter
     def user(self, name: str | None) -> None:
-        """Say who this is. TypeError for anything but a str or None.
+        """Say who this is: worker.send_to reaches it by that name. A name is as that of a topic, see subscribe.
 
-        Over websocket.max_per_user the connection is closed with 3504. No effect once it is closed.
+        TypeError for anything but a str or None, ValueError for what cannot be a name. Over websocket.max_per_user the
+        connection is closed with 3504. No effect once it is closed.
         """
         if not (name is None or isinstance(name, str)):
             raise TypeError(f"user is a str or None, not {type(name).__name__}")
+        if name is not None:
+            check_name(name, "a user")
         users = self._home.users
         if self._user is not None:
             users.leave(self._user, self)
         self._user = name
         if name is not None and self._ending is None and not users.join(name, self):
             self.close(TOO_MANY_OF_USER, "too many connections of this user")
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """What it has subscribed to. It stays as it is when the connection ends, so on_close can look at it."""
+        return frozenset(self._topics or ())
+
+    def subscribe(self, topic: str) -> None:
+        """Have it get what is published to a topic from now on, by this worker and all others.
+
+        topic: 1 to 255 bytes of UTF-8 without control characters. TypeError for anything but a str; ValueError for what
+        cannot be a topic, and over websocket.max_topics. Again does nothing, and it has no effect unless open.
+        """
+        check_name(topic)
+        topics = self._topics if self._topics is not None else set()
+        if self._stage != "open" or topic in topics:
+            return
+        most = self._home.config.websocket.max_topics
+        if most and len(topics) >= most:
+            raise ValueError(f"a connection has at most {most} topics, see websocket.max_topics")
+        topics.add(topic)
+        self._topics = topics
+        self._home.subscribe(topic, self)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Have it get no more of a topic; nothing if it has not subscribed, or is not open. Errors for wrong names."""
+        check_name(topic)
+        if self._stage == "open" and self._topics and topic in self._topics:
+            self._topics.discard(topic)
+            self._home.unsubscribe(topic, self)
 
     def send(self, data: str | bytes | bytearray | memoryview) -> bool:
         """Send a message: text for a str, binary for the others. Never waits.
@@ -117,6 +152,7 @@ class Connection(Vigil):
         self._session.close(code, reason)
         if self._stage != "open":
             return
+        self._blame(Farewell("server", code, cut_reason(reason)))
         self._enter("closing")
         self._home.schedule(self, ticks(ECHO_SECONDS))
         self._delivery.release()
@@ -149,6 +185,12 @@ class Connection(Vigil):
     def _fail(self) -> None:
         self._stopped = True
         self.close(1011, "internal error")
+
+    def _enter(self, stage: Stage) -> None:
+        if self._stage == "open":
+            for topic in self._topics or ():
+                self._home.unsubscribe(topic, self)
+        super()._enter(stage)
 
     def _send_shared(self, message: Shared) -> bool:
         """Send a message whose frame others get as well; as send()."""

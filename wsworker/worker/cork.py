@@ -32,9 +32,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from wsworker.counters import Counters
 from wsworker.protocol.frames import is_message
 from wsworker.protocol.session import Session
-from wsworker.stats import Counters
 
 UNJOINED_BYTES: Final = 16 * 1024
 TRANSPORT_BYTES: Final = 64 * 1024
@@ -62,7 +62,8 @@ class Cork:
 
     frames: the session's output, in order; whoever puts something in adds its bytes to size, and calls press if that
     reaches the limit. choked: the client is not read from. finished: the half-close is out, nothing is written any
-    more. progress: the kernel has taken something since whoever asks has last set it to False.
+    more. progress: the kernel has taken something since whoever asks has last set it to False. bytes_out,
+    messages_out: what the worker counts, of this one client.
     """
 
     __slots__ = (
@@ -74,10 +75,12 @@ class Cork:
         "_paused",
         "_session",
         "_transport",
+        "bytes_out",
         "choked",
         "finished",
         "frames",
         "limit",
+        "messages_out",
         "progress",
         "size",
     )
@@ -92,6 +95,8 @@ class Cork:
         self.limit = limit
         self.frames = session.output
         self.size = 0
+        self.bytes_out = 0
+        self.messages_out = 0
         self._passed = 0  # how much of size is the transport's
         self.choked = False
         self.finished = False
@@ -189,9 +194,12 @@ class Cork:
                 return
             elif self.size - self._passed < UNJOINED_BYTES or len(frames) == 1:
                 data = b"".join(frames)
-                counters, session = self._counters, self._session
-                counters.messages_out += len(frames) - session.control
-                counters.bytes_out += len(data)
+                counters, session, size = self._counters, self._session, len(data)
+                messages = len(frames) - session.control
+                counters.messages_out += messages
+                counters.bytes_out += size
+                self.messages_out += messages
+                self.bytes_out += size
                 session.control = 0
                 frames.clear()
                 self._passed = self.size
@@ -287,6 +295,8 @@ class Cork:
             messages = sum(map(is_message, frames[first:done]))
             self._counters.messages_out += messages
             self._counters.bytes_out += joined
+            self.messages_out += messages
+            self.bytes_out += joined
             self._session.control -= done - first - messages
             self._passed += joined
             self._transport.write(b"".join(frames[first:done]))

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from wsworker.stats import Counters
+from wsworker.counters import QUICK_SECONDS, Counters
+from wsworker.speaker import Speaker, begin_task, floor, of_task
 from wsworker.worker import copies
 from wsworker.worker.app import App, Callback
 from wsworker.worker.copies import end_if_copy
@@ -43,12 +45,24 @@ class Turn(Protocol):
 
 
 class Caller:
-    """Runs the callbacks of one app for one worker. worker_id: for the log line; log: for lines and tracebacks."""
+    """Runs the callbacks of one app for one worker. worker_id: for the log line; log: for lines and tracebacks.
 
-    def __init__(self, app: App, worker_id: int, counters: Counters, log: logging.Logger) -> None:
+    failed: is told what they raise, beside the log. times: of the sync ones, which Delivery.deliver counts itself.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        worker_id: int,
+        counters: Counters,
+        log: logging.Logger,
+        failed: Callable[[BaseException], None] = lambda exc: None,
+    ) -> None:
         self.app = app
+        self._failed = failed
         self._worker_id = worker_id
         self._counters = counters
+        self.times = counters.sync_calls
         self._log = log
 
     def run(self, callback: Callback, *args: object) -> BaseException | None:
@@ -75,8 +89,14 @@ class Caller:
             raise TypeError(HIDDEN_COROUTINE)
 
     def mind_time(self, callback: Callback, seconds: float) -> None:
-        """Log that a callback has kept the loop for so long, if that is too long."""
+        """Count how long a callback has kept the loop, and log it if that is too long."""
+        self.times.add(seconds)
+        self.complain(callback, seconds)
+
+    def complain(self, callback: Callback, seconds: float) -> None:
+        """Log that a callback, or a run of its calls, has kept the loop for so long, if that is too long."""
         if seconds > SLOW_SECONDS:
+            self._counters.slow_callbacks += 1
             facts = (self._name(callback), self._worker_id, seconds * 1000, callback.place)
             self._log.warning("%s blocked worker %d for %d ms (%s)", *facts)
 
@@ -84,6 +104,7 @@ class Caller:
         """Call any callback and wait until it is done; return what it raised, as run() does."""
         if not callback.is_async:
             return self.run(callback, *args)
+        began_at = monotonic()
         try:
             await callback.function(*args)
             end_if_copy(None)
@@ -92,6 +113,8 @@ class Caller:
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
             return await self._judge(exc)
+        finally:
+            self._counters.async_calls.add(monotonic() - began_at)
         return await self._judge(None)
 
     async def _judge(self, raised: BaseException | None) -> BaseException | None:
@@ -112,15 +135,17 @@ class Caller:
 
     def report(self, callback: Callback, exc: BaseException) -> None:
         """Count an exception and log it with the user's traceback."""
-        self._counters.errors += 1
+        name = self._name(callback)
+        self._counters.fail(name)
+        self._failed(exc)
         trace = (type(exc), exc, _users_part(exc.__traceback__))
-        self._log.error("%s raised %s (%s)", self._name(callback), type(exc).__name__, callback.place, exc_info=trace)
+        self._log.error("%s raised %s (%s)", name, type(exc).__name__, callback.place, exc_info=trace)
 
     def _name(self, callback: Callback) -> str:
         return next(name for name in self.app.names if getattr(self.app, name) is callback)
 
 
-class Client(Protocol):
+class Client(Speaker, Protocol):
     """What the delivery of a connection tells it; it is also the first argument of every callback."""
 
     def _turn_over(self) -> None:
@@ -186,28 +211,42 @@ class Delivery:
         if callback.is_async or self._task is not None or self._waiting:
             return self._line_up(callback, messages, turn)
         function, client, count, raised = callback.function, self._client, 0, None
-        began_at = monotonic()
+        before, floor.holder = floor.holder, client
+        if outer := of_task.get():
+            # another connection's task has brought this about; the tasks that the callback starts are not its own
+            of_task.set("")
         try:
-            for message in messages:
-                count += 1
-                result = function(client, message)
-                if result is not None or copies.is_copy:
-                    caller.examine(result)
-                if turn._stopped:
-                    break
-        except BaseException as exc:
-            end_if_copy(exc)
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-            raised = exc
-        seconds = monotonic() - began_at
-        if seconds > SLOW_SECONDS:
-            caller.mind_time(callback, seconds)
-        if raised is not None:
-            self._done(callback, raised)
-            # its traceback has this frame, and with it the messages
-            raised = None
-        return count
+            began_at = monotonic()
+            try:
+                for message in messages:
+                    count += 1
+                    result = function(client, message)
+                    if result is not None or copies.is_copy:
+                        caller.examine(result)
+                    if turn._stopped:
+                        break
+            except BaseException as exc:
+                end_if_copy(exc)
+                if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                    raise
+                raised = exc
+            seconds = monotonic() - began_at
+            if seconds <= QUICK_SECONDS:
+                # what add() does, without the call: nearly all reads are like this
+                caller.times.quick += count
+                caller.times.seconds += seconds
+            elif count:
+                caller.times.add(seconds, count)
+                caller.complain(callback, seconds)
+            if raised is not None:
+                self._done(callback, raised)
+                # its traceback has this frame, and with it the messages
+                raised = None
+            return count
+        finally:
+            floor.holder = before
+            if outer:
+                of_task.set(outer)
 
     def _line_up(self, callback: Callback, messages: list[str | bytes], turn: Turn) -> int:
         for count, message in enumerate(messages, 1):
@@ -246,9 +285,17 @@ class Delivery:
             self._task.cancel(OURS)
 
     def _run(self, callback: Callback, *args: object) -> None:
-        exc = self._caller.run(callback, self._client, *args)
-        if exc is not None or callback is self._caller.app.on_error:
-            self._done(callback, exc)
+        before, floor.holder = floor.holder, self._client
+        if outer := of_task.get():
+            of_task.set("")
+        try:
+            exc = self._caller.run(callback, self._client, *args)
+            if exc is not None or callback is self._caller.app.on_error:
+                self._done(callback, exc)
+        finally:
+            floor.holder = before
+            if outer:
+                of_task.set(outer)
 
     def _done(self, callback: Callback, exc: BaseException | None) -> None:
         on_error = self._caller.app.on_error
@@ -269,6 +316,7 @@ class Delivery:
             self._task.add_done_callback(self._rest)
 
     async def _take_turns(self) -> None:
+        begin_task(self._client)
         while self._waiting and not self._held:
             callback, args = self._waiting.pop(0)
             exc = await self._caller.wait(callback, self._client, *args)

@@ -19,13 +19,14 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from wsworker.counters import Rejection
 from wsworker.errors import Reject
-from wsworker.log import escape
 from wsworker.protocol import plain
 from wsworker.protocol.admission import Facts, Plain, Refusal, check, is_handshake
 from wsworker.protocol.events import Handshake, HttpRequest
 from wsworker.protocol.plain import Answer
 from wsworker.protocol.request import Request
+from wsworker.visible import escape
 from wsworker.worker.app import Callback
 from wsworker.worker.delivery import OURS
 from wsworker.worker.home import Home
@@ -40,8 +41,8 @@ class Client(Protocol):
     def _answer(self, answer: Answer) -> None:
         """Take this answer to plain HTTP, and go. It may hold an open file, which has to be closed."""
 
-    def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
-        """Stay out, with this response; ValueError if one of the headers cannot be sent."""
+    def _refuse(self, reason: Rejection, status: int, headers: Mapping[str, str] | None, body: str) -> None:
+        """Stay out, with this response; ValueError if one of the headers cannot be sent. reason: to be counted."""
 
 
 class Door:
@@ -68,8 +69,8 @@ class Door:
             self._serve(verdict, request)
             return
         if isinstance(verdict, Refusal):
-            home.log.info("%s: %s", self._request.remote, verdict.log)
-            self._client._refuse(verdict.status, verdict.headers, verdict.body)
+            home.notices.tell(verdict.reason, "%s: %s", self._request.remote, verdict.log)
+            self._client._refuse(verdict.reason, verdict.status, verdict.headers, verdict.body)
             return
         if verdict.hides_cookies:
             self._request._hide_cookies()
@@ -97,7 +98,7 @@ class Door:
         assert home.site is not None, "the policy is made of the same configuration"
         answer = home.site.answer(request, now)
         if answer.log:
-            home.log.info("%s: %s", self._request.remote, answer.log)
+            home.notices.tell("site", "%s: %s", self._request.remote, answer.log)
         self._client._answer(answer)
 
     async def _wait_for(self, callback: Callback) -> None:
@@ -112,31 +113,35 @@ class Door:
             return
         if isinstance(exc, Reject):
             try:
-                self._client._refuse(exc.status, exc.headers, exc.body)
+                self._client._refuse("app", exc.status, exc.headers, exc.body)
                 return
             except ValueError as wrong_header:
                 exc = wrong_header
         self._home.caller.report(callback, exc)
-        self._client._refuse(500, None, "Internal server error.\n")
+        self._client._refuse("error", 500, None, "Internal server error.\n")
 
     def _let_in(self) -> None:
         if self._home.full or self._home.draining:
             self._client._refuse(*busy(self._home))
             return
         if not self._home.visitors.enter(self._request.remote.host):
-            self._home.log.info("%s: refused with 429: websocket.max_per_address is reached", self._request.remote)
-            self._client._refuse(429, _later(self._home), "This address has too many connections already.\n")
+            said = "%s: refused with 429: websocket.max_per_address is reached"
+            self._home.notices.tell("address", said, self._request.remote)
+            text = "This address has too many connections already.\n"
+            self._client._refuse("address", 429, _later(self._home), text)
             return
         if self._subprotocol is None and self._offers:
             # RFC 6455 lets a client go on without; browsers fail the connection, and only this line says why
             offered = escape(", ".join(self._request.subprotocols))
-            self._home.log.info("%s offers %s, not in websocket.subprotocols", self._request.remote, offered)
+            said = "%s offers %s, not in websocket.subprotocols"
+            self._home.notices.tell("subprotocols", said, self._request.remote, offered)
         self._client._admit(self._subprotocol)
 
 
-def busy(home: Home) -> tuple[int, Mapping[str, str], str]:
+def busy(home: Home) -> tuple[Rejection, int, Mapping[str, str], str]:
     """Return the refusal of a worker that takes nobody now."""
-    return 503, _later(home), "This worker takes no connections now; connect again.\n"
+    reason: Rejection = "draining" if home.draining else "full"
+    return reason, 503, _later(home), "This worker takes no connections now; connect again.\n"
 
 
 def _later(home: Home) -> Mapping[str, str]:

@@ -14,8 +14,7 @@ SO_RCVLOWAT instead was rejected: it does nothing for unix sockets.
 Each client is a task. That is 0.6 of the 14 us of CPU that a plain client costs here with uvloop, measured; the rest is
 accept(2) and the transport, so there is no shorter way for plain TCP.
 
-Strangers decide how often something here would be worth a line in the log. So each kind of line comes at most once a
-minute, with how many were left out.
+Strangers decide how often something here would be worth a line in the log, so these are notices, see notices.py.
 """
 
 from __future__ import annotations
@@ -28,17 +27,16 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.listeners import Group
 from wsworker.protocol.forwarded import Trusted
 from wsworker.protocol.proxy import MOST_BYTES, Defect, Proxied, Version, read
 from wsworker.protocol.request import Address
-from wsworker.stats import Counters
 from wsworker.worker.arrival import Arrival
+from wsworker.worker.notices import Notices
 
 LAST_SECONDS: Final = 0.5
 """How long a worker that leaves waits for those in PROXY and TLS. A quick stop has 3 s, and drain.py uses 2.5."""
-
-LOG_SECONDS: Final = 60.0
 
 Complaint: TypeAlias = Literal["untrusted", "header", "tls"]
 
@@ -77,7 +75,7 @@ class Entrance:
         self._may_stall = tls is not None or config.proxy_protocol != "none"
         self._changed = changed
         self._counters = counters
-        self._log = log
+        self._notices = Notices(log, loop.time)
         self._open_timeout = config.websocket.open_timeout
         self._close_timeout = config.websocket.close_timeout
         # By then a ping is unanswered as well; without pings the kernel's own patience holds, some 15 minutes. A client
@@ -89,7 +87,6 @@ class Entrance:
         self._trusted = Trusted.of(config.forwarded_allow_ips)
         self._versions: dict[socket.socket, Version] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._complaints: dict[Complaint, tuple[float, int]] = {}  # when the last line came, and how many since
 
     @property
     def secure(self) -> bool:
@@ -148,7 +145,7 @@ class Entrance:
                 await self._secure(client, arrival, self._tls)
         except _Unwelcome as refusal:
             client.close()
-            self._counters.rejected += 1
+            self._counters.reject("tls" if refusal.kind == "tls" else "proxy")
             self._complain(refusal)
         except OSError:
             # it went away, or its time was up
@@ -227,16 +224,9 @@ class Entrance:
             self._loop.remove_reader(client)
 
     def _complain(self, refusal: _Unwelcome) -> None:
-        now = self._loop.time()
-        said_at, left_out = self._complaints.get(refusal.kind, (now - LOG_SECONDS, 0))
-        if now - said_at < LOG_SECONDS:
-            self._complaints[refusal.kind] = (said_at, left_out + 1)
-            return
-        self._complaints[refusal.kind] = (now, 0)
-        more = f" (and {left_out} more like it since the last such line)" if left_out else ""
         # what the TLS of strangers lacks is no news; the others may be a proxy that is set up wrongly
         level = logging.INFO if refusal.kind == "tls" else logging.WARNING
-        self._log.log(level, "closed a connection from %s%s", refusal.text, more)
+        self._notices.tell(refusal.kind, "closed a connection from %s", refusal.text, level=level)
 
 
 def version_of(listener: socket.socket, config_value: Literal["none", "v1", "v2"] | tuple[Any, ...]) -> Version | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wsworker.counters import Rejection
 from wsworker.protocol.events import Handshake
 from wsworker.protocol.forwarded import client_address
 from wsworker.protocol.plain import Answer
@@ -24,7 +25,7 @@ from wsworker.worker.wheel import ticks
 class Entry(Link):
     """The way of one client into its worker. request: what it asked for; subprotocol: the one agreed on, or None."""
 
-    __slots__ = ("_door", "request", "subprotocol")
+    __slots__ = ("_door", "_opened_at", "request", "subprotocol")
 
     request: Request
 
@@ -32,6 +33,7 @@ class Entry(Link):
         super().__init__(home, arrival)
         self.subprotocol: str | None = None
         self._door: Door | None = None  # while the handshake is to be answered
+        self._opened_at = 0.0  # on the clock of the loop
 
     # What the layers above add
 
@@ -66,22 +68,27 @@ class Entry(Link):
         if not self._session.accept(subprotocol):
             home.log.warning("a bug in wsworker: %s was admitted with a request that has no 101", self.remote)
             home.visitors.leave(self.remote.host)
-            self._refused()
+            self._refused("error", 500)
             return
+        assert self._arrival is not None, "its handshake is not answered yet"
+        home.counters.handshakes.add(home.loop.time() - self._arrival.came_at)
         self._enter("open")
         self._door = None
         self.subprotocol = subprotocol
         self.id = home.next_id()
         home.counters.accepted += 1
         self._active_at = home.tick
+        self._opened_at = home.loop.time()
         home.opened(self)
+        if home.access is not None:
+            home.access.opened(self)
         self._opened()
         self._let_go(ANSWER_OWED)
         self._delivery.call(home.app.on_connect)
 
-    def _refuse(self, status: int, headers: Mapping[str, str] | None, body: str) -> None:
+    def _refuse(self, reason: Rejection, status: int, headers: Mapping[str, str] | None, body: str) -> None:
         self._session.reject(status, headers, body)
-        self._refused()
+        self._refused(reason, status)
 
     def _answer(self, answer: Answer) -> None:
         self._enter("page")
@@ -105,8 +112,13 @@ class Entry(Link):
         if self._stage in HANDSHAKE:
             self._refuse(*busy(self._home))
 
-    def _refused(self) -> None:
-        self._home.counters.rejected += 1
+    def _refused(self, reason: Rejection, status: int) -> None:
+        home = self._home
+        home.counters.reject(reason)
+        if home.access is not None:
+            # there is no request where its head was malformed, or never complete
+            path = self.request.path if hasattr(self, "request") else None
+            home.access.refused(self.remote, path, status, reason)
         self._shut_door()
         self._linger(DISCARD_SECONDS)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context
 from random import Random
 from typing import Any, Protocol
 
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.protocol.admission import Policy
 from wsworker.protocol.forwarded import Trusted
-from wsworker.stats import Counters
+from wsworker.worker.access import Access
 from wsworker.worker.app import App
 from wsworker.worker.delivery import Caller
+from wsworker.worker.notices import Notices
 from wsworker.worker.site import Site
 from wsworker.worker.users import Users
 from wsworker.worker.visitors import Visitors
@@ -28,7 +31,8 @@ class Home(Protocol):
     worker: the user's handle; random: for jitter; draining: no handshake succeeds any more; tick: the time of the
     wheel, which a connection's deadline is counted from; visitors: how many come from each address; site: the files of
     http.static, None if there are none; users: the connections of each; trusted: proxies that may name the client;
-    spans: how long an open connection may take for what.
+    spans: how long an open connection may take for what; notices: for what strangers do; access: None if it is off;
+    context: of what is scheduled here, it speaks for nobody.
     """
 
     config: Config
@@ -38,7 +42,10 @@ class Home(Protocol):
     worker: Any
     caller: Caller
     log: logging.Logger
+    notices: Notices
+    access: Access | None
     loop: asyncio.AbstractEventLoop
+    context: Context
     random: Random
     draining: bool
     tick: int
@@ -69,6 +76,12 @@ class Home(Protocol):
 
     def closed(self, connection: Any) -> None:
         """Forget it: its socket is closed and its callbacks are done. May come twice."""
+
+    def subscribe(self, topic: str, connection: Any) -> None:
+        """Know that it wants a topic, and did not before."""
+
+    def unsubscribe(self, topic: str, connection: Any) -> None:
+        """Know that it wants a topic no more."""
 
     def schedule(self, connection: Any, ticks: int) -> None:
         """Call the connection's _expire in so many ticks; this replaces an earlier deadline."""

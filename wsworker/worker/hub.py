@@ -5,6 +5,8 @@ outside a read: connections with something corked are collected and flushed toge
 message to ten thousand clients is ten thousand writes; every few milliseconds the rest gives way to the other work of
 the loop, so that pings are answered and clients accepted meanwhile.
 
+Who has subscribed to what, and what becomes of a message that is published, is the post's, see there.
+
 It decides nothing about draining. Who does finds here what it takes: draining shuts the doors, idle_first gives the
 connections in the order in which to close them, and empty is set when the last one has left.
 """
@@ -19,17 +21,21 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
+from wsworker import speaker
+from wsworker.bus.topics import EVERYBODY, Key, check_name
 from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.protocol.admission import Policy
 from wsworker.protocol.forwarded import Trusted
 from wsworker.protocol.frames import Shared
-from wsworker.stats import Counters
+from wsworker.worker.access import Access
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.delivery import Caller
+from wsworker.worker.notices import Notices
+from wsworker.worker.post import Data, Post
 from wsworker.worker.site import Site
 from wsworker.worker.timers import Timer, Timers
-from wsworker.worker.users import Users
 from wsworker.worker.visitors import Visitors
 from wsworker.worker.watch import Spans
 from wsworker.worker.wheel import TICK_SECONDS, Wheel
@@ -48,12 +54,12 @@ class Worker:
     ones of this worker by their id, read-only; log: the logger wsworker.app.
     """
 
-    def __init__(self, worker_id: int, slot: int, connections: Mapping[str, Connection], timers: Timers) -> None:
+    def __init__(self, worker_id: int, slot: int, connections: Mapping[str, Connection], hub: Hub) -> None:
         self.id = worker_id
         self.slot = slot
         self.connections = connections
-        self.log = timers.log
-        self._timers = timers
+        self.log = hub.timers.log
+        self._hub = hub
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} in slot {self.slot}, {len(self.connections)} connections>"
@@ -64,11 +70,40 @@ class Worker:
         fn: sync or async, without arguments; an async run never overlaps itself. seconds: above 0, else ValueError.
         What it raises is logged, and the timer goes on. Timers end with the worker.
         """
-        return self._timers.every(seconds, fn)
+        return self._hub.timers.every(seconds, fn)
 
     def after(self, seconds: float, fn: Callable[[], Any]) -> Timer:
         """Call fn() once, in `seconds` from now; otherwise as every()."""
-        return self._timers.after(seconds, fn)
+        return self._hub.timers.after(seconds, fn)
+
+    def publish(self, topic: str, data: Data, exclude: Connection | None = None) -> None:
+        """Send a message to all connections that have subscribed to a topic, in this worker and all others.
+
+        topic, data: as for connection.subscribe and send, with their errors; ValueError as well for more than
+        bus.max_message. exclude: a connection of this worker that does not get it. Never waits, and does not tell who
+        got it: at most once, in the order of this worker's calls; what may have been lost is told by on_bus_gap.
+        """
+        check_name(topic)
+        self._hub.post.publish(Key("topic", topic), data, exclude)
+
+    def broadcast(self, data: Data) -> None:
+        """Send a message to all connections of all workers; otherwise as publish()."""
+        self._hub.post.publish(EVERYBODY, data)
+
+    def send_to(self, user: str, data: Data) -> None:
+        """Send a message to all connections of a user, see connection.user; otherwise as publish()."""
+        check_name(user, "a user")
+        self._hub.post.publish(Key("user", user), data)
+
+    def close_user(self, user: str, code: int = 1000, reason: str = "") -> None:
+        """Close all connections of a user, in all workers; code and reason as for connection.close, with its errors."""
+        check_name(user, "a user")
+        self._hub.post.close_user(user, code, reason)
+
+    def count(self, topic: str) -> int:
+        """Return how many connections of this worker have subscribed to a topic; no other worker is asked."""
+        check_name(topic)
+        return len(self._hub.post.subscribers.of(topic))
 
 
 class Hub:
@@ -76,9 +111,10 @@ class Hub:
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
     random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its handshake
-    behind it, or is gone with its socket. draining: set by drain(). unfinished: how many handshakes are not over.
-    empty: set while there is no connection, not even one that is being accepted or closed. You must call
-    timers.cancel_all() at the end.
+    behind it, or is gone with its socket; failed: is told what callbacks and timers raise, and what a bug of ours does,
+    whatever becomes of the log. draining: set by drain(). unfinished: how many handshakes are not over. empty: set
+    while there is no connection, not even one that is being accepted or closed. You must call timers.cancel_all() at
+    the end.
     """
 
     def __init__(
@@ -94,6 +130,7 @@ class Hub:
         random: Random,
         counters: Counters,
         changed: Callable[[], None],
+        failed: Callable[[BaseException], None] = lambda exc: None,
     ) -> None:
         self.config = config
         self.app = app
@@ -106,17 +143,19 @@ class Hub:
         )
         self.visitors = Visitors(config.websocket.max_per_address, config.websocket.rate_handshakes)
         self.site = None if config.http.static is None else Site(config.http.static)
-        self.users: Users[Connection] = Users(config.websocket.max_per_user)
         self.trusted = Trusted.of(config.forwarded_allow_ips)
         self.spans = Spans.of(config.websocket)
         self.unfinished = 0
         self.counters = counters
         self._changed = changed
+        self._failed = failed
         self.loop = loop
         self.random = random
         self.log = logging.getLogger("wsworker.worker")
-        self.caller = Caller(app, worker_id, counters, self.log)
-        self.timers = Timers(loop, logging.getLogger("wsworker.app"))
+        self.notices = Notices(self.log, loop.time)
+        self.access = Access(loop.time) if config.log.access else None
+        self.caller = Caller(app, worker_id, counters, self.log, failed)
+        self.timers = Timers(loop, logging.getLogger("wsworker.app"), counters, failed)
         self.draining = False
         self.tick = 0
         self.empty = asyncio.Event()
@@ -125,12 +164,15 @@ class Hub:
         self._last_number = 0
         self._present: set[Connection] = set()  # from accept until socket and callbacks are done
         self._open: dict[str, Connection] = {}  # from 101 until on_close
-        self.worker = Worker(worker_id, slot, MappingProxyType(self._open), self.timers)
+        self.worker = Worker(worker_id, slot, MappingProxyType(self._open), self)
         self._corked: dict[Connection, None] = {}
         self._wheel: Wheel[Connection] = Wheel()
         self._wheel_began_at = loop.time()
         self._wheel_turns = False
         self._stood_still = False  # at the turn before; then what is due is due, or it would be put off for ever
+        self.context = speaker.aside()  # else a round would speak for the connection whose callback has asked for it
+        self.post = Post(self, self.context)
+        self.users = self.post.users
 
     # What connections need: see Home
 
@@ -138,6 +180,12 @@ class Hub:
     def full(self) -> bool:
         """Whether as many connections are open as worker_connections allows."""
         return len(self._open) >= self.config.worker_connections
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were sent and that the kernel has not taken, of all connections; 10,000 idle ones take 1 ms."""
+        # size is never too small, and zero for who has been sent nothing since it was last looked at
+        return sum(connection._cork.buffered for connection in self._present if connection._cork.size)
 
     def next_id(self) -> str:
         """Return the next connection's id."""
@@ -188,12 +236,20 @@ class Hub:
     def flush_later(self, connection: Connection) -> None:
         """Write what the connection has corked in the next tick of the loop. It was active just now."""
         if not self._corked:
-            self.loop.call_soon(self._flush_corked)
+            self.loop.call_soon(self._flush_corked, context=self.context)
         self._corked[connection] = None
         # here, as messages that are sent while one is handled need not be minded
         connection._active_at = self.tick
 
-    def deliver(self, data: str | bytes, connections: Iterable[Connection]) -> int:
+    def subscribe(self, topic: str, connection: Connection) -> None:
+        """Send it what is published to a topic."""
+        self.post.subscribe(topic, connection)
+
+    def unsubscribe(self, topic: str, connection: Connection) -> None:
+        """Send it no more of that."""
+        self.post.unsubscribe(topic, connection)
+
+    def deliver(self, data: Data, connections: Iterable[Connection]) -> int:
         """Send a message to many connections, its frame built once; return how many have accepted it.
 
         Written in the next tick of the loop. Errors as for Connection.send. connections may change meanwhile, which
@@ -234,7 +290,8 @@ class Hub:
         """Do what concerns many connections for one of them: a bug that it meets costs this one and not the others."""
         try:
             act()
-        except Exception:
+        except Exception as error:
+            self._failed(error)
             self.log.exception("a bug in wsworker: %s of %r", act.__name__, connection)
             connection.terminate()
 
@@ -244,7 +301,8 @@ class Hub:
         return self.tick
 
     def _wait_for_tick(self) -> None:
-        self.loop.call_at(self._wheel_began_at + (self.tick + 1) * TICK_SECONDS, self._turn_wheel)
+        due = self._wheel_began_at + (self.tick + 1) * TICK_SECONDS
+        self.loop.call_at(due, self._turn_wheel, context=self.context)
 
     def _turn_wheel(self) -> None:
         before, stood_still_before = self.tick, self._stood_still
@@ -271,4 +329,4 @@ class Hub:
         self._corked = dict.fromkeys(corked) | late
         if self._corked and not late:
             # otherwise flush_later has seen to it
-            self.loop.call_soon(self._flush_corked)
+            self.loop.call_soon(self._flush_corked, context=self.context)

@@ -52,11 +52,13 @@ class Intake(asyncio.Protocol):
     _handling: messages or events are being handled, and what is sent now is written behind them; _reading: the socket
     is read; _holds: the reasons; _held: there was one when that was last looked at; _stopped: the run that is being
     handled must end, for a reason or because the connection is not open any more; _heard: something has come since this
-    was last set to False; _scheduled: _deliver is due in the next tick.
+    was last set to False; _scheduled: _deliver is due in the next tick. _bytes_in, _messages_in: what _counters count,
+    of this client alone.
     """
 
     __slots__ = (
         "_active_at",
+        "_bytes_in",
         "_cork",
         "_counters",
         "_delivery",
@@ -65,6 +67,7 @@ class Intake(asyncio.Protocol):
         "_held",
         "_holds",
         "_home",
+        "_messages_in",
         "_quota",
         "_reading",
         "_scheduled",
@@ -91,6 +94,8 @@ class Intake(asyncio.Protocol):
         self._stopped = False
         self._heard = False
         self._active_at = 0  # tick of the last message, either way
+        self._bytes_in = 0
+        self._messages_in = 0
 
     # What the layers above add
 
@@ -115,13 +120,15 @@ class Intake(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Handle what one read has brought."""
         self._heard = True
-        self._counters.bytes_in += len(data)
+        size = len(data)
+        self._counters.bytes_in += size
+        self._bytes_in += size
         session = self._session
         if not session.lane or session.unread or session.behind or self._holds or self._handling or self._quota:
             self._receive(data)
         else:
             run, end = decode_run(data, 0, session.max_size, FRAMES_PER_TURN)
-            if end < len(data):
+            if end < size:
                 session.receive(data, end)
             if run:
                 self._stopped = False
@@ -131,6 +138,7 @@ class Intake(asyncio.Protocol):
                 finally:
                     self._handling = False
                 self._counters.messages_in += handled
+                self._messages_in += handled
                 self._active_at = self._home.tick
                 if handled < len(run):
                     session.give_back(run[handled:])
@@ -138,7 +146,7 @@ class Intake(asyncio.Protocol):
                 self._deliver(FRAMES_PER_TURN - len(run) + len(session.behind))
             else:
                 self._cork.flush()
-        if len(data) >= LARGE_READ_BYTES:
+        if size >= LARGE_READ_BYTES:
             self._give_way()
 
     def _give_way(self) -> None:
@@ -191,7 +199,8 @@ class Intake(asyncio.Protocol):
         # once: two of them side by side would be two turns in each tick
         if not self._scheduled:
             self._scheduled = True
-            self._home.loop.call_soon(self._deliver_now)
+            # not in the context of whose callback asks for it: asyncio would have it in all later reads as well
+            self._home.loop.call_soon(self._deliver_now, context=self._home.context)
 
     def _deliver_now(self) -> None:
         self._scheduled = False
@@ -209,6 +218,7 @@ class Intake(asyncio.Protocol):
         finally:
             self._handling = False
         self._counters.messages_in += handled
+        self._messages_in += handled
         self._active_at = self._home.tick
         if handled < most:
             self._session.give_back(run[handled:])

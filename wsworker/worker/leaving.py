@@ -85,6 +85,7 @@ class Leaving:
             await self._announce_reload(hub.app.on_worker_reload, hub, self._drain)
         asked = len(hub.worker.connections)
         cut = await self._drain.run(self._config.drain_window, deadline - self._loop.time())
+        hub.counters.cut += cut
         hub.timers.cancel_all()
         await _call(hub.app.on_worker_stop, hub)
         logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.protocol.events import Closed, Event
 from wsworker.protocol.request import Address
+from wsworker.worker.access import Farewell, Side
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.cork import Cork
 from wsworker.worker.delivery import MESSAGES_WAITING, Delivery
@@ -59,7 +60,18 @@ DISCARD_BYTES: Final = 64 * 1024
 class Link(Intake):
     """The stages of one connection, and its end. id: "" before the 101; remote: the client's address."""
 
-    __slots__ = ("_arrival", "_discarded", "_download", "_ending", "_stage", "_told", "_user", "id", "remote")
+    __slots__ = (
+        "_arrival",
+        "_discarded",
+        "_download",
+        "_ending",
+        "_farewell",
+        "_stage",
+        "_told",
+        "_user",
+        "id",
+        "remote",
+    )
 
     remote: Address
 
@@ -72,6 +84,7 @@ class Link(Intake):
         self._download: Download | None = None  # in stage page
         self._user: str | None = None
         self._ending: tuple[int, str] | None = None  # what on_close is given
+        self._farewell: Farewell | None = None  # what it has ended by; other than _ending, if we have closed
         self._told = False  # on_close was called
         self._discarded = 0
 
@@ -132,7 +145,9 @@ class Link(Intake):
             # what a paused connection had not delivered is not delivered any more
             self._delivery.drop()
         self._delivery.release()
-        self._end(1006, f"the connection was lost: {exc}" if exc else "the connection was lost")
+        reason = f"the connection was lost: {exc}" if exc else "the connection was lost"
+        self._blame(Farewell("nobody", 1006, reason))
+        self._end(1006, reason)
         self._settle()
 
     def pause_writing(self) -> None:
@@ -175,8 +190,11 @@ class Link(Intake):
                 if event is None:
                     return
                 run = [event] if isinstance(event, (str, bytes)) else []
-            self._counters.messages_in += self._delivery.deliver(run, self)
+            handled = self._delivery.deliver(run, self)
+            self._counters.messages_in += handled
+            self._messages_in += handled
         if isinstance(event, Closed) and event.clean:
+            self._blame(Farewell("client", event.code, event.reason))
             self._end(event.code, event.reason)
 
     # What the delivery says
@@ -232,9 +250,11 @@ class Link(Intake):
     def _over(self, event: Closed) -> None:
         """Take the session's word that the connection has ended."""
         self._linger(DISCARD_SECONDS if event.failed else self._home.config.websocket.close_timeout)
+        self._blame(Farewell(_side(event), event.code, event.reason))
         if event.failed:
-            self._home.log.info("%s closed with %d: %s", self.remote, event.code, event.reason)
-            self._end(1006, f"we closed with {event.code}: {event.reason}")
+            text, facts = "%s closed with %d: %s", (self.remote, event.code, event.reason)
+            self._home.notices.tell(f"closed with {event.code}", text, *facts, connection=self.id)
+            self._end(1006, f"we closed with {event.code}: {event.reason}", counted=event.code)
         else:
             self._end(event.code, event.reason)
         self._settle()
@@ -243,6 +263,7 @@ class Link(Intake):
         """Abort the socket; connection_lost follows."""
         if self._stage == "gone":
             return
+        self._blame(Farewell("server", 1006, reason))
         self._end(1006, reason)
         if self._stage != "linger":
             self._enter("linger")
@@ -250,19 +271,31 @@ class Link(Intake):
         self._delivery.drop()
         self._transport.abort()
 
-    def _end(self, code: int, reason: str) -> None:
-        """Fix what on_close is given, if the client ever came in; the first cause is the one that counts."""
+    def _end(self, code: int, reason: str, counted: int = 0) -> None:
+        """Fix what on_close is given, if the client ever came in; the first cause is the one that counts.
+
+        counted: the code of a Close that was sent, where on_close gets another one.
+        """
         if self.id and self._ending is None:
             self._ending = (code, reason)
+            self._counters.close(counted or code)
             self._cork.release()
             if self._user is not None:
                 self._home.users.leave(self._user, self)
+
+    def _blame(self, farewell: Farewell) -> None:
+        """Remember what it has ended by: the first cause, as for _end, but a Close of ours is one already."""
+        if self._farewell is None:
+            self._farewell = farewell
 
     def _settle(self) -> None:
         """Call on_close when nothing comes before it any more, and leave the worker when all is done."""
         if self._ending is not None and not self._told and not self._delivery.busy:
             self._told = True
-            self._home.ended(self)
+            home = self._home
+            home.ended(self)
+            if home.access is not None and self._farewell is not None:
+                home.access.closed(self, self._farewell)
             self._delivery.call(self._home.app.on_close, *self._ending)
         # otherwise _idle comes back here, or connection_lost
         if self._stage == "gone" and not self._delivery.busy:
@@ -284,6 +317,12 @@ class Link(Intake):
         if stage != "open":
             self._stopped = True
         self._stage = stage
+
+
+def _side(event: Closed) -> Side:
+    if event.failed:
+        return "server"
+    return "client" if event.clean else "nobody"
 
 
 def _address(peer: Any) -> Address:

@@ -22,6 +22,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from asyncio import sslproto
@@ -31,13 +32,17 @@ from typing import Any, Final
 
 from wsworker import log
 from wsworker.assignment import Assignment
+from wsworker.bus.berth import Berth
+from wsworker.bus.local import Mesh
+from wsworker.config import Config
+from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG, AppError
 from wsworker.protocol.frames import MASKS_IN_C
-from wsworker.stats import Counters
 from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
-from wsworker.worker import copies
+from wsworker.worker import copies, listing
 from wsworker.worker.accept import Acceptor
+from wsworker.worker.admin import Admin
 from wsworker.worker.app import Callback
 from wsworker.worker.channel import Channel, close_all
 from wsworker.worker.connection import Connection
@@ -45,8 +50,13 @@ from wsworker.worker.delivery import OURS
 from wsworker.worker.entrance import Entrance
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
+from wsworker.worker.listing import Moment
+from wsworker.worker.watcher import Watcher
 
 BEAT_SECONDS: Final = 1.0
+
+LINK_SECONDS: Final = 1.0
+"""How long a worker waits for the others, to hear what they want before it is ready, and to have its last word read."""
 
 ALLOCATIONS_PER_COLLECTION: Final = 10_000
 """Python's 700 was chosen for small programs: here a connection is twenty objects, and each handshake would pay."""
@@ -65,9 +75,10 @@ class BootError(Exception):
         self.report = report
 
 
-def run(assignment: Assignment) -> int:
+def run(assignment: Assignment, watched: str = "") -> int:
     """Be a worker until told to go; return the exit code.
 
+    watched: the config file, absolute, if the worker is to tell when that or the app's files change; else "".
     A fault of the loop is reported. A SystemExit of user code is too, and passes: the process ends with its code.
     """
     channel = Channel(assignment.channel)
@@ -78,7 +89,7 @@ def run(assignment: Assignment) -> int:
         text = f"a worker cannot start: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
         channel.send(Report("failed", kind="boot", error=text))
         return 1
-    life = Life(assignment, channel, loop)
+    life = Life(assignment, channel, loop, watched)
     copies.watch(loop, life.let_go)
     try:
         return _live(life, loop)
@@ -93,18 +104,18 @@ def run(assignment: Assignment) -> int:
 def _set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
     """Prepare the process for user code; return its loop."""
     config = assignment.config
-    output = log.set_up(config.log.level, config.log.file, f"worker {assignment.slot}")
+    output = log.set_up(config.log, assignment.slot)
     if config.log.file != "-":
         # what the user's code prints belongs there too
         log.redirect_output(output)
-    log.unblock_output()
+    log.capture_output()
     faulthandler.enable(file=assignment.words, all_threads=True)
     faulthandler.register(signal.SIGUSR2, file=assignment.words, all_threads=True)
     if not MASKS_IN_C:
         logger.warning("websockets has no C extension here, so messages are unmasked slowly; reinstall it from a wheel")
     # before user code, which may know better
     gc.set_threshold(ALLOCATIONS_PER_COLLECTION)
-    loop = _new_loop(config.loop)
+    loop = new_loop(config.loop)
     asyncio.set_event_loop(loop)
     return loop
 
@@ -118,7 +129,7 @@ def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
         raise
     finally:
         life.beat()
-        _end_tasks(loop)
+        end_tasks(loop)
     # not after a SystemExit: connections are open then, and uvloop warns of each, for ever if warnings are errors
     loop.close()
     return code
@@ -127,7 +138,9 @@ def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
 class Life:
     """The state of one worker, from the fork to its exit."""
 
-    def __init__(self, assignment: Assignment, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, assignment: Assignment, channel: Channel, loop: asyncio.AbstractEventLoop, watched: str = ""
+    ) -> None:
         self._assignment = assignment
         self._config = assignment.config
         self._channel = channel
@@ -139,26 +152,54 @@ class Life:
         self._ready = False
         self._beat_due_at = 0.0
         self._leaving = Leaving(loop, self._config)
+        self._admin = Admin(loop, assignment.desk, self._config) if assignment.desk else None
+        self._lists: set[asyncio.Task[None]] = set()
+        self._watched = watched
+        self._watcher: Watcher | None = None
+        self._mesh: Mesh | None = None
 
     async def run(self) -> int:
         """Boot, serve until told to drain, drain; return the exit code."""
-        self._channel.stop_blocking()
+        self._channel.stop_blocking(self._loop)
         self._loop.add_reader(self._channel, self._listen)
         self._beat_due_at = self._loop.time()
         self._keep_beating()
+        if self._admin:
+            self._admin.start()
         try:
             hub, acceptor = await self._boot()
         except BootError as error:
             self._channel.send(error.report)
+            if self._admin:
+                await self._admin.close()
             return EX_CONFIG if error.report.kind == "app" else 1
+        if self._mesh and (missing := await self._mesh.linked(LINK_SECONDS)):
+            slots = ", ".join(map(str, missing))
+            logger.warning("workers in these slots do not answer on the bus: %s; it goes on trying", slots)
         self._loop.add_signal_handler(signal.SIGTERM, self._channel.send, Report("leaving"))
         self._ready = True
-        self._channel.send(Report("ready"))
+        # logged first: the master's own line, that all are ready, stands below those of its workers
         logger.info("ready, pid %d, app imported in %.2f s", os.getpid(), hub.app.seconds)
+        self._channel.send(Report("ready"))
+        if self._watcher:
+            self._watch(self._watcher)
         await self._leaving.told()
+        if self._watcher:
+            self._watcher.stop()
         self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
         await self._leaving.leave(hub, acceptor)
+        await hub.post.exchange.close(LINK_SECONDS)
+        if self._admin:
+            await self._admin.close()
         return 0
+
+    def _watch(self, watcher: Watcher) -> None:
+        count = watcher.start(self._loop)
+        if (self._assignment.slot, self._assignment.generation) == (1, 1):
+            logger.info("watching %d file%s; a saved change is loaded at once", count, "" if count == 1 else "s")
+
+    def _tell_change(self, names: str, mark: str) -> None:
+        self._channel.send(Report("changed", error=names[:ERROR_CHARACTERS], mark=mark))
 
     def obituary(self, error: BaseException) -> Report:
         """Return what the master is told of a fault that ends the worker."""
@@ -183,10 +224,16 @@ class Life:
         faulthandler.unregister(signal.SIGUSR2)
         if self._acceptor:
             self._acceptor.let_go()
+        if self._admin:
+            self._admin.let_go()
         for sock in self._assignment.sockets:
             with contextlib.suppress(OSError):
                 os.close(sock.detach())
         self._channel.let_go()
+        if self._mesh:
+            self._mesh.let_go()
+        if self._assignment.berth:
+            self._assignment.berth.let_go()
         with contextlib.suppress(OSError):
             os.close(self._assignment.words)
 
@@ -194,10 +241,17 @@ class Life:
 
     async def _boot(self) -> tuple[Hub, Acceptor]:
         assignment = self._assignment
+        if self._watched:
+            # compiled code counts as current if size and second of the source are the same: an edit may fit into that
+            sys.dont_write_bytecode = True
+            self._watcher = Watcher(self._config.app_dir, self._watched, self._tell_change)
         try:
-            app = app_module.load(self._config.app, Path(self._config.app_dir), time.monotonic)
+            folder = Path(self._config.app_dir)
+            app = app_module.load(self._config.app, folder, time.monotonic, assignment.app_set_at)
         except AppError as error:
             raise BootError(Report("failed", kind="app", error=error.message, trace=error.trace)) from None
+        finally:
+            log.keep_enabled()
         # what is loaded by now stays for good: no collection looks at it again
         gc.collect()
         gc.freeze()
@@ -235,12 +289,27 @@ class Life:
             counters=self._counters,
             log=logger,
         )
+        if assignment.berth:
+            await self._join(assignment.berth, hub)
         if app.on_worker_start:
             await self._start_app(app.on_worker_start, hub)
         return hub, self._acceptor
 
+    async def _join(self, berth: Berth, hub: Hub) -> None:
+        """Take part in the mesh of workers: what on_worker_start publishes reaches the others."""
+        settings = self._config.bus
+        self._mesh = Mesh(
+            self._loop,
+            berth,
+            max_message=settings.max_message,
+            peer_queue=settings.peer_queue,
+            draw=hub.random.random,
+        )
+        await hub.post.exchange.join(self._mesh)
+
     async def _start_app(self, callback: Callback, hub: Hub) -> None:
         exception = await hub.caller.wait(callback, hub.worker)
+        log.keep_enabled()
         if exception is not None:
             # what the exception says stands in the trace, which is bounded and survives a __str__ that raises
             text = f"on_worker_start ({callback.place}) raised {type(exception).__name__}"
@@ -264,8 +333,12 @@ class Life:
                 acceptor.run_short()
             case "go":
                 acceptor.start()
+                if self._mesh:
+                    self._mesh.go()
             case "drain":
                 self._leaving.tell(order.why)
+                if self._mesh:
+                    self._mesh.drain()
             case "lend" if self._leaving.is_told:
                 # who leaves borrows nothing
                 close_all(descriptors)
@@ -276,6 +349,27 @@ class Life:
             case "reopen":
                 for descriptor in descriptors:
                     log.adopt(descriptor)
+            case "list":
+                task = self._loop.create_task(self._list(order))
+                self._lists.add(task)
+                task.add_done_callback(self._lists.discard)
+
+    async def _list(self, order: Order) -> None:
+        """Report the connections that the master wants to see, while somebody waits for them."""
+        hub, query = self._hub, order.query
+        assert hub is not None
+        assert query is not None, "decode_order sees to that"
+        if time.monotonic() > order.until:
+            # it lay in the channel while the loop was blocked
+            return
+        at = Moment(self._loop.time(), hub.tick)
+        for report in listing.reports(hub.worker.connections.values(), query, order.token, at):
+            if report is not None:
+                self._channel.send(report)
+                await self._channel.drained()
+            await asyncio.sleep(0)
+            if time.monotonic() > order.until:
+                return
 
     # The seat
 
@@ -287,9 +381,14 @@ class Life:
     def beat(self) -> None:
         """Write this worker's seat, with how late the loop is; a stuck log is tried again."""
         lag = max(0.0, self._loop.time() - self._beat_due_at)
+        log.keep_enabled()
         log.flush()
         self._counters.log_dropped = log.dropped()
-        self._seat.write(time.monotonic_ns(), int(lag * 1e6), self._connections, self._full, self._counters)
+        self._counters.lags.add(lag)
+        buffered = self._hub.buffered if self._hub else 0
+        links = self._hub.post.exchange.count() if self._hub else 0
+        now_ns, lag_us = time.monotonic_ns(), int(lag * 1e6)
+        self._seat.write(now_ns, lag_us, self._connections, self._full, self._counters, buffered, links)
 
     @property
     def _connections(self) -> int:
@@ -315,17 +414,19 @@ def _listener(descriptor: int) -> socket.socket:
     return sock
 
 
-def preload(kind: str) -> None:
+def preload(config: Config) -> None:
     """Load, in the master, what every worker needs: once for all of them, and as the user who may read it.
 
-    A worker that has become another user may not be able to read the interpreter's own files. kind: the setting `loop`;
-    `asyncio` never loads uvloop.
+    A worker that has become another user may not be able to read the interpreter's own files. `loop: asyncio` never
+    loads uvloop, and without `admin.listen` prometheus-client is not needed.
     """
-    if kind != "asyncio":
+    if config.loop != "asyncio":
         importlib.import_module("uvloop")
+    if config.admin.listen:
+        importlib.import_module("wsworker.worker.metrics")
 
 
-def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     """Return a loop; auto is uvloop, which is a dependency."""
     if kind == "asyncio":
         # each connection with TLS has a buffer of this size, all of it written at once; as it comes it is 256 KiB
@@ -354,7 +455,7 @@ def _throw(exception: BaseException) -> None:
     raise exception
 
 
-def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+def end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel what user code left running and give it a second to end."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:

@@ -22,9 +22,10 @@ class Pulse:
     """The heartbeat of one connection. interval, timeout: ticks, at least 1; now: the tick; chance: 0.0 to below 1.0.
 
     asked_at is the tick of the first Ping since the last sign of life, or 0; you must set it to 0 upon each such sign.
+    round_trip: seconds from the last Ping that was answered to its pong, None before.
     """
 
-    __slots__ = ("_interval", "_ping_at", "_timeout", "asked_at", "count")
+    __slots__ = ("_interval", "_ping_at", "_sent_at", "_timeout", "asked_at", "count", "round_trip")
 
     def __init__(self, interval: int, timeout: int, now: int, chance: float) -> None:
         self._interval = interval
@@ -32,6 +33,8 @@ class Pulse:
         self._ping_at = now + _varied(interval, chance)
         self.asked_at = 0
         self.count = 0
+        self._sent_at: float | None = None
+        self.round_trip: float | None = None
 
     def check(self, now: int, chance: float) -> Verdict:
         """Say what is due at tick now: a ping that you must send with payload(), the end for silence, or nothing."""
@@ -57,6 +60,16 @@ class Pulse:
     def payload(self) -> bytes:
         """Return the payload of the ping just decided: its number, which tells its pong from an unsolicited one."""
         return str(self.count).encode()
+
+    def sent(self, at: float) -> None:
+        """Know that the ping just decided is sent. at: seconds on any clock."""
+        self._sent_at = at
+
+    def answered(self, payload: bytes, at: float) -> None:
+        """Know that a pong came, at a time on that clock; only that of the last ping counts, once."""
+        if self._sent_at is not None and payload == self.payload():
+            self.round_trip = at - self._sent_at
+            self._sent_at = None
 
 
 def _varied(interval: int, chance: float) -> int:

@@ -22,10 +22,10 @@ import stat
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from wsworker.log import escape
 from wsworker.protocol import plain
 from wsworker.protocol.events import HttpRequest
 from wsworker.protocol.plain import Answer
+from wsworker.visible import escape
 
 CHUNK_BYTES: Final = 64 * 1024
 CHUNKS_PER_TURN: Final = 4

@@ -19,6 +19,8 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from wsworker import speaker
+from wsworker.counters import Counters
 from wsworker.worker.copies import end_if_copy
 
 
@@ -46,7 +48,7 @@ class Timer:
         self._run: asyncio.Task[None] | None = None
         self._due = owner.loop.time() + seconds
         # None while a run is going on
-        self._handle: asyncio.TimerHandle | None = owner.loop.call_at(self._due, self._fire)
+        self._handle: asyncio.TimerHandle | None = owner.loop.call_at(self._due, self._fire, context=speaker.aside())
 
     def cancel(self) -> None:
         """Plan no further run. A run that is going on finishes, as it may hold a half-done piece of work.
@@ -90,6 +92,8 @@ class Timer:
         self._handle = self._owner.loop.call_at(self._due, self._fire)
 
     def _log(self, exc: BaseException) -> None:
+        self._owner.counters.fail("timer")
+        self._owner.failed(exc)
         kind, ending = ("every", "; the timer goes on") if self._repeats else ("after", "")
         name = getattr(self._fn, "__qualname__", None) or repr(self._fn)
         args = (kind, self._seconds, name, type(exc).__name__, ending)
@@ -99,13 +103,22 @@ class Timer:
 class Timers:
     """The timers of one worker.
 
-    loop: where they run; log: where exceptions go. Keeps every timer until its last run is over, as the loop itself
-    holds tasks only weakly. You must call cancel_all() before the loop ends.
+    loop: where they run; log: where exceptions go; counters: where they are counted; failed: is told them too. Keeps
+    every timer until its last run is over, as the loop itself holds tasks only weakly. You must call cancel_all()
+    before the loop ends.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        log: logging.Logger,
+        counters: Counters,
+        failed: Callable[[BaseException], None] = lambda exc: None,
+    ) -> None:
         self.loop = loop
         self.log = log
+        self.counters = counters
+        self.failed = failed
         self._timers: set[Timer] = set()
 
     def __len__(self) -> int:

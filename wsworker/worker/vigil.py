@@ -7,6 +7,8 @@ to the one that the event concerns.
 
 from __future__ import annotations
 
+from time import monotonic
+
 from wsworker.protocol.events import Closed, Event, Handshake, Ping, Pong, Refused
 from wsworker.protocol.rates import Bucket
 from wsworker.worker.arrival import Arrival
@@ -31,6 +33,11 @@ class Vigil(Entry):
         self._watch: Watch | None = None  # since it is open
         self._control: Bucket | None = None  # since the first ping or pong
 
+    @property
+    def _round_trip(self) -> float | None:
+        """Seconds of the last ping that was answered."""
+        return None if self._watch is None or self._watch.pulse is None else self._watch.pulse.round_trip
+
     # What the layers above add
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -47,8 +54,9 @@ class Vigil(Entry):
         elif isinstance(event, Handshake):
             self._knock(event)
         elif isinstance(event, Refused):
-            self._home.log.info("%s: refused a request with %d: %s", self.remote, event.status, event.reason)
-            self._refused()
+            facts = self.remote, event.status, event.reason
+            self._home.notices.tell("bad_request", "%s: refused a request with %d: %s", *facts)
+            self._refused("bad_request", event.status)
         elif isinstance(event, Closed) and self.id:
             self._over(event)
         elif isinstance(event, Closed):
@@ -98,7 +106,7 @@ class Vigil(Entry):
         elif self._download is not None and not self._download.stuck():
             self._home.schedule(self, ticks(self._home.config.websocket.write_timeout))
         elif self._stage in HANDSHAKE and self._session.head_started:
-            self._refuse(408, None, "The handshake took too long.\n")
+            self._refuse("timeout", 408, None, "The handshake took too long.\n")
         else:
             self._transport.abort()
 
@@ -126,6 +134,8 @@ class Vigil(Entry):
         verdict = watch.check(home.tick, home.random.random(), facts)
         if verdict == "ping":
             assert watch.pulse is not None
+            # not loop.time(): uvloop's stands still during a tick
+            watch.pulse.sent(monotonic())
             self._session.ping(watch.pulse.payload())
             # not flush_later, which is for messages: a ping does not make a connection active
             self._cork.flush()
@@ -156,6 +166,8 @@ class Vigil(Entry):
         """Count a ping or a pong, and the answer to a ping, which no send has counted."""
         home, cork = self._home, self._cork
         now, rate = home.loop.time(), home.config.websocket.rate_control
+        if isinstance(event, Pong) and self._watch is not None and self._watch.pulse is not None:
+            self._watch.pulse.answered(event.payload, monotonic())
         if self._control is None and rate:
             self._control = Bucket(rate, rate, now)
         if self._control is not None and not self._control.take(1.0, now):

@@ -53,7 +53,7 @@ def on_message(connection, data):
         connection.send(str(pid))
 
 def look():
-    found = {"listeners": 0, "channels": 0}
+    found = {"listeners": 0, "channels": 0, "links": 0}
     for name in os.listdir("/proc/self/fd"):
         try:
             sock = socket.socket(fileno=os.dup(int(name)))
@@ -62,6 +62,8 @@ def look():
         with sock:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found["listeners"] += 1
+            elif sock.family == socket.AF_UNIX and (sock.getsockname() or sock.getpeername()):
+                found["links"] += 1
             elif sock.family == socket.AF_UNIX and peer(sock) == MASTER:
                 found["channels"] += 1
     return found
@@ -70,7 +72,7 @@ def peer(sock):
     # of a pair: who has made it
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
 """
-"""Counts, in a worker and in a child that it forks, the listeners and the channels to the master."""
+"""Counts, in a worker and in a child that it forks, listeners, channels to the master, and links to other workers."""
 
 STARTS_THREADS = """
 import threading
@@ -170,21 +172,24 @@ def test_row_50_a_worker_dies_under_pid_1(make_daemon: MakeDaemon, require: Call
 
 
 def test_row_51_user_code_forks(make_daemon: MakeDaemon) -> None:
-    """A child that user code forks holds neither a listener nor the channel; its worker holds both and serves on."""
+    """A child that user code forks holds neither a listener nor the channel, nor the link to another worker.
+
+    Its worker holds all of them, one listener being that of the bus, and serves on.
+    """
     daemon = make_daemon(LOOKS_AROUND, workers=2).start()
     with daemon.connect() as client:
         client.send("look")
-        assert {"listeners": 1, "channels": 1} == json.loads(client.recv(10))
+        assert {"listeners": 2, "channels": 1, "links": 1} == json.loads(client.recv(10))
         client.send("fork")
         child = int(client.recv(10))
         try:
             file = daemon.folder / "child.json"
             eventually(file.exists, "what the child has seen")
-            assert {"listeners": 0, "channels": 0, "pid": child} == json.loads(file.read_text())
+            assert {"listeners": 0, "channels": 0, "links": 0, "pid": child} == json.loads(file.read_text())
             client.send("look")
-            assert {"listeners": 1, "channels": 1} == json.loads(client.recv(10))
+            assert {"listeners": 2, "channels": 1, "links": 1} == json.loads(client.recv(10))
             assert 0 == daemon.cli("reload").code
-            assert '"listeners": 1' in daemon.echo("look")
+            assert '"listeners": 2' in daemon.echo("look")
         finally:
             os.kill(child, signal.SIGKILL)
 

@@ -19,6 +19,8 @@ import logging
 import sys
 
 log = logging.getLogger(__name__)
+# each refusal, and not one of a kind in a minute
+logging.getLogger("wsworker.worker").setLevel(logging.DEBUG)
 
 def on_connect(connection):
     log.info("in: %s %r", connection, connection.request)
@@ -26,8 +28,13 @@ def on_connect(connection):
 
 def on_message(connection, data):
     log.info("received %s", data)
-    connection.user = str(data)
-    connection.worker.log.warning(f"{connection.user} is here: {connection!r}")
+    print("printed", data)
+    print("complained", data, file=sys.stderr)
+    try:
+        connection.user = str(data)
+    except ValueError as error:
+        log.warning("no name: %s", error)
+    connection.worker.log.warning(f"{data} is here: {connection!r}")
     if "raise" in str(data):
         raise ValueError(data)
     try:
@@ -63,13 +70,13 @@ OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+[+-][\d:]+ (INFO |WARN |ERROR|DEBUG) 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One worker that logs what clients send."""
-    with Daemon(LOGS, websocket={"subprotocols": ["chat"]}) as daemon, steadfast(daemon):
+    with Daemon(LOGS, websocket={"subprotocols": ["chat"]}, log={"access": True}) as daemon, steadfast(daemon):
         yield daemon
 
 
 def check(daemon: Daemon) -> None:
     """Fail unless every line of the log is one of ours, or the indented rest of one, and harmless on a screen."""
-    text = (daemon.folder / "stderr.txt").read_bytes().decode()
+    text = "".join((daemon.folder / name).read_bytes().decode() for name in ("stdout.txt", "stderr.txt"))
     for line in text.removesuffix("\n").split("\n"):
         assert OURS.match(line), line
         assert not line.startswith("2030")
@@ -79,7 +86,7 @@ def check(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_row_30_what_a_message_holds(daemon: Daemon, text: str) -> None:
-    """Text of a client that user code logs, as it is, in an exception, or as a user's name."""
+    """Text of a client that user code logs or prints, as it is, in an exception, or as a user's name."""
     with Client(daemon) as client:
         client.send(framed(TEXT, text[:120].encode()), framed(BINARY, text[:60].encode()))
         assert [b"done", b"done"] == [client.message(), client.message()]
@@ -124,6 +131,7 @@ def test_row_30_what_a_request_holds(daemon: Daemon, text: str) -> None:
                 sock.sendall(head + good + b"\r\n")
                 assert sock.recv(65536).startswith(b"HTTP/1.1 ")
     daemon.wait_log("websocket.origins")
+    daemon.wait_log("refuse remote=")
     check(daemon)
 
 

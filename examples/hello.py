@@ -1,2 +1,0 @@
-def on_message(connection, data):
-    connection.send("hello " + data)

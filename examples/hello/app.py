@@ -1,0 +1,2 @@
+def on_message(connection, data):
+    connection.send(f"hello {data}")

@@ -1,0 +1,207 @@
+"""The mesh: what is published, wanted, dropped and told between the workers of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.bus import contract
+from tests.bus.contract import OTHER, ROOM, Circle, Sink, Station, known, until
+from tests.bus.harbor import RIGHT, Stranger, circle, harbor
+from tests.worker.conftest import Run
+from wsworker.bus import records
+from wsworker.bus.local import Mesh
+from wsworker.bus.members import Member, Standing
+from wsworker.bus.records import Type
+from wsworker.bus.topics import Envelope, Key
+
+
+async def linked(station: Station, count: int) -> None:
+    """Wait until a station can reach so many others."""
+    await until(lambda: station.bus.stats().links == count)
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+def test_the_contract(run: Run, check: Callable[[Circle], Awaitable[None]]) -> None:
+    """What every adapter does."""
+
+    async def main() -> None:
+        await check(circle)  # type: ignore[arg-type]
+
+    run(main())
+
+
+def test_a_worker_is_replaced_without_a_gap(run: Run) -> None:
+    """The new one of a slot hears the old ones and is heard by them, whoever of them still accepts."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1), await made.boot(2)
+            for station in (one, two):
+                station.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            # 3 replaces 1, then 4 replaces 2, while 1 still has clients
+            three = await made.boot(3, slot=1)
+            three.subscribe(ROOM)
+            made.stand(1, Standing.DRAINING)
+            four = Station(made.mesh(4, slot=2), Sink())
+            await four.bus.start(four.sink)
+            four.subscribe(ROOM)
+            assert [] == await made.meshes[4].linked(5)
+            made.stand(4, Standing.READY)
+            made.stand(2, Standing.DRAINING)
+            # 1 and 4 never were READY at the same time: what 4 says before they are linked waits for 1
+            four.publish(ROOM, b"early")
+            await until(lambda: b"early" in one.sink.bodies)
+            for station in (one, two, three, four):
+                await linked(station, 3)
+            for old in (1, 2):
+                await made.end(old)
+            await until(lambda: three.bus.stats().links == four.bus.stats().links == 1)
+            await known(three, four, key=ROOM)
+            assert all([] == station.sink.gaps for station in (one, two, three, four))
+
+    run(main())
+
+
+def test_what_nobody_elsewhere_wants_costs_no_write(run: Run) -> None:
+    """A topic without subscribers elsewhere goes to no queue."""
+
+    async def main() -> None:
+        async with circle(2) as (one, two):
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            assert isinstance(one.bus, Mesh)
+            assert one.bus.publish(Envelope(OTHER, b"x"))
+            assert set() == one.bus._written_to
+            assert 0 == one.bus.stats().queued_bytes
+
+    run(main())
+
+
+def test_probes_tell_how_far_others_are(run: Run) -> None:
+    """They are sent now and then, and answered."""
+
+    async def main() -> None:
+        async with circle(2) as (one, _):
+            assert isinstance(one.bus, Mesh)
+            await until(lambda: one.bus.stats().links == 1)
+            one.bus._probe()
+            await until(lambda: one.bus.stats().lag_seconds > 0)
+            assert one.bus.stats().lag_seconds < 5
+
+    run(main())
+
+
+def test_a_slow_peer_costs_a_bounded_queue(run: Run) -> None:
+    """What meets a full one is dropped, counted, and told in its place; then all is as before."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1, peer_queue=100_000)
+            two = await made.boot(2)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            (link,) = made.meshes[2].links
+            link._set_reading(False)
+            sent = 0
+            while one.publish(ROOM, b"%d " % sent + bytes(1000)):
+                sent += 1
+            for number in range(50):
+                assert not one.publish(ROOM, b"lost %d" % number)
+            assert one.bus.stats().queued_bytes < 150_000
+            assert 51 == one.bus.stats().dropped
+            # what is wanted meanwhile is told when there is room
+            one.subscribe(OTHER)
+            one.unsubscribe(OTHER)
+            one.subscribe(OTHER)
+            two.sink.order.clear()
+            link._set_reading(True)
+            await until(lambda: two.sink.gaps)
+            assert [(frozenset({ROOM}), 51)] == two.sink.gaps
+            one.publish(ROOM, b"later")
+            await until(lambda: b"later" in two.sink.order)
+            numbers = [int(body.split()[0]) for body in two.sink.order[:-2] if isinstance(body, bytes)]
+            assert [*range(sent)] == numbers
+            assert ["gap", b"later"] == two.sink.order[-2:]
+            await known(two, one, key=OTHER)
+
+    run(main())
+
+
+def test_a_message_that_the_other_does_not_take(run: Run) -> None:
+    """As after a reload that has changed bus.max_message: it is a gap, and the link stays."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1), await made.boot(2, max_message=1000)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            assert not one.publish(ROOM, bytes(200_000))
+            assert one.publish(ROOM, b"small")
+            await until(lambda: two.sink.bodies == [b"small"])
+            assert [(frozenset({ROOM}), 1)] == two.sink.gaps
+
+    run(main())
+
+
+def test_a_peer_that_says_nonsense_later(run: Run) -> None:
+    """The link ends, which is a gap for those it was to, and the worker lives on."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[5] = Member(5, 5, Standing.STARTING)
+            for nonsense in (
+                records.encode(Type.ACCEPTED),
+                records.encode_hello(RIGHT),
+                records.encode(Type.MESSAGE, flags=6),
+                records.encode(Type.INTEREST, b"\0"),
+                records.encode(Type.PROBE),
+                records.encode(Type.GAP),
+            ):
+                peer = Stranger(made)
+                peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), *records.encode_snapshot([ROOM]))
+                assert [Type.HELLO, Type.SNAPSHOT] == [record.type for record in (await peer.hear(2))[:2]]
+                await until(lambda: one.bus.stats().links == 1)
+                peer.say(nonsense)
+                await peer.until_out()
+                await until(lambda: one.bus.stats().links == 0)
+            del made.members[5]
+            await until(lambda: [*made.meshes[1]._peers] == [])
+            assert [(None, None)] * 6 == one.sink.gaps
+
+    run(main())
+
+
+def test_what_a_peer_says(run: Run) -> None:
+    """Interest comes and goes, a snapshot in parts counts when it is whole, and gaps are handed on."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[5] = Member(5, 5, Standing.STARTING)
+            peer = Stranger(made)
+            many = [Key("topic", f"{number:0255}") for number in range(400)]
+            first, *rest = records.encode_snapshot(many)
+            peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), first)
+            await peer.hear(2)
+            interest = made.meshes[1]._peers.interest
+            assert not interest.mask(many[0])
+            peer.say(*rest, *records.encode_interest([ROOM], [many[0]]))
+            await until(lambda: interest.mask(ROOM))
+            assert (0, True) == (interest.mask(many[0]), bool(interest.mask(many[-1])))
+            peer.say(*records.encode_snapshot([OTHER]), records.encode_gap(records.Gap(7, frozenset({ROOM}))))
+            await until(lambda: one.sink.gaps)
+            assert [(frozenset({ROOM}), 7)] == one.sink.gaps
+            assert (0, True) == (interest.mask(ROOM), bool(interest.mask(OTHER)))
+            peer.say(records.encode(Type.GOODBYE))
+            await until(lambda: next(iter(made.meshes[1]._peers)).left)
+            peer.socket.close()
+            await until(lambda: one.bus.stats().links == 0)
+            del made.members[5]
+            await until(lambda: [*made.meshes[1]._peers] == [])
+            assert 1 == len(one.sink.gaps)
+
+    run(main())

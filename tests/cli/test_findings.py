@@ -1,0 +1,239 @@
+"""What `wsworker check` looks at."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+from tests.cli.conftest import Place
+from wsworker import configfile
+from wsworker.cli.findings import (
+    Finding,
+    address_findings,
+    app_findings,
+    backlog_findings,
+    config_finding,
+    files_findings,
+    log_findings,
+    pidfile_findings,
+    rundir_findings,
+    tls_findings,
+    unwritable,
+    unwritable_folder,
+    worker_of,
+)
+from wsworker.cli.rights import Worker
+from wsworker.config import Config
+from wsworker.master.rundir import paths
+
+
+def loaded(place: Place, text: str = "", **environ: str) -> configfile.Loaded:
+    """Load the test's config file with more lines."""
+    place.config.write_text(f"app: app\n{text}")
+    return configfile.load(Path("config.yaml"), environ, {})
+
+
+def test_where_keys_are_from(place: Place) -> None:
+    """Keys of the environment are counted apart."""
+    assert "1 key" == config_finding(loaded(place)).facts
+    assert "2 keys (1 from environment)" == config_finding(loaded(place, WSWORKER_WORKERS="2")).facts
+
+
+def test_an_address_in_use(place: Place) -> None:
+    """It is an error, unless it is this service's own, or most probably so."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        config = loaded(place, f"listen: {address}\n")
+        (failed,) = address_findings(config, None)
+        (of_another,) = address_findings(config, 1)
+        (perhaps_ours,) = address_findings(config, 0)
+    assert ("listen", "failed") == (failed.what, failed.verdict)
+    assert "address in use by this service itself" in failed.facts
+    assert "config.yaml:2:9" in failed.facts
+    assert failed == of_another
+    expected = f"{address} is in use, most probably by this service, which runs"
+    assert Finding("listen", "warning", expected) == perhaps_ours
+
+
+def test_the_address_of_this_service(place: Place) -> None:
+    """Where the master has it, all is well."""
+    code = (
+        "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        address = f"127.0.0.1:{holder.stdout.readline().strip()}"
+        (found,) = address_findings(loaded(place, f"listen: {address}\n"), holder.pid)
+        holder.communicate("")
+    assert Finding("listen", "ok", f"{address} is this service's, which runs") == found
+
+
+def test_an_address_of_another_machine(place: Place) -> None:
+    """Whatever runs, an address that cannot be had is an error."""
+    found = [*address_findings(loaded(place, "listen: 192.0.2.1:2346\n"), 0)]
+    assert ["failed"] == [one.verdict for one in found]
+
+
+def test_open_files(place: Place) -> None:
+    """A worker needs a descriptor for each connection, and some more."""
+    config = loaded(place)
+    assert [("ok", "open-file limit 10064 >= 10000 connections + 64 in each worker")] == [
+        (one.verdict, one.facts) for one in files_findings(config, 10064)
+    ]
+    assert "ok" == next(files_findings(config, resource.RLIM_INFINITY)).verdict
+    short = next(files_findings(config, 10063))
+    assert ("warning", True) == (short.verdict, short.facts.startswith("open-file limit 10063 is below 10000 "))
+    short = next(files_findings(loaded(place, "worker_connections: 20000\n"), 10064))
+    assert short.facts.startswith("config.yaml:2:21: open-file limit 10064 is below 20000 ")
+
+
+def test_backlog(place: Place) -> None:
+    """The kernel cuts a backlog in silence, so we say it."""
+    config = loaded(place, "backlog: 8192\n")
+    assert [] == [*backlog_findings(config, 8192)]
+    expected = "config.yaml:2:10: backlog 8192 is above net.core.somaxconn 4096; the kernel will use 4096"
+    assert [Finding("backlog", "warning", expected)] == [*backlog_findings(config, 4096)]
+
+
+def test_certificates(place: Place) -> None:
+    """Good files are a row, an expired certificate is a warning, and what cannot be used an error with its place."""
+    assert [] == [*tls_findings(loaded(place))]
+    authority = Authority(place.folder)
+    pair = authority.issue("one")
+    section = "tls:\n  keyfile: one.key\n  certfile: one.crt\n"
+    assert [Finding("tls", "ok", f"{pair.certfile}, TLS 1.2 or newer")] == [*tls_findings(loaded(place, section))]
+    authority.expired("one")
+    (warned,) = tls_findings(loaded(place, section))
+    text = f"config.yaml:4:13: clients will not take the certificate in {pair.certfile}: certificate has expired"
+    assert ("tls", "warning", True) == (warned.what, warned.verdict, warned.facts.startswith(text))
+    pair.keyfile.unlink()
+    (failed,) = tls_findings(loaded(place, section))
+    text = f"config.yaml:3:12: tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
+    assert Finding("tls", "failed", text) == failed
+
+
+def test_the_place_of_the_app(place: Place) -> None:
+    """An app that is not there is told with the place of the setting and what is there instead."""
+    place.config.write_text("name: cli-test\napp: hello\n")
+    loaded_config = configfile.load(Path("config.yaml"), {}, {})
+    (failed,) = app_findings(loaded_config, by_root=False)
+    expected = (
+        f"cannot import app 'hello' (config.yaml:2:6): no module 'hello' in {place.folder}; "
+        "found app.py. Did you mean 'app'?"
+    )
+    assert Finding("app", "failed", expected) == failed
+
+
+def test_code_that_everybody_can_change(place: Place) -> None:
+    """The first path that others can write to is told, whoever asks."""
+    config = loaded(place)
+    assert ["ok"] == [one.verdict for one in app_findings(config, by_root=False)]
+    (place.folder / "app.py").chmod(0o666)
+    _, warned = app_findings(config, by_root=False)
+    file = place.folder / "app.py"
+    expected = f"config.yaml:1:6: everybody can change {file}, which workers run; use `chmod o-w {file}`"
+    assert Finding("rights", "warning", expected) == warned
+    place.folder.chmod(0o777)
+    _, warned = app_findings(config, by_root=False)
+    assert warned.facts.endswith(f"use `chmod o-w {place.folder}`")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_code_that_workers_can_change(place: Place) -> None:
+    """Where root starts, the code belongs neither to the user of the workers nor to anybody else."""
+    config = loaded(place, "user: nobody\n")
+    assert ["ok"] == [one.verdict for one in app_findings(config, by_root=True)]
+    os.chown(place.folder / "app.py", worker_of(config.config).uid, -1)
+    _, warned = app_findings(config, by_root=True)
+    assert "workers run as nobody, who owns " in warned.facts
+    _, warned = app_findings(loaded(place), by_root=True)
+    assert "not only root can change " in warned.facts
+
+
+def test_whom_workers_run_as() -> None:
+    """Without `user` root stays root; with it, groups are those of the user unless `group` says otherwise."""
+    assert Worker("root", 0, frozenset({0})) == worker_of(Config(app="app"))
+    nobody = worker_of(Config(app="app", user="nobody"))
+    assert ("nobody", True) == (nobody.name, nobody.uid > 0)
+    assert frozenset({0}) == worker_of(Config(app="app", user="nobody", group="root")).groups
+
+
+def test_the_address_of_operators(place: Place) -> None:
+    """It is tried like the others, and told by its own key."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config = loaded(place, f"listen: unix:own.ws\nadmin:\n  listen: 127.0.0.1:{port}\n")
+        free, failed = address_findings(config, None)
+    assert ("listen", "ok") == (free.what, free.verdict)
+    assert ("admin", "failed") == (failed.what, failed.verdict)
+    assert failed.facts.startswith(f"cannot listen on 127.0.0.1:{port}: address in use")
+    assert failed.facts.endswith("change `admin.listen` (config.yaml:4:11)")
+
+
+def test_the_log_file(place: Place) -> None:
+    """It is there and writable, or its folder is; otherwise the reason stands behind its place."""
+    assert [] == [*log_findings(loaded(place))]
+    file = place.folder / "hello.log"
+    config = loaded(place, "log:\n  file: hello.log\n")
+    assert [Finding("log", "ok", f"{file} can be written")] == [*log_findings(config)]
+    assert not file.exists()
+    file.mkdir()
+    (failed,) = log_findings(config)
+    sentence = f"cannot write the log file {file}: it is a directory; change `log.file` or make it writable"
+    assert Finding("log", "failed", f"config.yaml:3:9: {sentence}") == failed
+
+
+def test_the_pid_file(place: Place) -> None:
+    """A start does without it, so it is only a warning."""
+    assert [] == [*pidfile_findings(loaded(place))]
+    assert [] == [*pidfile_findings(loaded(place, "pidfile: hello.pid\n"))]
+    (warned,) = pidfile_findings(loaded(place, "pidfile: run/hello.pid\n"))
+    sentence = (
+        f"cannot write the pid file {place.folder}/run/hello.pid: there is no directory {place.folder}/run; "
+        "the service would run without it"
+    )
+    assert Finding("pidfile", "warning", f"config.yaml:2:10: {sentence}") == warned
+
+
+def test_what_can_be_written(tmp_path: Path) -> None:
+    """Nothing is made or changed to find out."""
+    (tmp_path / "file").touch()
+    assert unwritable(tmp_path / "file") is None
+    assert unwritable(tmp_path / "new") is None
+    assert "it is a directory" == unwritable(tmp_path)
+    assert f"there is no directory {tmp_path}/gone" == unwritable(tmp_path / "gone" / "new")
+    assert f"{tmp_path}/file is not a directory" == unwritable_folder(tmp_path / "file")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "Too many levels of symbolic links" == unwritable(tmp_path / "loop")
+    assert ["file", "loop"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_without_permission(tmp_path: Path) -> None:
+    """The answer is that of the user who asks."""
+    (tmp_path / "file").touch(mode=0o400)
+    assert "no permission to write it" == unwritable(tmp_path / "file")
+    tmp_path.chmod(0o500)
+    assert f"no permission to write in {tmp_path}" == unwritable_folder(tmp_path)
+
+
+def test_the_run_directory() -> None:
+    """The path of the control socket has 107 bytes at most, and what makes it shorter is named."""
+    folder = "/" + "x" * 91
+    assert [] == [*rundir_findings(paths("ninechars", "auto", {"RUNTIME_DIRECTORY": folder}, 0))]
+    (failed,) = rundir_findings(paths("ninechars", "auto", {"RUNTIME_DIRECTORY": f"{folder}x"}, 0))
+    sentence = "has 108 bytes, a socket may have 107; set `control_socket` to a shorter one"
+    assert Finding("run directory", "failed", f"the path {folder}x/ninechars.sock {sentence}") == failed

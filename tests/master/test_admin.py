@@ -1,0 +1,158 @@
+"""The master's part of the admin endpoints: one socket for all workers, and what the board says."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.master.forks import in_child
+from tests.test_listeners import free_port
+from wsworker.assignment import Desk
+from wsworker.errors import BindError
+from wsworker.master.admin import Admin, CpuTime, notice
+from wsworker.master.view import Sample
+from wsworker.stats import Table
+from wsworker.values import ListenAddress
+
+STATUS: Mapping[str, Any] = {
+    "restart_reasons": [[1, "exit", 2]],
+    "reload_results": {"ok": 1},
+    "slots_ever": 3,
+    "workers": [{"id": 7, "slot": 1}, {"id": None, "slot": 2}],
+}
+
+
+def sample(seconds: float) -> Sample:
+    """Return what a worker had used."""
+    return Sample(at=0.0, seconds=seconds, rss=0)
+
+
+@pytest.fixture
+def admin() -> Iterator[Admin]:
+    """Give one on a free port; it is closed after the test."""
+    made = Admin(ListenAddress("127.0.0.1", free_port(), ""), "config.yaml:3:9", Table(1))
+    yield made
+    made.close()
+
+
+def desk_of(admin: Admin) -> Desk:
+    """Return what its workers get."""
+    desk = admin.desk
+    assert desk is not None
+    return desk
+
+
+def look(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a document with a name in it, and the status."""
+    return {"name": name}, STATUS
+
+
+def said(admin: Admin) -> Any:
+    """Return what the board says."""
+    post = desk_of(admin).board.read()
+    return json.loads(post.text) if post else None
+
+
+# The socket
+
+
+def test_the_socket_listens_at_once(admin: Admin) -> None:
+    """Clients may come before any worker runs; they wait. The address is told as one would write it."""
+    admin.open()
+    listener = desk_of(admin).listener
+    address = listener.getsockname()
+    assert f"http://127.0.0.1:{address[1]}" == admin.url
+    with socket.create_connection(address, 5) as client:
+        accepted, _ = listener.accept()
+        accepted.close()
+        assert b"" == client.recv(1)
+
+
+def test_without_an_address_nothing_happens() -> None:
+    """No socket, no board, and every method does nothing."""
+    admin = Admin(None, "", Table(1))
+    admin.open()
+    admin.post(1.0, lambda: pytest.fail("nobody looks"), {}, 0)
+    admin.keep()
+    assert ("", None) == (admin.url, admin.desk)
+    admin.close()
+
+
+def test_a_port_that_somebody_has_is_an_error(admin: Admin) -> None:
+    """It names the setting and its place."""
+    admin.open()
+    address = ListenAddress("127.0.0.1", desk_of(admin).listener.getsockname()[1], "")
+    with pytest.raises(BindError) as caught:
+        Admin(address, "config.yaml:3:9", Table(1)).open()
+    assert "address in use" in str(caught.value)
+    assert str(caught.value).endswith("change `admin.listen` (config.yaml:3:9)")
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """A worker leaves its file alone; the master removes it at the end."""
+    path = tmp_path / "admin.sock"
+    admin = Admin(ListenAddress("", 0, str(path)), "", Table(1))
+    admin.open()
+    assert f"http+unix:{path}" == admin.url
+
+    def in_worker() -> bool:
+        admin.keep()
+        listens = desk_of(admin).listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        admin.close()
+        return bool(listens)
+
+    assert in_child(in_worker)
+    assert path.exists()
+    admin.close()
+    assert not path.exists()
+    admin.close()
+
+
+# The board
+
+
+def test_it_posts_each_second(admin: Admin) -> None:
+    """Not in every turn of the loop; but at once when something has changed."""
+    admin.open()
+    assert said(admin) is None
+    for now, name in ((100.0, "first"), (100.5, "second"), (101.0, "third"), (101.5, "fourth")):
+        admin.post(now, lambda name=name: look(name), {}, 0)  # type: ignore[misc]
+    assert "third" == said(admin)["status"]["name"]
+    admin.outdate()
+    admin.post(101.6, lambda: look("fifth"), {7: sample(1.5)}, 4)
+    assert {
+        "status": {"name": "fifth"},
+        "started": said(admin)["started"],
+        "slots": 3,
+        "restart_reasons": [[1, "exit", 2]],
+        "reload_results": {"ok": 1},
+        "cpu_seconds": {"1": 1.5},
+        "log_dropped": 4,
+    } == said(admin)
+    post = desk_of(admin).board.read()
+    assert post is not None
+    assert 101_600_000_000 == post.posted_ns
+
+
+def test_text_that_is_no_text_can_be_posted() -> None:
+    """A traceback may name a file whose name is no UTF-8; it comes back as it was."""
+    text = notice({"error": "caf\udce9 ☕"}, STATUS, CpuTime(), 0.0, 0)
+    assert "caf\udce9 ☕" == json.loads(text)["status"]["error"]
+
+
+def test_cpu_time_never_goes_back() -> None:
+    """A slot has the sum over its workers; one that was not sampled yet adds nothing, one that died keeps its share."""
+    cpu = CpuTime()
+    cpu.add({1: 1, 2: 2}, {1: sample(3.0)})
+    assert {1: 3.0, 2: 0.0} == cpu.seconds
+    cpu.add({1: 1, 2: 2, 3: 1}, {1: sample(4.0), 2: sample(1.0)})
+    assert {1: 4.0, 2: 1.0} == cpu.seconds
+    cpu.add({3: 1, 2: 2}, {3: sample(0.5)})
+    assert {1: 4.5, 2: 1.0} == cpu.seconds
+    cpu.add({3: 1, 2: 2}, {3: sample(0.5), 2: sample(2.0)})
+    assert {1: 4.5, 2: 2.0} == cpu.seconds

@@ -1,0 +1,440 @@
+"""The bus between the workers of a real service: who hears what, in what order, and what is told if something is lost.
+
+Every message says who has published it and which one it is. A reader that sees one twice, or one after a later one,
+fails the test; one that misses some is right only if its worker was told of a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from websockets.asyncio.client import ClientConnection as AsyncClient
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from tests.system.daemon import Daemon, eventually
+from wsworker import client
+from wsworker.bus import records
+from wsworker.bus.records import Hello, Type
+from wsworker.bus.topics import Envelope, Key
+from wsworker.cli import ask
+from wsworker.errors import NotRunning, PublishError
+from wsworker.wire import Command
+
+APP = """
+import os
+
+def on_message(connection, data):
+    worker = connection.worker
+    match data.split(" ", 2):
+        case ["who"]:
+            connection.send(f"{os.getpid()} {worker.slot}")
+        case ["sub", topic]:
+            connection.subscribe(topic)
+            connection.send(f"ok {topic}")
+        case ["unsub", topic]:
+            connection.unsubscribe(topic)
+            connection.send(f"ok {topic}")
+        case ["user", name]:
+            connection.user = name
+            connection.send(f"ok {name}")
+        case ["pub", topic, text]:
+            worker.publish(topic, text, exclude=connection)
+        case ["flood", topic, count]:
+            for number in range(int(count)):
+                worker.publish(topic, f"{worker.id} {number} " + "x" * 1000)
+        case ["all", text]:
+            worker.broadcast(text)
+        case ["to", name, text]:
+            worker.send_to(name, text)
+        case ["kick", name]:
+            worker.close_user(name, 4001, "kicked")
+
+def on_bus_gap(worker, topics):
+    for connection in worker.connections.values():
+        connection.send("gap " + " ".join(sorted(topics)))
+"""
+
+STORM = (
+    APP
+    + """
+def on_worker_start(worker):
+    numbers = iter(range(10**9))
+    worker.every(0.01, lambda: worker.publish("storm", f"{worker.id} {next(numbers)}"))
+"""
+)
+"""Every worker publishes all the time, under its own name."""
+
+
+class Checker:
+    """What one reader got. last: by publisher; holes: messages that are missing between others; gaps: told."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int] = {}
+        self.holes: dict[str, int] = {}
+        self.gaps: list[str] = []
+
+    def take(self, message: str | bytes) -> None:
+        """Look at a message; fails for what must never be."""
+        publisher, text, *_ = [*str(message).split(" ", 2), ""]
+        if publisher == "gap":
+            self.gaps.append(text)
+            return
+        number, last = int(text), self.last.get(publisher)
+        assert last is None or number > last, f"{publisher}: {number} came behind {last}"
+        if last is not None and number > last + 1:
+            self.holes[publisher] = self.holes.get(publisher, 0) + number - last - 1
+            assert self.gaps, f"{publisher}: {last + 1} to {number - 1} are missing, and no gap was told"
+        self.last[publisher] = number
+
+
+def one_in_each(daemon: Daemon, stack: ExitStack, slots: int) -> dict[int, ClientConnection]:
+    """Return a client of each slot's worker."""
+    found: dict[int, ClientConnection] = {}
+    for _ in range(500):
+        if len(found) == slots:
+            return found
+        one = stack.enter_context(daemon.connect())
+        found.setdefault(int(say(one, "who").split()[1]), one)
+    raise AssertionError(f"500 clients, and only slots {sorted(found)}")
+
+
+def say(one: ClientConnection, text: str) -> str:
+    """Send something and return the answer."""
+    one.send(text)
+    return str(one.recv(10))
+
+
+def heard(one: ClientConnection, count: int) -> list[str]:
+    """Return so many messages."""
+    return [str(one.recv(10)) for _ in range(count)]
+
+
+def until_heard(publisher: ClientConnection, readers: list[ClientConnection], topic: str) -> None:
+    """Publish until all readers have heard it once: from then on every worker knows who wants the topic."""
+    for number in range(200):
+        publisher.send(f"pub {topic} hello {number}")
+        if all(knows(reader) for reader in readers):
+            return
+    raise AssertionError(f"not all hear {topic!r}")
+
+
+def knows(reader: ClientConnection) -> bool:
+    """Whether something comes soon."""
+    try:
+        reader.recv(0.05)
+    except TimeoutError:
+        return False
+    return True
+
+
+def drained(reader: ClientConnection) -> None:
+    """Read what is left of until_heard."""
+    while knows(reader):
+        pass
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A service with four workers."""
+    with Daemon(APP, workers=4) as made:
+        yield made.start()
+
+
+def test_every_way_to_send_reaches_every_worker(daemon: Daemon) -> None:
+    """Topics, without the publisher; users, wherever they are; everybody; and a user's connections are closed."""
+    with ExitStack() as stack:
+        clients = one_in_each(daemon, stack, 4)
+        first, *others = (clients[slot] for slot in (1, 2, 3, 4))
+        for one in (first, *others):
+            assert "ok room.1" == say(one, "sub room.1")
+        until_heard(first, others, "room.1")
+        for one in others:
+            drained(one)
+        for number in range(20):
+            first.send(f"pub room.1 first {number}")
+        for one in others:
+            assert [f"first {number}" for number in range(20)] == heard(one, 20)
+        assert "ok ann" == say(others[0], "user ann")
+        assert "ok ann" == say(others[1], "user ann")
+        # the publisher does not hear itself, so the next thing that it hears is this
+        eventually(lambda: _reaches(first, others[:2]), "a user in two workers")
+        first.send("all everybody")
+        assert ["everybody"] * 4 == [str(one.recv(10)) for one in (first, *others)]
+        first.send("kick ann")
+        for one in others[:2]:
+            with pytest.raises(ConnectionClosed) as closed:
+                one.recv(10)
+            assert closed.value.rcvd is not None
+            assert (4001, "kicked") == (closed.value.rcvd.code, closed.value.rcvd.reason)
+        assert "ok other" == say(others[2], "sub other")
+
+
+def _reaches(publisher: ClientConnection, readers: list[ClientConnection]) -> bool:
+    publisher.send("to ann psst you")
+    found = [knows(reader) for reader in readers]
+    return all(found)
+
+
+def test_500_clients_in_rooms() -> None:
+    """In calm nothing is lost, doubled or out of order, and no room hears another."""
+    with Daemon(APP, workers=4) as daemon:
+        daemon.start()
+        asyncio.run(_rooms(daemon, clients=500, rooms=4, messages=10))
+        assert "may be missing" not in daemon.log
+
+
+async def _rooms(daemon: Daemon, clients: int, rooms: int, messages: int) -> None:
+    async with AsyncExitStack() as stack:
+
+        async def enter(number: int) -> AsyncClient:
+            one = connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None, open_timeout=30)
+            made = await stack.enter_async_context(one)
+            await made.send(f"sub room{number % rooms}")
+            assert f"ok room{number % rooms}" == await made.recv()
+            return made
+
+        everybody = [await enter(number) for number in range(clients)]
+        # the gossip is done when a message of each publisher comes back from every worker; a second is far more
+        await asyncio.sleep(1)
+        publishers = everybody[:16]
+        for number in range(messages):
+            for name, one in enumerate(publishers):
+                await one.send(f"pub room{name % rooms} {name}/room{name % rooms} {number}")
+        for number, one in enumerate(everybody):
+            checker = Checker()
+            room = number % rooms
+            expected = [name for name in range(16) if name % rooms == room and name != number]
+            for _ in range(messages * len(expected)):
+                checker.take(await asyncio.wait_for(one.recv(), 20))
+            assert {f"{name}/room{room}": messages - 1 for name in expected} == checker.last
+
+
+def test_a_worker_is_killed_in_a_storm() -> None:
+    """The others are told a gap and go on without a hole in what they say to each other; its successor is heard."""
+    with Daemon(STORM, workers=4) as daemon, ExitStack() as stack:
+        daemon.start()
+        clients = one_in_each(daemon, stack, 4)
+        victim = int(say(clients[2], "who").split()[0])
+        readers = {slot: one for slot, one in clients.items() if slot != 2}
+        checkers = {slot: Checker() for slot in readers}
+        for one in readers.values():
+            one.send("sub storm")
+            while str(one.recv(10)) != "ok storm":
+                pass
+        _read_until(readers, checkers, lambda checker: len(checker.last) == 4)
+        before = set(checkers[1].last)
+        os.kill(victim, signal.SIGKILL)
+        _read_until(readers, checkers, lambda checker: bool(checker.gaps) and len(checker.last) == 5)
+        for checker in checkers.values():
+            assert ["storm"] == checker.gaps
+            assert {} == checker.holes
+            assert before < set(checker.last)
+
+
+def _read_until(readers: dict[int, ClientConnection], checkers: dict[int, Checker], fact: Any) -> None:
+    give_up_at = time.monotonic() + 20
+    while not all(fact(checker) for checker in checkers.values()):
+        assert time.monotonic() < give_up_at, {slot: vars(checker) for slot, checker in checkers.items()}
+        for slot, one in readers.items():
+            for _ in range(20):
+                checkers[slot].take(one.recv(10))
+
+
+def test_a_reload_makes_no_gap() -> None:
+    """Each client has every message from its first to its last, while all four workers are replaced under it."""
+    with Daemon(STORM, workers=4, drain_window=2) as daemon:
+        daemon.start()
+        asyncio.run(_reload_under(daemon))
+        assert "may be missing" not in daemon.log
+        assert "do not answer on the bus" not in daemon.log
+
+
+async def _reload_under(daemon: Daemon) -> None:
+    ended = asyncio.Event()
+
+    async def listen() -> Checker:
+        checker = Checker()
+        async with connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None) as one:
+            await one.send("sub storm")
+            assert "ok storm" == await one.recv()
+            try:
+                while not ended.is_set():
+                    checker.take(await asyncio.wait_for(one.recv(), 10))
+            except ConnectionClosed:
+                assert 1012 == one.close_code
+        return checker
+
+    async def keep_listening() -> list[Checker]:
+        checkers = []
+        while not ended.is_set():
+            checkers.append(await listen())
+        return checkers
+
+    listeners = [asyncio.create_task(keep_listening()) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    outcome = await asyncio.to_thread(daemon.cli, "reload")
+    assert 0 == outcome.code, outcome.err
+    await asyncio.sleep(1)
+    ended.set()
+    checkers = [checker for listener in listeners for checker in await listener]
+    assert len(checkers) > 8
+    for checker in checkers:
+        assert ([], {}) == (checker.gaps, checker.holes)
+    # old and new workers have heard each other
+    assert any(len(checker.last) > 4 for checker in checkers)
+
+
+def test_a_worker_that_stands_still(tmp_path: Path) -> None:
+    """Its queue stops at its bound and others go on; once it reads again the gap is told before what came later."""
+    with Daemon(APP, workers=2, bus={"peer_queue": "256KiB"}) as daemon, ExitStack() as stack:
+        daemon.start()
+        clients = one_in_each(daemon, stack, 2)
+        sleeper = int(say(clients[2], "who").split()[0])
+        assert "ok big" == say(clients[2], "sub big")
+        until_heard(clients[1], [clients[2]], "big")
+        drained(clients[2])
+        os.kill(sleeper, signal.SIGSTOP)
+        try:
+            clients[1].send("flood big 5000")
+            worker = int(say(clients[1], "who").split()[0])
+            assert psutil.Process(worker).memory_info().rss < 200 * 2**20
+        finally:
+            os.kill(sleeper, signal.SIGCONT)
+        checker = Checker()
+        while not checker.gaps:
+            checker.take(clients[2].recv(10))
+        assert "big" == checker.gaps[0]
+        assert max(checker.last.values()) < 4999
+        clients[1].send("pub big later 1")
+        while str(message := clients[2].recv(10)) != "later 1":
+            checker.take(message)
+
+
+def test_publishing_from_outside(daemon: Daemon) -> None:
+    """By the command and from Python, also over a reload; it reaches every worker, and errors say what is wrong."""
+    control = daemon.run_dir / f"{daemon.name}.sock"
+    with ExitStack() as stack:
+        clients = one_in_each(daemon, stack, 4)
+        for one in clients.values():
+            assert "ok news" == say(one, "sub news")
+        until_heard(clients[1], [clients[2], clients[3], clients[4]], "news")
+        for one in clients.values():
+            drained(one)
+        outcome = daemon.cli("publish", "news", "from a shell")
+        assert (0, "published 12 bytes to news\n", "") == outcome
+        client.publish("news", "from Python", control_socket=control)
+        asyncio.run(client.apublish("news", b"\xff", control_socket=control))
+        for one in clients.values():
+            assert ["from a shell", "from Python", b"\xff"] == [one.recv(10) for _ in range(3)]
+    assert 0 == daemon.cli("reload").code
+    # the worker that it was linked with has said goodbye
+    client.publish("news", "again", control_socket=control)
+    with pytest.raises(PublishError, match=r"a message of 1048577 bytes is over bus\.max_message = 1048576"):
+        client.publish("news", bytes(2**20 + 1), control_socket=control)
+    outcome = daemon.cli("publish", "news", "x" * 10 + "\x01", "--json")
+    assert 0 == outcome.code
+    daemon.close_master()
+    daemon.wait_gone()
+    assert 7 == daemon.cli("publish", "news", "nobody").code
+    with pytest.raises(NotRunning):
+        client.publish("news", "nobody", control_socket=control)
+
+
+def _address(daemon: Daemon) -> dict[str, Any]:
+    service = ask.locate(daemon.config, daemon.environ)
+    (reply,) = ask.replies(service, Command("bus"))
+    return dict(reply.body)
+
+
+def test_peers_that_are_none() -> None:
+    """Without the secret, of another version or run, with garbage or huge lengths: they are out, and nothing leaks."""
+    with Daemon(APP, workers=2) as daemon:
+        daemon.start()
+        address = _address(daemon)
+        path, secret = address["sockets"][0], bytes.fromhex(address["secret"])
+        right = Hello(secret, 0, 0, 1000, address["node"])
+        message = records.encode_envelope(Envelope(Key("topic", "t"), b"x"))
+        worker = psutil.Process(daemon.workers[0])
+        before = worker.num_fds()
+        for opening in (
+            records.encode_hello(right._replace(secret=bytes(16))) + message,
+            records.encode_hello(right._replace(version=2)),
+            records.encode_hello(right._replace(node="another")),
+            records.encode_hello(right._replace(worker=99, slot=1)),
+            b"GET / HTTP/1.1\r\n\r\n",
+            struct.pack("!I", 2**32 - 1),
+            message,
+            records.encode_hello(right) + records.encode(Type.SNAPSHOT),
+            records.encode_hello(right) + records.encode(Type.MESSAGE, flags=4),
+            records.encode_hello(right) + struct.pack("!I", 2**31),
+            records.encode_hello(right)[:20],
+            b"",
+        ):
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(5)
+                peer.connect(path)
+                peer.sendall(opening)
+                while peer.recv(65536):
+                    pass
+        eventually(lambda: worker.num_fds() <= before, "all closed")
+        assert "does not know the secret" in daemon.log
+        assert secret.hex() not in daemon.log
+        client.publish("t", "still there", control_socket=daemon.run_dir / f"{daemon.name}.sock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
+def test_workers_that_cannot_walk_to_each_other() -> None:
+    """Of another user, and below folders that only root may enter: they meet all the same, also behind a reload."""
+    with Daemon(APP, workers=2, user="nobody", loop="asyncio") as daemon, ExitStack() as stack:
+        daemon.start()
+        assert 0 == daemon.cli("reload").code
+        clients = one_in_each(daemon, stack, 2)
+        assert "ok room" == say(clients[2], "sub room")
+        until_heard(clients[1], [clients[2]], "room")
+        drained(clients[2])
+        client.publish("room", "from root", control_socket=daemon.run_dir / f"{daemon.name}.sock")
+        assert "from root" == clients[2].recv(10)
+        assert "do not answer on the bus" not in daemon.log
+
+
+def descriptors(daemon: Daemon) -> list[int]:
+    """Return how many the master and each worker have open."""
+    return sorted(psutil.Process(pid).num_fds() for pid in (daemon.master, *daemon.workers))
+
+
+def wait_for_workers(daemon: Daemon, count: int) -> None:
+    """Wait until there are so many, and all are ready."""
+    daemon.wait_status(lambda status: len(status["workers"]) == status["workers_ready"] == count)
+
+
+def test_reloads_leave_nothing_behind() -> None:
+    """After some of them, and one worker more and one less, there are as many links and descriptors as before."""
+    with Daemon(APP, workers=3) as daemon:
+        daemon.start()
+        assert 0 == daemon.cli("reload").code
+        eventually(lambda: len(daemon.workers) == 3, "the old ones are gone")
+        before = descriptors(daemon)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            daemon.signal(number)
+            wait_for_workers(daemon, 4 if number == signal.SIGTTIN else 3)
+        for _ in range(3):
+            assert 0 == daemon.cli("reload").code
+        eventually(lambda: len(daemon.workers) == 3, "the old ones are gone")
+        eventually(lambda: descriptors(daemon) == before, "as many descriptors as before")
+        folder = daemon.run_dir / f"{daemon.name}.bus"
+        assert ["1.sock", "2.sock", "3.sock"] == sorted(path.name for path in folder.iterdir())
+        daemon.close_master()
+        assert not folder.exists()

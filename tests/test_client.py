@@ -1,0 +1,175 @@
+"""Publishing from a program that is no worker: a worker is found, linked with, kept, and left when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import NAME, Answering, Place, Script
+from tests.cli.conftest import place as place
+from tests.cli.conftest import running as running
+from tests.outside import NODE, SECRET, Service
+from tests.outside import service as service
+from wsworker import client
+from wsworker.bus import records
+from wsworker.bus.topics import Envelope, Key
+from wsworker.errors import ConfigError, NotRunning, PublishError
+
+
+def test_messages_arrive_as_they_are_over_one_link(service: Service) -> None:
+    """The master is asked once; text stays text and bytes stay bytes."""
+    worker = service.worker()
+    for data in ("é", b"\xff", bytearray(b"a"), memoryview(b"m"), ""):
+        service.publish(data)
+    assert [
+        Envelope(Key("topic", "news"), "é".encode()),
+        *(Envelope(Key("topic", "news"), body, binary=True) for body in (b"\xff", b"a", b"m")),
+        Envelope(Key("topic", "news"), b""),
+    ] == worker.messages
+    assert (1, 1) == (service.asked, worker.links)
+    hello = records.decode_hello(worker.heard[0].body)
+    assert (SECRET, 0, 0, NODE) == (hello.secret, hello.worker, hello.slot, hello.node)
+
+
+def test_from_an_event_loop(service: Service) -> None:
+    """It gives way meanwhile, and several at once arrive each once."""
+    worker = service.worker()
+
+    async def main() -> None:
+        control = str(service.control_socket)
+        await asyncio.gather(*(client.apublish("news", str(number), control_socket=control) for number in range(20)))
+
+    asyncio.run(main())
+    assert {str(number).encode() for number in range(20)} == {envelope.body for envelope in worker.messages}
+    assert 20 == len(worker.messages)
+
+
+def test_a_worker_that_leaves_is_left(service: Service) -> None:
+    """Its goodbye is seen before the next message, which goes to another one."""
+    first = service.worker()
+    service.publish("1")
+    second = service.worker()
+    service.leave(first)
+    service.publish("2")
+    assert (["1"], ["2"]) == tuple([e.body.decode() for e in one.messages] for one in (first, second))
+    assert 2 == service.asked
+
+
+def test_a_worker_that_dies_without_an_answer(service: Service) -> None:
+    """Nobody knows whether the message came through, so it is not sent again; the next one finds another way."""
+    worker = service.worker()
+    worker.dies = True
+    with pytest.raises(PublishError, match="the worker ended before it answered; the message may have come") as caught:
+        service.publish("1")
+    assert "no_answer" == caught.value.code
+    assert 1 == len(worker.messages)
+    worker.dies = False
+    service.publish("2")
+    assert 2 == worker.links
+
+
+def test_a_worker_that_does_not_answer(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an end to waiting, and the link is not used again."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    worker = service.worker()
+    worker.deaf = True
+    with pytest.raises(PublishError, match="the worker gave no answer in 0 s; the message may come through") as caught:
+        service.publish("1")
+    assert "timeout" == caught.value.code
+    worker.deaf = False
+    service.publish("2")
+    assert 2 == worker.links
+
+
+def test_what_is_too_large_is_not_sent(service: Service) -> None:
+    """The limit is the worker's, and the link stays."""
+    worker = service.worker()
+    service.publish("x" * 100)
+    with pytest.raises(PublishError, match=r"a message of 101 bytes is over bus\.max_message = 100") as caught:
+        service.publish("x" * 101)
+    assert "too_large" == caught.value.code
+    service.publish("y")
+    assert ((1, 2), 1) == ((worker.links, len(worker.messages)), service.asked)
+
+
+def test_what_cannot_be_published(service: Service) -> None:
+    """The errors are those of worker.publish, and nobody is asked."""
+    wrong: Any
+    for wrong in (None, 7, ["a"]):
+        with pytest.raises(TypeError, match="a message is str"):
+            service.publish(wrong)
+    with pytest.raises(UnicodeEncodeError):
+        service.publish("\ud800")
+    for topic in ("", "a" * 256, "a\n"):
+        with pytest.raises(ValueError, match="a topic has"):
+            service.publish("x", topic)
+    assert 0 == service.asked
+
+
+def test_nobody_takes_it(service: Service) -> None:
+    """No worker is ready, nobody is at the socket, or whoever is there is not of this service."""
+    text = f"no worker of {NAME} takes messages now; see `wsworker status`"
+    with pytest.raises(PublishError, match=text):
+        service.publish("1")
+    worker = service.worker(secret=bytes(16))
+    with pytest.raises(PublishError, match=text):
+        service.publish("1")
+    assert [] == worker.messages
+    nobody = worker.path.with_name("nobody.sock")
+    nobody.touch()
+    service.address["sockets"] = [str(nobody), "/none/1.sock"]
+    with pytest.raises(PublishError, match=text):
+        service.publish("1")
+
+
+def test_the_master_cannot_be_asked(place: Place, running: Callable[[Script], Answering]) -> None:
+    """Nothing runs: NotRunning, as it is; whatever else is wrong is a PublishError with its code."""
+    with pytest.raises(NotRunning):
+        client.publish("news", "1", control_socket=place.paths.socket)
+    running({"bus": []})
+    with pytest.raises(PublishError, match="closed the connection without an answer") as caught:
+        client.publish("news", "1", control_socket=place.paths.socket)
+    assert "no_answer" == caught.value.code
+
+
+def test_where_the_service_is(service: Service, place: Place) -> None:
+    """By its control socket, by a config file, or by the one that a command would take; each has its own link."""
+    worker = service.worker()
+    service.publish("1")
+    client.publish("news", "2", config=place.config)
+    client.publish("news", "3")
+    client.publish("news", "4", config="config.yaml")
+    assert (3, 4) == (service.asked, len(worker.messages))
+    with pytest.raises(ConfigError):
+        client.publish("news", "5", config="none.yaml")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_links_of_its_own(service: Service) -> None:
+    """Two processes on one stream would get each other's answers."""
+    worker = service.worker()
+    service.publish("parent")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            service.publish("child")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    service.publish("parent again")
+    assert (2, 3) == (worker.links, len(worker.messages))
+
+
+def test_what_it_loads() -> None:
+    """A view or a job of cron pays neither for an event loop nor for the models of the settings."""
+    code = "import sys, wsworker.client; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    heavy = {"asyncio", "pydantic", "websockets", "uvloop", "click", "rich", "psutil", "logging"}
+    assert set() == heavy & set(ended.stdout.split())

@@ -1,0 +1,339 @@
+"""The metrics: what the table and the notice become, and that documents and dashboards speak of nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from wsworker.counters import CALLBACKS, CLOSE_CODES, PLAIN_NAMES, REJECTIONS, Counters
+from wsworker.master.roster import ServiceState
+from wsworker.stats import Table
+from wsworker.worker.metrics import (
+    BY_LABEL,
+    COUNTED,
+    ELSEWHERE,
+    REASONS,
+    RESULTS,
+    SERVICE_STATES,
+    WORKER_STATES,
+    compress,
+    families,
+    render,
+)
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+def row(slot: int, worker: int | None, state: str = "ready", **more: Any) -> dict[str, Any]:
+    """Return a worker as the document of `status` has it."""
+    living = {"pid": 100 + worker if worker else None, "rss": 1000 if worker else 0, "uptime": 10.0, "queue": 0}
+    return {"slot": slot, "id": worker, "state": state} | living | more
+
+
+def notice(*rows: dict[str, Any], slots: int = 2, **more: Any) -> dict[str, Any]:
+    """Return what the master posts."""
+    status = {
+        "version": "1.2.3",
+        "state": "running",
+        "uptime": 100.0,
+        "workers_configured": 2,
+        "workers_ready": 2,
+        "workers": list(rows),
+    }
+    facts = {
+        "status": status,
+        "started": 1000.0,
+        "slots": slots,
+        "restart_reasons": [],
+        "reload_results": {},
+        "cpu_seconds": {},
+        "log_dropped": 0,
+    }
+    return facts | more
+
+
+def table() -> Table:
+    """Return a table of two slots, with a worker each."""
+    table = Table(2)
+    for slot in (1, 2):
+        table.claim(slot, slot)
+    return table
+
+
+def shown(table: Table, facts: Mapping[str, Any]) -> list[Metric]:
+    """Return all metrics."""
+    return list(families(table, facts, 500, 0.25))
+
+
+def value(metrics: list[Metric], name: str, **labels: str) -> float:
+    """Return one sample; name: without the prefix."""
+    (found,) = [
+        sample.value
+        for metric in metrics
+        for sample in metric.samples
+        if sample.name == f"wsworker_{name}" and sample.labels == labels
+    ]
+    return float(found)
+
+
+def test_gauges_are_those_of_the_workers_that_live() -> None:
+    """Of two in a slot they are added up, and the later beat is no excuse for the other."""
+    table = Table(2)
+    table.claim(1, 1).write(1, 30_000, 5, False, Counters(), 100)
+    table.claim(1, 2).write(1, 2_000, 1, False, Counters(), 20)
+    facts = notice(row(1, 1, "draining"), row(1, 2, uptime=3.0), row(2, None, "waiting", queue=4))
+    metrics = shown(table, facts)
+    assert 6 == value(metrics, "connections", slot="1")
+    assert 120 == value(metrics, "send_buffer_bytes", slot="1")
+    assert 0.03 == value(metrics, "loop_lag_seconds", slot="1")
+    assert 0 == value(metrics, "loop_lag_seconds", slot="2")
+    assert 2000 == value(metrics, "worker_resident_memory_bytes", slot="1")
+    assert 0 == value(metrics, "worker_resident_memory_bytes", slot="2")
+    assert 1000 + 100 - 3 == value(metrics, "worker_start_time_seconds", slot="1")
+    assert 4 == value(metrics, "listen_queue_length", slot="2")
+    assert [1, 1, 1, 0] == [
+        value(metrics, "workers", state=state) for state in ("draining", "ready", "waiting", "parked")
+    ]
+
+
+def test_a_slot_without_a_worker_or_a_queue_shows_none() -> None:
+    """A start that never was and a queue that nobody knows are no zeros."""
+    metrics = shown(table(), notice(row(1, None, "parked"), row(2, 2, queue=None)))
+    for name in ("worker_start_time_seconds", "listen_queue_length"):
+        (metric,) = [metric for metric in metrics if metric.name == f"wsworker_{name}"]
+        assert 1 == len(metric.samples)
+
+
+def test_what_the_master_says() -> None:
+    """Restarts, reloads, CPU time, its own log, and the service itself."""
+    facts = notice(
+        row(1, 1),
+        row(2, 2),
+        restart_reasons=[[2, "oom", 3]],
+        reload_results={"refused": 4},
+        cpu_seconds={"1": 2.5},
+        log_dropped=7,
+    )
+    metrics = shown(table(), facts)
+    assert 3 == value(metrics, "worker_restarts_total", slot="2", reason="oom")
+    assert 0 == value(metrics, "worker_restarts_total", slot="1", reason="oom")
+    assert 4 == value(metrics, "reloads_total", result="refused")
+    assert [2.5, 0] == [value(metrics, "worker_cpu_seconds_total", slot=slot) for slot in "12"]
+    assert [7, 0] == [value(metrics, "log_dropped_total", slot=slot) for slot in "01"]
+    assert [1, 0] == [value(metrics, "service_state", state=state) for state in ("running", "stopping")]
+    assert 500 == value(metrics, "worker_connections_limit")
+    assert 0.25 == value(metrics, "status_age_seconds")
+    assert 1000 == value(metrics, "start_time_seconds")
+
+
+def test_counters_have_every_label_from_the_start() -> None:
+    """So a rate is right from the first event on, and a series never appears late."""
+    metrics = shown(table(), notice(row(1, 1), row(2, 2)))
+    labels = {
+        "connections_closed": ("code", CLOSE_CODES),
+        "handshakes_rejected": ("reason", REJECTIONS),
+        "callback_errors": ("callback", CALLBACKS),
+    }
+    for name, (label, words) in labels.items():
+        assert [0] * len(words) == [value(metrics, f"{name}_total", slot="2", **{label: word}) for word in words]
+
+
+def test_each_counter_is_shown_under_its_own_name() -> None:
+    """Every field of Counters has a metric, and none shows another's number."""
+    for name, (metric, _) in COUNTED.items():
+        table, counters = Table(1), Counters()
+        setattr(counters, name, 9)
+        table.claim(1, 1).write(1, 0, 0, False, counters)
+        assert 9 == value(shown(table, notice(row(1, 1), slots=1)), f"{metric}_total", slot="1")
+    assert {*COUNTED} | ELSEWHERE == {*PLAIN_NAMES}
+    assert 3 == len(BY_LABEL)
+
+
+def test_histograms_add_up() -> None:
+    """A bucket holds all below it, the last one everything; the sum is in seconds."""
+    table = Table(1)
+    counters = Counters()
+    for seconds in (0.00001, 0.02, 0.02, 7.0):
+        counters.sync_calls.add(seconds)
+    counters.async_calls.add(0.3)
+    table.claim(1, 1).write(1, 0, 0, False, counters)
+    metrics = shown(table, notice(row(1, 1), slots=1))
+    buckets = [
+        value(metrics, "callback_seconds_bucket", slot="1", kind="sync", le=bound)
+        for bound in ("0.0001", "0.01", "0.025", "5.0", "+Inf")
+    ]
+    assert [1, 1, 3, 3, 4] == buckets
+    assert 4 == value(metrics, "callback_seconds_count", slot="1", kind="sync")
+    assert abs(7.04001 - value(metrics, "callback_seconds_sum", slot="1", kind="sync")) < 1e-6
+    assert 1 == value(metrics, "callback_seconds_count", slot="1", kind="async")
+    assert 0 == value(metrics, "handshake_seconds_count", slot="1")
+
+
+@pytest.mark.parametrize(("accept", "parser"), [("", parse), ("text/plain", parse), (OPEN_METRICS, parse_open)])
+def test_both_formats_are_written(accept: str, parser: Any) -> None:
+    """Prometheus' own parsers read all of it, the strict one among them; it comes in pieces with one end."""
+    kind, pieces = render(families(table(), notice(row(1, 1), row(2, 2)), 500, 0.0), accept)
+    text = b"".join(pieces).decode()
+    assert kind.startswith("application/openmetrics-text" if parser is parse_open else "text/plain")
+    names = {metric.name.removesuffix("_total") for metric in parser(text)}
+    assert {metric.name for metric in shown(table(), notice())} == names
+    assert (1 if parser is parse_open else 0) == text.count("# EOF")
+
+
+def test_what_is_compressed_is_the_same() -> None:
+    """Only for whom it is asked."""
+    assert b"text" == gzip.decompress(compress(b"text", "deflate, gzip") or b"")
+    assert compress(b"text", "") is None
+    assert compress(b"text", "br") is None
+
+
+def test_states_and_reasons_are_those_that_the_master_knows() -> None:
+    """A state that no list has would not be shown at all."""
+    states = {state.value for state in ServiceState} - {"ended"} | {"degraded"}
+    assert states == {*SERVICE_STATES}
+    assert ("ok", "refused", "partial") == RESULTS
+    assert sorted(REASONS) == [*REASONS]
+    assert len({*WORKER_STATES}) == len(WORKER_STATES)
+
+
+# The documents
+
+
+def kinds() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Return name -> (type, labels, help) of all metrics, as they are exposed."""
+    found = {}
+    for metric in shown(table(), notice(row(1, 1), row(2, 2))):
+        labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
+        order = tuple(sorted(labels, key=lambda label: (label != "slot", label)))
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        found[name] = (metric.type, order, metric.documentation)
+    return found
+
+
+def exposed() -> set[str]:
+    """Return every name that a query may use."""
+    names = set()
+    for name, (kind, _, _) in kinds().items():
+        names |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name}
+    return names
+
+
+def used(expression: str) -> set[str]:
+    """Return the metrics that an expression of PromQL names."""
+    return set(re.findall(r"wsworker_\w+", re.sub(r'"[^"]*"', '""', expression)))
+
+
+def labels_used(expression: str) -> dict[str, set[str]]:
+    """Return the labels of ours that selectors of an expression compare, by metric."""
+    found: dict[str, set[str]] = {}
+    for name, selector in re.findall(r"(wsworker_\w+)\{([^}]*)\}", expression):
+        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", selector))
+    return found
+
+
+def check(expression: str) -> None:
+    """Fail if an expression names a metric or a label that there is not, or if its brackets do not fit."""
+    assert used(expression) <= exposed() | {"wsworker"}, expression
+    known = {name: {*labels} for name, (_, labels, _) in kinds().items()}
+    for name, labels in labels_used(expression).items():
+        base = re.sub("_(bucket|count|sum)$", "", name) if name not in known else name
+        assert labels <= known[base] | {"job", "instance", "le"}, expression
+    for opening, closing in ("()", "{}", "[]"):
+        assert expression.count(opening) == expression.count(closing), expression
+
+
+def test_the_document_names_every_metric() -> None:
+    """docs/metrics.md has a line for each, in the same order, with its type, labels and help."""
+    text = (DOCS / "metrics.md").read_text()
+    lines = re.findall(r"^\| `(wsworker_\w+)` \| (\w+) \|([^|]*)\| (.*) \|$", text, re.MULTILINE)
+    documented = {name: (kind, tuple(re.findall(r"`(\w+)`", labels)), said) for name, kind, labels, said in lines}
+    assert [*kinds().items()] == [*documented.items()]
+    for query in re.findall(r"^\| [^|`]* \| `(.*wsworker.*)` \|$", text, re.MULTILINE):
+        check(query)
+
+
+def test_the_document_explains_every_label_value() -> None:
+    """No reason or state is left to guessing."""
+    text = (DOCS / "metrics.md").read_text().partition("## Label values")[2]
+    for word in (*REJECTIONS, *REASONS, *SERVICE_STATES, *WORKER_STATES, *RESULTS, "timer", "sync", "async", "4xxx"):
+        assert f"`{word}`" in text, word
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    """It asks for the data source, every panel uses that one, ids differ, and no panel lies upon another."""
+    board = json.loads((DOCS / "grafana.json").read_text())
+    assert ["datasource", "job", "instance"] == [variable["name"] for variable in board["templating"]["list"]]
+    panels = board["panels"]
+    assert len(panels) == len({panel["id"] for panel in panels})
+    places: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & places, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        places |= cells
+        if panel["type"] != "row":
+            assert panel["description"].endswith(".")
+            sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+            assert all({"type": "prometheus", "uid": "${datasource}"} == source for source in sources)
+    assert "__inputs" not in board
+
+
+def test_the_dashboard_shows_only_what_there_is() -> None:
+    """Every expression names metrics and labels that exist, and the legends labels that are left."""
+    board = json.loads((DOCS / "grafana.json").read_text())
+    targets = [target for panel in board["panels"] for target in panel.get("targets", [])]
+    assert len(targets) > 40
+    for target in targets:
+        check(target["expr"])
+        assert used(target["expr"])
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+            by = re.search(r"by \(([^)]*)\)", target["expr"])
+            assert label in (by[1] if by else "slot")
+    for variable in board["templating"]["list"][1:]:
+        assert used(variable["query"]["query"]) == {"wsworker_build_info"}
+    shown = {name for target in targets for name in used(target["expr"])}
+    missing = {re.sub("_(bucket|count|sum)$", "", name) for name in exposed()} - {
+        re.sub("_bucket$", "", name) for name in shown
+    }
+    assert {"build_info", "start_time_seconds", "service_state", "worker_start_time_seconds", "status_age_seconds"} | {
+        "connections_cut_total"
+    } == {name.removeprefix("wsworker_") for name in missing}
+
+
+def test_the_alerts_are_rules() -> None:
+    """As Prometheus reads them: known keys, names once, durations, and texts whose labels the expression keeps."""
+    (group,) = yaml.safe_load((DOCS / "alerts.yaml").read_text())["groups"]
+    rules = group["rules"]
+    assert len(rules) == len({rule["alert"] for rule in rules}) > 10
+    for rule in rules:
+        assert (
+            {"alert", "expr", "labels", "annotations"}
+            <= rule.keys()
+            <= {"alert", "expr", "for", "labels", "annotations"}
+        )
+        assert re.fullmatch(r"[A-Z]\w+", rule["alert"])
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert {"summary", "description"} == rule["annotations"].keys()
+        check(rule["expr"])
+        by = re.search(r"sum by \(([^)]*)\)", rule["expr"])
+        kept = {*by[1].replace(" ", "").split(",")} if by else {"instance"}
+        for text in rule["annotations"].values():
+            assert text.count("{{") == text.count("}}")
+            assert {*re.findall(r"\$labels\.(\w+)", text)} <= kept, rule["alert"]

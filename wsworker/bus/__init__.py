@@ -1,0 +1,1 @@
+"""The bus: how what one worker publishes reaches the others."""

@@ -1,0 +1,135 @@
+"""The seam: what an adapter of the bus is, what it promises, and the plainest one.
+
+An adapter carries what one worker publishes to others. It never delivers to its own worker: that is the hub's, at once,
+whether there is an adapter or not. Its promises, which tests/bus/contract.py holds every adapter to:
+
+    order           FIFO from each publisher to each subscriber, a publisher being one worker
+    at most once    nothing is stored, sent again or doubled
+    never waits     publish neither blocks nor awaits, whatever the others do
+    a gap is told   where a message may be missing, on_gap is called in its place in the order
+    bytes           a body arrives as it was given, and so does the mark that tells text from binary
+
+A subscription takes effect elsewhere when the others have heard of it; what was published before that is no gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from wsworker.bus.topics import Envelope, Key
+
+
+@dataclass(frozen=True, slots=True)
+class BusStats:
+    """What an adapter has seen.
+
+    links: others that it can reach now; queued_bytes: what waits for them; keys: subscriptions of this worker; dropped:
+    messages that were given up because a queue was full; reconnects: links that were lost and came again; refused:
+    peers that were turned away; lag_seconds: how long a probe took to others and back, the longest of late.
+    """
+
+    links: int = 0
+    queued_bytes: int = 0
+    keys: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    refused: int = 0
+    lag_seconds: float = 0.0
+
+
+class Sink(Protocol):
+    """Where an adapter hands on what comes; none of this raises or waits."""
+
+    def on_envelope(self, envelope: Envelope) -> None:
+        """Deliver what another worker has published."""
+
+    def on_outside(self, envelope: Envelope) -> bool:
+        """Publish, as this worker's own, what a program outside has handed in; False if it cannot be published."""
+
+    def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
+        """Know that messages may be missing: of these keys, None being any; count: how many, None if unknown.
+
+        It comes when the path works again, so what is read or asked then misses nothing.
+        """
+
+
+class Bus(Protocol):
+    """An adapter. All but start and close are called in the loop and return at once."""
+
+    async def start(self, sink: Sink) -> None:
+        """Begin; what comes goes to the sink."""
+
+    def subscribe(self, keys: Iterable[Key]) -> None:
+        """Have what others publish to these keys sent here. None of them is subscribed to yet."""
+
+    def unsubscribe(self, keys: Iterable[Key]) -> None:
+        """Have it sent no more. All of them are subscribed to."""
+
+    def publish(self, envelope: Envelope) -> bool:
+        """Send to every other worker that wants it; False if it was dropped for any of them."""
+
+    def flush(self) -> None:
+        """Write what was published, subscribed and unsubscribed. You must call it at the end of the tick."""
+
+    def stats(self) -> BusStats:
+        """Return what it has seen."""
+
+    async def close(self, grace_seconds: float) -> None:
+        """End in good order; what is queued is written if that takes no longer than the grace."""
+
+
+class Loopback:
+    """The adapter between workers that live in one process and one loop.
+
+    circle: those that hear each other, a list that they share; each joins it at its start and leaves it at its end.
+    """
+
+    def __init__(self, circle: list[Loopback]) -> None:
+        self._circle = circle
+        self._keys: set[Key] = set()
+        self._published: list[Envelope] = []
+        self._sink: Sink | None = None
+
+    async def start(self, sink: Sink) -> None:
+        """Join the circle."""
+        self._sink = sink
+        self._circle.append(self)
+
+    def subscribe(self, keys: Iterable[Key]) -> None:
+        """Want to hear of these keys, at once."""
+        self._keys.update(keys)
+
+    def unsubscribe(self, keys: Iterable[Key]) -> None:
+        """Want to hear of them no more."""
+        self._keys.difference_update(keys)
+
+    def publish(self, envelope: Envelope) -> bool:
+        """Keep it until flush."""
+        self._published.append(envelope)
+        return True
+
+    def flush(self) -> None:
+        """Hand everything to the others, in the loop's next turn."""
+        published, self._published = self._published, []
+        if published:
+            asyncio.get_running_loop().call_soon(self._hand_over, published)
+
+    def stats(self) -> BusStats:
+        """Return what it has seen: the others are all reachable, and nothing is ever dropped."""
+        return BusStats(links=max(0, len(self._circle) - 1), keys=len(self._keys))
+
+    async def close(self, grace_seconds: float) -> None:
+        """Leave the circle; what was flushed before still arrives."""
+        self.flush()
+        if self in self._circle:
+            self._circle.remove(self)
+
+    def _hand_over(self, published: list[Envelope]) -> None:
+        for envelope in published:
+            for other in tuple(self._circle):
+                wanted = envelope.key.kind == "broadcast" or envelope.key in other._keys
+                if wanted and other is not self and other._sink is not None:
+                    other._sink.on_envelope(envelope)

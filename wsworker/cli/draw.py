@@ -1,0 +1,177 @@
+"""Tables for people, drawn by rich: the columns that fit a terminal, and all of them where nothing is narrow.
+
+rich would fold or cut what is wider than its console, and outside a terminal it believes in 80 columns. A cut value is
+a lost one, so the width is never its business here: lines are as long as they need to be, and where that is too long,
+whole columns are left out. A column has a rank for that. Those of rank 0 always stay; of the others the highest goes
+first, and a line below the table names what is missing. But first the texts of strangers are shortened, as one long
+path would cost all other columns. A pipe has no width, so it gets everything.
+
+Cells are padded here too, and rich only styles the lines: its own table takes a millisecond for a row.
+
+Values come from other processes and from clients, so no markup is read out of them and control characters are shown as
+text. Colour is put in unless the user has forbidden it: click takes it out again of what goes to no terminal.
+
+rich is imported in the functions: it costs as much as the rest of a command, and --json does without it.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from wsworker.cli.options import Settings
+from wsworker.cli.text import Align
+from wsworker.visible import escape
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+GAP: Final = 2
+ENDLESS: Final = 1_000_000
+"""A width that nothing reaches: rich neither folds nor cuts below it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. align: "<" for words, ">" for figures; rank: 0 stays, the highest goes first when narrow.
+
+    least: a width it has at any rate; most: a width that longer cells are shortened to where the table is too wide
+    with the whole of them; colors: from a value to a style of rich, such as "green" or "bold red".
+    """
+
+    heading: str
+    align: Align = ">"
+    rank: int = 0
+    least: int = 0
+    most: int = ENDLESS
+    colors: Mapping[str, str] = field(default_factory=dict)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> RenderableType:
+    """Return a table without borders, with the columns that fit.
+
+    rows: each with a cell for every column, as plain text. width: characters of the terminal, None for no limit; give
+    it terminal_width().
+    """
+    from rich.console import Group
+
+    shown = [[escape(cell, ENDLESS) for cell in row] for row in rows]
+    if len(fitting(columns, shown, width)) < len(columns):
+        shown = [[shortened(cell, column.most) for column, cell in zip(columns, row, strict=True)] for row in shown]
+    kept = fitting(columns, shown, width)
+    widths = natural_widths(columns, shown)
+    lines = [_line((columns[index], widths[index], columns[index].heading, "bold") for index in kept)]
+    for row in shown:
+        styles = [column.colors.get(cell, "") for column, cell in zip(columns, row, strict=True)]
+        lines.append(_line((columns[index], widths[index], row[index], styles[index]) for index in kept))
+    if missing := [column.heading for index, column in enumerate(columns) if index not in kept]:
+        lines.append(painted(f"too narrow for: {', '.join(missing)}", "dim"))
+    return Group(*lines)
+
+
+def _line(cells: Iterable[tuple[Column, int, str, str]]) -> Text:
+    """Return one line of a table. cells: column, width, escaped text and style of each.
+
+    A console that is too narrow cuts it: folded, its figures would stand below those of other columns.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    line = Text(no_wrap=True, overflow="ellipsis")
+    gap = ""
+    for column, width, cell, style in cells:
+        blanks = " " * (width - cell_len(cell))
+        before, behind = (blanks, "") if column.align == ">" else ("", blanks)
+        line.append(gap + before)
+        line.append(cell, style or None)
+        line.append(behind)
+        gap = " " * GAP
+    return line
+
+
+def shortened(cell: str, most: int) -> str:
+    """Return a cell no wider than most places of a terminal; what is missing is marked."""
+    from rich.cells import cell_len, set_cell_size
+
+    return cell if cell_len(cell) <= most else set_cell_size(cell, most - 1) + "…"
+
+
+def painted(text: object, style: str = "") -> Text:
+    """Return a text that rich does not look into for markup. style: of rich, "" for none."""
+    from rich.text import Text
+
+    shown = Text(escape(str(text), ENDLESS))
+    if style:
+        # on the characters alone: a style of the whole would colour the padding of its cell too
+        shown.stylize(style)
+    return shown
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """Return which columns to show, in their order. Those of rank 0 stay even if they alone are too wide.
+
+    rows and width as for table.
+    """
+    kept = list(range(len(columns)))
+    if width is None:
+        return kept
+    widths = natural_widths(columns, rows)
+    while sum(widths[index] + GAP for index in kept) - GAP > width:
+        # of two with the same rank the right one goes
+        last = max(kept, key=lambda index: (columns[index].rank, index))
+        if columns[last].rank == 0:
+            break
+        kept.remove(last)
+    return kept
+
+
+def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column is. rows as for table."""
+    from rich.cells import cell_len
+
+    return [
+        max(cell_len(column.heading), column.least, *(cell_len(row[index]) for row in rows), 0)
+        for index, column in enumerate(columns)
+    ]
+
+
+def render(settings: Settings, *renderables: RenderableType) -> str:
+    """Return what is to be printed by Settings.result: lines of any length, coloured unless the user forbids it.
+
+    What came from another process must be a table or painted(): a bare str is printed as it is.
+    """
+    console = paper(settings)
+    for renderable in renderables:
+        console.print(renderable)
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    # the last column is padded like the others; splitlines() would also split at what a text may contain
+    return "\n".join(line.rstrip() for line in written.getvalue().removesuffix("\n").split("\n"))
+
+
+def paper(settings: Settings) -> Console:
+    """Return a console that writes into memory and has no edge."""
+    from rich.console import Console
+
+    colored = settings.colored() is not False
+    return Console(
+        file=io.StringIO(),
+        width=ENDLESS,
+        color_system="standard" if colored else None,
+        force_terminal=colored,
+        # the user's --color has been weighed against NO_COLOR already
+        no_color=not colored,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal has that results go to; None if they go elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

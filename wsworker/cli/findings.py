@@ -1,0 +1,243 @@
+"""What `wsworker check` looks at: the app, the addresses, the files, the limits of the system.
+
+Each function looks at one thing and yields what it found, a row or a sentence. Nothing is started, made or opened for
+writing: the app is imported in a child process, addresses are tried with a bind that joins nobody, and rights are asked
+for as the user who runs the check, who is taken to be the one who runs `start`.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from wsworker.cli import importapp, rights
+from wsworker.cli.text import visible
+from wsworker.errors import BindError, TlsError
+from wsworker.master.rundir import MAX_SOCKET_PATH_BYTES, Paths
+
+if TYPE_CHECKING:
+    from wsworker.config import Config
+    from wsworker.configfile import Loaded
+    from wsworker.values import ListenAddress
+
+Verdict: TypeAlias = Literal["ok", "warning", "failed"]
+
+SPARE_DESCRIPTORS: Final = 64
+"""What a worker opens besides its connections: its loop, channel, listeners, log, and a little for the user."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. what: such as "app"; facts: a clause for people."""
+
+    what: str
+    verdict: Verdict
+    facts: str
+
+
+# The settings
+
+
+def config_finding(loaded: Loaded) -> Finding:
+    """Count the keys that are set, and those that are not set in the file."""
+    places = [loaded.place(key) for key in loaded.origins]
+    environment = sum(place.startswith("environment ") for place in places)
+    facts = f"{len(places)} key{'' if len(places) == 1 else 's'}"
+    return Finding(loaded.shown, "ok", f"{facts} ({environment} from environment)" if environment else facts)
+
+
+def caution_findings(loaded: Loaded) -> Iterator[Finding]:
+    """Tell what is right and yet may be a mistake."""
+    from wsworker.cautions import advice, warnings
+
+    for key, sentence in (warnings(loaded.config) | advice(loaded.config)).items():
+        yield Finding("settings", "warning", f"{loaded.origins.get(key, loaded.shown)}: {sentence}")
+
+
+# The app
+
+
+def app_findings(loaded: Loaded, by_root: bool) -> Iterator[Finding]:
+    """Import the app in a child process, then see who can change what was imported. by_root: who asks is root."""
+    config = loaded.config
+    found = imported(loaded)
+    if "error" in found:
+        yield Finding("app", "failed", f"{found['error']}\n{found['trace']}".rstrip())
+    else:
+        yield Finding("app", "ok", f"{', '.join(found['callbacks'])}   {visible(found['file'])}")
+    worker = worker_of(config) if by_root else None
+    for one in rights.look(rights.of_app(config.app, config.app_dir, found.get("file", ""))):
+        if sentence := rights.objection(one, worker):
+            yield Finding("rights", "warning", f"{loaded.origins['app']}: {sentence}")
+            # what is said of the folder holds for what is in it
+            return
+
+
+def imported(loaded: Loaded) -> dict[str, Any]:
+    """Import the app in a child process; returns "callbacks" and "file", or "error" and "trace"."""
+    config = loaded.config
+    asked = {"path": sys.path, "app": config.app, "app_dir": config.app_dir, "set_at": loaded.place("app")}
+    # -P: the folder that we stand in is no part of the path unless ours has it
+    command = [sys.executable, "-P", "-c", importapp.ENTRY, json.dumps(asked)]
+    try:
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=config.boot_timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        text = f"app {config.app!r} was not imported within {config.boot_timeout:g} s; see `boot_timeout`"
+        return {"error": text, "trace": ""}
+    try:
+        found = json.loads(child.stdout)
+    except ValueError:
+        text = f"app {config.app!r} ended the process that imported it (exit {child.returncode}); see its output above"
+        return {"error": text, "trace": ""}
+    assert isinstance(found, dict)
+    return found
+
+
+def worker_of(config: Config) -> rights.Worker:
+    """Return whom root's workers run as. The accounts exist: a Config that was loaded has been asked for that."""
+    if config.user is None:
+        return rights.Worker("root", 0, frozenset({0}))
+    account = pwd.getpwnam(config.user)
+    groups = [grp.getgrnam(config.group).gr_gid] if config.group else os.getgrouplist(config.user, account.pw_gid)
+    return rights.Worker(config.user, account.pw_uid, frozenset(groups))
+
+
+# Addresses and certificates
+
+
+def address_findings(loaded: Loaded, master: int | None) -> Iterator[Finding]:
+    """Probe each address. master: the pid of this service's master, 0 if that is not known, None if it does not run."""
+    for address in loaded.config.listen:
+        yield _address_finding(loaded, "listen", address, master)
+    if (operators := loaded.config.admin.listen) is not None:
+        yield _address_finding(loaded, "admin.listen", operators, master)
+
+
+def _address_finding(loaded: Loaded, key: str, address: ListenAddress, master: int | None) -> Finding:
+    from wsworker.listeners import Group
+
+    what = key.partition(".")[0]
+    try:
+        Group(address, loaded.config.backlog, loaded.place(key), key).probe()
+    except BindError as error:
+        if master is not None and error.reason == "address in use":
+            if error.owner.startswith(f"pid {master} "):
+                return Finding(what, "ok", f"{address} is this service's, which runs")
+            if not error.owner or not master:
+                return Finding(what, "warning", f"{address} is in use, most probably by this service, which runs")
+        return Finding(what, "failed", str(error))
+    return Finding(what, "ok", f"{address} is free")
+
+
+def tls_findings(loaded: Loaded) -> Iterator[Finding]:
+    """Load certificate, key and authorities as a worker would, as the user who asks; nothing to say without them."""
+    config = loaded.config.tls
+    if config.certfile is None:
+        return
+    from wsworker import tls
+
+    try:
+        tls.context(config)
+        objection = tls.objection(config)
+    except TlsError as error:
+        yield Finding("tls", "failed", f"{loaded.place(error.key)}: {error}")
+        return
+    if objection:
+        yield Finding("tls", "warning", f"{loaded.place('tls.certfile')}: {objection}")
+    else:
+        yield Finding("tls", "ok", f"{visible(config.certfile)}, TLS {config.min_version} or newer")
+
+
+# Files
+
+
+def log_findings(loaded: Loaded) -> Iterator[Finding]:
+    """See whether the log file can be written or made; nothing to say of standard error."""
+    file = loaded.config.log.file
+    if file == "-":
+        return
+    if reason := unwritable(Path(file)):
+        facts = f"cannot write the log file {visible(file)}: {reason}; change `log.file` or make it writable"
+        yield Finding("log", "failed", f"{loaded.place('log.file')}: {facts}")
+    else:
+        yield Finding("log", "ok", f"{visible(file)} can be written")
+
+
+def pidfile_findings(loaded: Loaded) -> Iterator[Finding]:
+    """See whether the pid file can be made. It is replaced as a whole, so its folder matters; a start does without."""
+    file = loaded.config.pidfile
+    if file is not None and (reason := unwritable_folder(Path(file).parent)):
+        facts = f"cannot write the pid file {visible(file)}: {reason}; the service would run without it"
+        yield Finding("pidfile", "warning", f"{loaded.place('pidfile')}: {facts}")
+
+
+def unwritable(file: Path) -> str | None:
+    """Return why we could not append to a file, making it if it is not there; None if we could."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return unwritable_folder(file.parent)
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "it is a directory"
+    return None if os.access(file, os.W_OK, effective_ids=True) else "no permission to write it"
+
+
+def unwritable_folder(folder: Path) -> str | None:
+    """Return why we could not make a file in a folder; None if we could."""
+    if not folder.is_dir():
+        return f"there is no directory {folder}" if not folder.exists() else f"{folder} is not a directory"
+    allowed = os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+    return None if allowed else f"no permission to write in {folder}"
+
+
+def rundir_findings(at: Paths) -> Iterator[Finding]:
+    """See whether the path of the control socket, which may be the run directory's, fits into an address (unix(7))."""
+    length = len(os.fsencode(at.socket))
+    if length > MAX_SOCKET_PATH_BYTES:
+        facts = f"the path {visible(at.socket)} has {length} bytes, a socket may have {MAX_SOCKET_PATH_BYTES}"
+        yield Finding("run directory", "failed", f"{facts}; set `control_socket` to a shorter one")
+
+
+# Limits
+
+
+def files_findings(loaded: Loaded, limit: int) -> Iterator[Finding]:
+    """Compare the limit of open files with what a full worker needs. limit: RLIMIT_NOFILE, negative for none."""
+    connections = loaded.config.worker_connections
+    if limit == resource.RLIM_INFINITY or limit >= connections + SPARE_DESCRIPTORS:
+        shown = "none" if limit == resource.RLIM_INFINITY else limit
+        facts = f"open-file limit {shown} >= {connections} connections + {SPARE_DESCRIPTORS} in each worker"
+        yield Finding("files", "ok", facts)
+        return
+    facts = (
+        f"{_front(loaded, 'worker_connections')}open-file limit {limit} is below {connections} connections + "
+        f"{SPARE_DESCRIPTORS} in each worker; raise it (ulimit -n, LimitNOFILE=) or lower worker_connections"
+    )
+    yield Finding("files", "warning", facts)
+
+
+def backlog_findings(loaded: Loaded, somaxconn: int) -> Iterator[Finding]:
+    """Compare the backlog with what the kernel allows (listen(2)); nothing to say if it fits."""
+    backlog = loaded.config.backlog
+    if backlog > somaxconn:
+        facts = f"backlog {backlog} is above net.core.somaxconn {somaxconn}; the kernel will use {somaxconn}"
+        yield Finding("backlog", "warning", f"{_front(loaded, 'backlog')}{facts}")
+
+
+def _front(loaded: Loaded, key: str) -> str:
+    """Return the place of a key to put before a warning; nothing for a default."""
+    return f"{loaded.place(key)}: " if key in loaded.origins else ""

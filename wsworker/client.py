@@ -1,0 +1,240 @@
+"""Publish from a program that is no worker: a Django view, a FastAPI route, a job of cron, a script.
+
+    from wsworker import client
+
+    client.publish("news", "hello", config="/srv/chat/config.yaml")
+    await client.apublish("news", b"...")
+
+The master is asked once where its workers are reached and for the secret of the service; the message then goes straight
+to one of the workers, which publishes it as its own and answers. That link is kept: the next message takes a tenth of a
+millisecond. A worker that leaves says so, and another one is used.
+
+It needs the right to command the service, as `wsworker status` does: the same user, root, or the group of
+`control_socket_mode`. Nothing here imports an event loop or the settings' models, and all of it may be used from any
+thread, and after a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from wsworker import configfile
+from wsworker.bus.records import (
+    EXTRA_BYTES,
+    Hello,
+    Reader,
+    Record,
+    Type,
+    decode_accepted,
+    decode_hello,
+    encode_envelope,
+    encode_hello,
+)
+from wsworker.bus.topics import Envelope, Key, check_name
+from wsworker.cli import ask
+from wsworker.errors import ControlError, WireError
+from wsworker.errors import NotRunning as NotRunning  # for callers: `except client.NotRunning`
+from wsworker.errors import PublishError as PublishError
+from wsworker.master.rundir import Paths
+from wsworker.wire import Command
+
+Data: TypeAlias = str | bytes | bytearray | memoryview
+Where: TypeAlias = tuple[str | None, str | None]
+
+ANSWER_SECONDS: Final = 5.0
+GREETING_SECONDS: Final = 1.0
+"""Of one worker; then the next one is tried, for ANSWER_SECONDS altogether."""
+
+MAX_ANSWER_BYTES: Final = 64 * 1024
+
+
+def publish(
+    topic: str, data: Data, *, config: str | Path | None = None, control_socket: str | Path | None = None
+) -> None:
+    """Send a message to all connections that have subscribed to a topic; returns when a worker has accepted it.
+
+    topic, data: as for worker.publish, with its errors. config: the config file of the service, by default the one that
+    the commands would take. control_socket: the path of its control socket; then no file is read.
+    Raises NotRunning if nothing runs; PublishError if it was not accepted, or nobody can tell any more whether it was;
+    ConfigError if there is no such file. No wait for anybody is longer than 5 s.
+    """
+    check_name(topic)
+    body = _body(data)
+    record = encode_envelope(Envelope(Key("topic", topic), body, binary=not isinstance(data, str)))
+    where = (_text(config), _text(control_socket))
+    with _lock:
+        worker = _workers.pop(where, None)
+        if worker is None or not worker.stays():
+            worker = _find(where)
+        if len(body) > worker.max_message:
+            _workers[where] = worker
+            message = f"a message of {len(body)} bytes is over bus.max_message = {worker.max_message}"
+            raise PublishError("too_large", message)
+        try:
+            worker.publish(record)
+        except BaseException:
+            # whatever it was, nobody knows any more what the next answer would be about
+            worker.close()
+            raise
+        _workers[where] = worker
+
+
+async def apublish(
+    topic: str, data: Data, *, config: str | Path | None = None, control_socket: str | Path | None = None
+) -> None:
+    """Do as publish() does, and let the event loop go on meanwhile."""
+    # here, as it is not needed for the other one
+    import asyncio
+
+    await asyncio.to_thread(publish, topic, data, config=config, control_socket=control_socket)
+
+
+class WorkerLink:
+    """A link to one worker. path: of its socket; address: what the master has answered.
+
+    Making it connects. Raises OSError or WireError if nobody right is there.
+    """
+
+    def __init__(self, path: str, address: Mapping[str, Any]) -> None:
+        secret, node = bytes.fromhex(address["secret"]), str(address["node"])
+        self._reader = Reader(MAX_ANSWER_BYTES)
+        self._records: list[Record] = []
+        self._published = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._give_up_at = time.monotonic() + GREETING_SECONDS
+            self._socket.settimeout(GREETING_SECONDS)
+            self._connect(path)
+            self._socket.sendall(encode_hello(Hello(secret, 0, 0, MAX_ANSWER_BYTES, node)))
+            hello = decode_hello(self._await(Type.HELLO).body)
+            if not hmac.compare_digest(hello.secret, secret):
+                raise WireError("who answers does not know the secret")
+        except BaseException:
+            self._socket.close()
+            raise
+        self.max_message = hello.most - EXTRA_BYTES
+
+    def stays(self) -> bool:
+        """Whether it can be used still; closes itself if not."""
+        try:
+            self._socket.setblocking(False)
+            data = self._socket.recv(MAX_ANSWER_BYTES)
+        except BlockingIOError:
+            # nothing is to be read: no goodbye, and no end
+            return True
+        except OSError:
+            data = b""
+        # unasked, a worker says nothing but goodbye
+        del data
+        self.close()
+        return False
+
+    def publish(self, record: bytes) -> None:
+        """Send a MESSAGE and wait until it is accepted. Raises PublishError."""
+        self._give_up_at = time.monotonic() + ANSWER_SECONDS
+        self._socket.settimeout(ANSWER_SECONDS)
+        self._published += 1
+        try:
+            self._socket.sendall(record)
+            while decode_accepted(self._await(Type.ACCEPTED).body) < self._published:
+                pass
+        except TimeoutError:
+            message = f"the worker gave no answer in {ANSWER_SECONDS:.0f} s; the message may come through all the same"
+            raise PublishError("timeout", message) from None
+        except (OSError, WireError):
+            message = "the worker ended before it answered; the message may have come through all the same"
+            raise PublishError("no_answer", message) from None
+
+    def close(self) -> None:
+        """Close the link."""
+        self._socket.close()
+
+    def _connect(self, path: str) -> None:
+        # a path of a socket has at most 107 bytes; through a descriptor the folder's length does not count
+        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._socket.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        finally:
+            os.close(folder)
+
+    def _await(self, wanted: Type) -> Record:
+        """Return the next record of this type; others are passed over. Raises OSError or WireError."""
+        while True:
+            while self._records:
+                record = self._records.pop(0)
+                if record.type == wanted:
+                    return record
+            self._socket.settimeout(max(0.001, self._give_up_at - time.monotonic()))
+            data = self._socket.recv(MAX_ANSWER_BYTES)
+            self._records += self._reader.feed(data)
+            if not data or self._reader.fault:
+                raise WireError(self._reader.fault or "the stream has ended")
+
+
+_lock = threading.Lock()
+_workers: dict[Where, WorkerLink] = {}
+
+
+def _forget() -> None:
+    """In a forked child: the links are the parent's, and a thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _workers.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _find(where: Where) -> WorkerLink:
+    """Ask the master where its workers are, and connect to one of them. Raises as publish."""
+    service = _service(where)
+    try:
+        address = dict(_last(service).items())
+    except ControlError as error:
+        raise PublishError(error.code, error.message) from None
+    paths = [str(path) for path in address.get("sockets", ())]
+    # each program another one
+    random.shuffle(paths)
+    give_up_at = time.monotonic() + ANSWER_SECONDS
+    for path in paths:
+        if time.monotonic() < give_up_at:
+            with contextlib.suppress(OSError, WireError):
+                return WorkerLink(path, address)
+    raise PublishError("no_answer", f"no worker of {service.name} takes messages now; see `wsworker status`")
+
+
+def _last(service: ask.Service) -> Mapping[str, Any]:
+    for reply in ask.replies(service, Command("bus"), ask.ANSWER_SECONDS):
+        if reply.final:
+            return reply.body
+    raise AssertionError("the last reply is final")
+
+
+def _service(where: Where) -> ask.Service:
+    config, control_socket = where
+    if control_socket is None:
+        return ask.locate(configfile.find(config, os.environ), os.environ)
+    path = Path(control_socket)
+    lock, pid = path.with_suffix(".lock"), path.with_suffix(".pid")
+    return ask.Service(path.stem, (Paths(path.parent, lock, path, pid),))
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _body(data: Data) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a message is str, bytes, bytearray or memoryview, not {type(data).__name__}")

@@ -1,0 +1,77 @@
+"""What only the system can say of a configuration: does that user exist, is the folder there, what lies in it.
+
+Asked last, of values that are right as text. Nothing is opened: a look at names and paths is enough.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from wsworker import values
+
+FOLDERS: Final = ("app_dir", "http.static")
+
+
+def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
+    """Yield a key and a sentence for each value that this system contradicts.
+
+    raw: by key, values as the YAML reader made them, those that are given and right as text; file: the config file,
+    absolute.
+    """
+    for key, lookup in _ACCOUNTS.items():
+        name = raw.get(key)
+        if isinstance(name, str) and not _exists(lookup, name):
+            yield key, f"unknown {key} {values.shown(name)}; create it, or remove `{key}`"
+    for key in FOLDERS:
+        folder = raw.get(key)
+        if not isinstance(folder, str):
+            continue
+        full = values.path(folder, str(file.parent))
+        if not os.path.isdir(full):
+            yield key, f"no directory {full}; create it or correct {key}"
+        elif key == "http.static":
+            yield from ((key, sentence) for sentence in _site_objections(raw, full, file))
+
+
+def _site_objections(raw: Mapping[str, object], site: str, file: Path) -> Iterator[str]:
+    """Object to a folder of files for everybody that holds files which are for nobody. site: absolute."""
+    for what, path in _private_files(raw, file):
+        if _is_below(path, site):
+            yield f"{site} holds {what}, {path}, which must not be served; give the files a folder of their own"
+            return
+
+
+def _private_files(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
+    """Yield what a client must never be sent, in words and as an absolute path that need not exist."""
+    folder = str(file.parent)
+    yield "this config file", str(file)
+    app_dir = values.path(str(raw.get("app_dir", ".")), folder)
+    yield "app_dir", app_dir
+    module = os.path.join(app_dir, *str(raw.get("app", "")).partition(":")[0].split("."))
+    package = os.path.join(module, "__init__.py")
+    # as Python looks for them
+    yield "the app", package if os.path.exists(package) else f"{module}.py"
+    for key in ("tls.keyfile", "tls.certfile", "log.file"):
+        if isinstance(path := raw.get(key), str):
+            yield key, values.path(path, folder)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath((real, root)) == root
+
+
+_ACCOUNTS: Final[Mapping[str, Callable[[str], object]]] = {"user": pwd.getpwnam, "group": grp.getgrnam}
+
+
+def _exists(lookup: Callable[[str], object], name: str) -> bool:
+    try:
+        lookup(name)
+    except KeyError:
+        return False
+    return True

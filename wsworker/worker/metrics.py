@@ -1,0 +1,260 @@
+"""Metrics: the shared table and the master's notice, as Prometheus wants them.
+
+Whichever worker is asked answers for all slots: it reads what every process has written into shared memory and asks
+nobody. prometheus-client writes the text; its own counters and its files for several processes are not used, as they
+keep what every dead process has counted for ever. A slot's counters are sums over its workers, past and present, so
+they never go back, and begin at 0 only with a new master.
+
+The labels are the slot, and words from lists of fixed length: nothing that a client or an app has made up, and no
+process id, or every restart would begin new series. docs/metrics.md has a line for each metric.
+"""
+
+from __future__ import annotations
+
+import gzip
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.registry import Collector
+
+from wsworker.counters import BOUNDS, Counters, Histogram
+from wsworker.stats import Reading, Table
+
+PREFIX: Final = "wsworker_"
+OPEN_METRICS_END: Final = b"# EOF\n"
+
+SERVICE_STATES: Final = ("starting", "running", "degraded", "reloading", "stopping")
+WORKER_STATES: Final = (
+    "starting",
+    "ready",
+    "full",
+    "hung",
+    "stopped",
+    "draining",
+    "killed",
+    "waiting",
+    "parked",
+    "closing",
+)
+RESULTS: Final = ("ok", "refused", "partial")
+REASONS: Final = ("boot", "exit", "hung", "oom", "recycled", "signal")
+
+COUNTED: Final[Mapping[str, tuple[str, str]]] = {
+    "accepted": ("connections_opened", "Handshakes answered with 101."),
+    "messages_in": ("messages_received", "Messages handed to on_message."),
+    "messages_out": ("messages_sent", "Messages written to clients."),
+    "bytes_in": ("received_bytes", "Bytes read from clients, with all heads and frames, after TLS."),
+    "bytes_out": ("sent_bytes", "Bytes written to clients, with all frames, before TLS."),
+    "refused": ("messages_refused", "Messages that were not sent: send() gave False."),
+    "dropped": ("messages_dropped", "Messages that were accepted and gave way, see websocket.slow_consumer."),
+    "cut": ("connections_cut", "Connections still open when the time to drain was over."),
+    "slow_callbacks": ("slow_callbacks", "Times that a sync callback kept the loop for more than 100 ms."),
+    "bus_published": ("bus_published", "Messages published, for this worker's clients and for other workers."),
+    "bus_received": ("bus_received", "Published messages that came from other workers."),
+    "bus_dropped": ("bus_dropped", "Published messages that another worker was too slow to take, once for each."),
+    "bus_gaps": ("bus_gaps", "Times that published messages may have been missed, as on_bus_gap is told."),
+    "bus_reconnects": ("bus_reconnects", "Lost links to other workers that came back."),
+}
+"""Field of Counters: name and help of a metric with the slot as its only label."""
+
+BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
+    "closed": ("connections_closed", "code", "Connections that ended, by the code of the Close, 1006 without one."),
+    "rejections": ("handshakes_rejected", "reason", "Clients turned away before they had a WebSocket, by reason."),
+    "raised": ("callback_errors", "callback", "Exceptions that callbacks and timers have raised."),
+}
+"""Field of Counters: name, second label and help."""
+
+ELSEWHERE: Final = frozenset({"rejected", "errors", "log_dropped"})
+"""Fields of Counters that need no metric here: sums of others, and one that has the master's beside it."""
+
+
+def render(metrics: Iterable[Metric], accept: str) -> tuple[str, Iterator[bytes]]:
+    """Return the Content-Type of the format that a client likes best, and the text in it, a piece for each metric.
+
+    accept: the header, or "". With many slots all of it takes a tenth of a second, so let others run between the
+    pieces.
+    """
+    encoder, content_type = choose_encoder(accept)
+    return content_type, _pieces(metrics, encoder)
+
+
+def _pieces(metrics: Iterable[Metric], encoder: Callable[[Collector], bytes]) -> Iterator[bytes]:
+    end = b""
+    for metric in metrics:
+        piece = encoder(_One(metric))
+        if piece.endswith(OPEN_METRICS_END):
+            end = OPEN_METRICS_END
+        yield piece.removesuffix(OPEN_METRICS_END)
+    yield end
+
+
+def compress(body: bytes, accept_encoding: str) -> bytes | None:
+    """Return the body compressed, None if the client does not say that it takes that."""
+    # a quick level: the text is full of repetitions, and the loop waits
+    return gzip.compress(body, compresslevel=1) if gzip_accepted(accept_encoding) else None
+
+
+class _One(Collector):
+    """A collector of one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        """Return it."""
+        return iter([self._metric])
+
+
+def families(table: Table, notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric]:
+    """Yield every metric, in the order of docs/metrics.md.
+
+    notice: as the master posts it; limit: worker_connections; age_seconds: since that post.
+    """
+    yield from _service(notice, limit, age_seconds)
+    yield from _processes(notice)
+    slots = range(1, notice["slots"] + 1)
+    yield from _gauges({slot: table.readings(slot) for slot in slots})
+    totals = {slot: table.totals(slot) for slot in slots}
+    yield from _counters(totals)
+    yield _log_dropped(totals, notice["log_dropped"])
+    yield from _histograms(totals)
+
+
+def _service(notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric]:
+    status = notice["status"]
+    build = _gauge("build_info", "What runs; always 1.", "version", "python")
+    build.add_metric([status["version"], platform.python_version()], 1)
+    yield build
+    yield _gauge("start_time_seconds", "When the master started, in seconds since the epoch.", value=notice["started"])
+    state = _gauge("service_state", "1 for the state that the service is in, 0 for the others.", "state")
+    for name in SERVICE_STATES:
+        state.add_metric([name], name == status["state"])
+    yield state
+    yield _gauge("workers_configured", "Workers that there should be.", value=status["workers_configured"])
+    yield _gauge("workers_ready", "Slots with a worker that serves.", value=status["workers_ready"])
+    workers = _gauge("workers", "Workers by state, and slots without one: waiting, parked, closing.", "state")
+    states = [row["state"] for row in status["workers"]]
+    for name in WORKER_STATES:
+        workers.add_metric([name], states.count(name))
+    yield workers
+    yield _gauge("worker_connections_limit", "Most connections that one worker takes: worker_connections.", value=limit)
+    yield _gauge(
+        "status_age_seconds",
+        "Age of what the master has last said; it does so each second.",
+        value=age_seconds,
+    )
+    reloads = _counter("reloads", "Reloads by their result.", "result")
+    for name in RESULTS:
+        reloads.add_metric([name], notice["reload_results"].get(name, 0))
+    yield reloads
+
+
+def _processes(notice: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield what the master knows of each slot."""
+    slots = [str(slot) for slot in range(1, notice["slots"] + 1)]
+    reasons = {(str(slot), reason): count for slot, reason, count in notice["restart_reasons"]}
+    restarts = _counter(
+        "worker_restarts", "Workers started in place of another one, by what became of that.", "slot", "reason"
+    )
+    cpu = _counter("worker_cpu_seconds", "CPU time of the slot's workers, user and system.", "slot")
+    for slot in slots:
+        for reason in REASONS:
+            restarts.add_metric([slot, reason], reasons.get((slot, reason), 0))
+        cpu.add_metric([slot], notice["cpu_seconds"].get(slot, 0.0))
+    yield restarts
+    yield cpu
+    memory = _gauge("worker_resident_memory_bytes", "Resident memory of the slot's workers.", "slot")
+    started = _gauge("worker_start_time_seconds", "When the slot's newest worker started or became ready.", "slot")
+    queue = _gauge(
+        "listen_queue_length", "Clients that wait to be accepted; none for listeners that slots share.", "slot"
+    )
+    status = notice["status"]
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in status["workers"]:
+        rows.setdefault(str(row["slot"]), []).append(row)
+    for slot, both in rows.items():
+        living = [row for row in both if row["pid"]]
+        memory.add_metric([slot], sum(row["rss"] for row in living))
+        if living:
+            uptime = min(row["uptime"] for row in living)
+            started.add_metric([slot], notice["started"] + status["uptime"] - uptime)
+        if both[0]["queue"] is not None:
+            queue.add_metric([slot], both[0]["queue"])
+    yield from (memory, started, queue)
+
+
+def _gauges(readings: Mapping[int, list[Reading]]) -> Iterator[Metric]:
+    connections = _gauge("connections", "Open connections.", "slot")
+    buffers = _gauge("send_buffer_bytes", "Bytes that were sent and that the kernel has not taken yet.", "slot")
+    lag = _gauge("loop_lag_seconds", "How late the last beat of the event loop was; there is one each second.", "slot")
+    for slot, both in readings.items():
+        connections.add_metric([str(slot)], sum(reading.connections for reading in both))
+        buffers.add_metric([str(slot)], sum(reading.send_buffer for reading in both))
+        lag.add_metric([str(slot)], max((reading.lag_seconds for reading in both), default=0.0))
+    yield from (connections, buffers, lag)
+
+
+def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric]:
+    for field, (name, text) in COUNTED.items():
+        plain = _counter(name, text, "slot")
+        for slot, counters in totals.items():
+            plain.add_metric([str(slot)], getattr(counters, field))
+        yield plain
+    for field, (name, label, text) in BY_LABEL.items():
+        labelled = _counter(name, text, "slot", label)
+        for slot, counters in totals.items():
+            for word, count in getattr(counters, field).items():
+                labelled.add_metric([str(slot), word], count)
+        yield labelled
+
+
+def _log_dropped(totals: Mapping[int, Counters], of_master: int) -> Metric:
+    dropped = _counter(
+        "log_dropped", "Lines of the log that were lost, as nobody took them; slot 0 is the master.", "slot"
+    )
+    dropped.add_metric(["0"], of_master)
+    for slot, counters in totals.items():
+        dropped.add_metric([str(slot)], counters.log_dropped)
+    return dropped
+
+
+def _histograms(totals: Mapping[int, Counters]) -> Iterator[Metric]:
+    handshakes = _histogram("handshake_seconds", "From accept to the 101, TLS and on_handshake included.", "slot")
+    calls = _histogram(
+        "callback_seconds", "Time in callbacks: sync ones keep the loop, async ones may wait.", "slot", "kind"
+    )
+    delays = _histogram("loop_delay_seconds", "How late the beats of the event loop were, one each second.", "slot")
+    for slot, counters in totals.items():
+        _add(handshakes, [str(slot)], counters.handshakes)
+        _add(calls, [str(slot), "sync"], counters.sync_calls)
+        _add(calls, [str(slot), "async"], counters.async_calls)
+        _add(delays, [str(slot)], counters.lags)
+    yield from (handshakes, calls, delays)
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    buckets, seen = [], 0
+    for bound, count in zip((*map(str, BOUNDS), "+Inf"), histogram.counts, strict=True):
+        seen += count
+        buckets.append((bound, seen))
+    family.add_metric(labels, buckets, histogram.seconds)
+
+
+def _gauge(name: str, text: str, *labels: str, value: float | None = None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, text, value, labels=labels or None)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, text, labels=labels)
+
+
+def _histogram(name: str, text: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(PREFIX + name, text, labels=labels)

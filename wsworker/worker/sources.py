@@ -1,0 +1,77 @@
+"""Sources: which files make up what the user has written, and whether they have changed. Nothing is looked at here.
+
+A stamp is what stat(2) says of a file: its inode, size and time of change. The inode, because many editors write a new
+file and rename it over the old one, and so does git. A file that is not there has the stamp None, and is never
+forgotten: what is deleted and comes back has changed twice.
+
+Files come from two sides. Those of a tree are found by looking into folders, so one that was not there before is new,
+and worth a reload: it may be what the last reload lacked. Those of modules were imported from outside that tree, and
+one that was not there before has only been imported late.
+
+A change is told once it rests. An editor that saves ten files, or git that writes a hundred, is one change and not a
+hundred reloads; and a file that is half written is no news yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Final, TypeAlias
+
+Stamp: TypeAlias = tuple[int, int, int]
+Stamps: TypeAlias = Mapping[str, Stamp | None]
+
+SHOWN_FILES: Final = 2
+INSTALLED: Final = ("/site-packages/", "/dist-packages/")
+
+
+class Sources:
+    """The files of one app, from the moment of its import.
+
+    tree: path to stamp of all that was there then. restless: something has changed and does not rest yet, so look again
+    soon.
+    """
+
+    def __init__(self, tree: Stamps) -> None:
+        self._known: dict[str, Stamp | None] = {**tree}
+        self._last: dict[str, Stamp | None] = {**tree}
+        self.restless = False
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def look(self, tree: Stamps, modules: Stamps) -> dict[str, Stamp | None]:
+        """Return what has changed since the import or since this was told last: path to new stamp, if it rests.
+
+        tree: the files found now; modules: those of imported modules outside it, in which every one stands that did
+        before.
+        """
+        for path, stamp in modules.items():
+            self._known.setdefault(path, stamp)
+            self._last.setdefault(path, stamp)
+        seen: dict[str, Stamp | None] = {**dict.fromkeys(self._known), **tree, **modules}
+        rests, self._last = seen == self._last, seen
+        changed = {path: stamp for path, stamp in seen.items() if self._known.get(path) != stamp}
+        self.restless = bool(changed) and not rests
+        if not changed or not rests:
+            return {}
+        self._known = seen
+        return changed
+
+
+def is_users(path: str, foreign: Collection[str]) -> bool:
+    """Whether the file of a module is the user's to edit. foreign: folders of the interpreter and of wsworker."""
+    installed = any(part in path for part in INSTALLED)
+    return path.endswith(".py") and not installed and not path.startswith(tuple(f"{folder}/" for folder in foreign))
+
+
+def named(paths: Collection[str], folder: str) -> str:
+    """Return changed files in words, those below folder without it: "app.py", "app.py, b.py and 3 more"."""
+    names = sorted(path.removeprefix(f"{folder}/") for path in paths)
+    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(names[:SHOWN_FILES]) + more
+
+
+def mark(changed: Stamps) -> str:
+    """Return a text that is the same for every worker that sees this very change, and for no other change."""
+    return hashlib.sha256(repr(sorted(changed.items())).encode(errors="backslashreplace")).hexdigest()
