@@ -130,7 +130,7 @@ def test_lines_without_an_end_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_progress_bar() -> None:
-    r"""It begins each step with \r and flushes it; what is behind a \r inside a line does not hide what is before it."""
+    r"""It begins each step with \r and flushes it; a \r inside a line does not hide what stands before it."""
     paper = Paper()
     for step in (" 10%|#", " 20%|##", "       "):
         paper.stream.write(f"\r{step}")

@@ -61,9 +61,24 @@ def test_operators_are_among_themselves(address: ListenAddress, told: bool) -> N
     assert told == ("admin.listen" in advice(Config(app="app", admin=AdminConfig(listen=address))))
 
 
+@pytest.mark.parametrize(
+    ("mode", "user", "group", "told"),
+    [
+        (0o660, "www", None, True),
+        (0o660, None, "www", True),
+        (0o600, "www", "www", False),
+        (0o660, None, None, False),
+    ],
+)
+def test_workers_that_may_command(mode: int, user: str | None, group: str | None, told: bool) -> None:
+    """The group that may give commands is that of the workers; without `user` and `group` workers may do so anyway."""
+    config = Config(app="app", user=user, group=group, control_socket_mode=mode)
+    assert told == ("control_socket_mode" in advice(config))
+
+
 def test_keys_are_keys() -> None:
     """Each sentence stands under the key whose place in the file is to be shown, and begins with it."""
-    config = Config(app="app", websocket=WebSocketConfig(origins="*"))
+    config = Config(app="app", user="www", control_socket_mode=0o660, websocket=WebSocketConfig(origins="*"))
     found = warnings(config) | advice(config)
     assert set(found) <= set(KEYS)
     assert all(sentence.startswith(f"{key} is ") for key, sentence in found.items())

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.master.forks import become_nobody, in_child
 from wsworker import config, configfile
 from wsworker.config import KEYS, Config, ListenAddress
 from wsworker.configfile import Loaded, Peek, find, load, peek
@@ -107,6 +108,24 @@ def test_find_takes_the_first_of_four(folder: Path) -> None:
     assert Path("config.yaml") == find(None, {"WSWORKER_CONFIG": ""})
     assert Path("x.yaml") == find(None, {"WSWORKER_CONFIG": "x.yaml"})
     assert Path("y.yaml") == find("y.yaml", {"WSWORKER_CONFIG": "x.yaml"})
+
+
+def test_find_what_cannot_be_seen(folder: Path, tmp_path: Path) -> None:
+    """In a folder that is closed to us there may be a file: it is taken, and reading it says what is wrong."""
+
+    def found() -> list[str]:
+        closed = tmp_path / "etc"
+        closed.mkdir(mode=0)
+        if os.geteuid() == 0:
+            become_nobody()
+        configfile.SYSTEM_FILE = closed / "config.yaml"  # type: ignore[misc]  # this process ends
+        os.chdir("/")
+        path = find(None, {})
+        with pytest.raises(ConfigError) as caught:
+            peek(path, {})
+        return [str(path.relative_to(closed)), caught.value.problems[0].message]
+
+    assert ["config.yaml", "no permission to read it; change its rights, or run as a user who may"] == in_child(found)
 
 
 def test_find_nothing(folder: Path) -> None:
@@ -255,6 +274,17 @@ def test_paths_start_at_the_folder_of_the_file(folder: Path) -> None:
 def test_default_name(folder: Path, name: str) -> None:
     """The name is that of the folder, if none is given."""
     assert loaded_from(f"app: hello\n{name}").config.name == "hello"
+
+
+def test_default_name_of_a_path_with_dots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the folder is called, whichever way the path leads there, and clients ask for the same name."""
+    Path("config.yaml").write_text("app: hello\n")
+    Path("deep").mkdir()
+    monkeypatch.chdir("deep")
+    for path in (Path("../config.yaml"), Path("./../../hello/config.yaml")):
+        loaded = load(path, {}, NO_FLAGS)
+        assert ("hello", folder / "config.yaml", str(path)) == (loaded.config.name, loaded.path, loaded.shown)
+        assert "hello" == peek(path, {}).name
 
 
 def test_default_name_that_cannot_be(folder: Path) -> None:

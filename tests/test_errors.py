@@ -97,6 +97,22 @@ def test_a_tab_stays_a_tab_before_the_caret() -> None:
     assert ["  a\t\tb", "   \t\t^"] == shown[1:]
 
 
+@pytest.mark.parametrize(
+    ("line", "column", "width", "below"),
+    [
+        ("\u5de5\u4eba: 4", 1, 2, "^^^^"),  # wide
+        ("\u5de5: \uff14", 4, 1, "    ^^"),  # wide, then fullwidth
+        ("u\u0308: x", 5, 1, "   ^"),  # a mark on its letter
+        ("\xfc: x", 4, 1, "   ^"),
+        ("x: \u0308", 4, 1, "   ^"),  # a mark alone still has its caret
+    ],
+)
+def test_carets_count_cells(line: str, column: int, width: int, below: str) -> None:
+    """They stand where a terminal shows the characters; the number of the column is that of the characters."""
+    shown = str(Problem("config.yaml", 1, column, "wrong", line, width)).splitlines()
+    assert [f"config.yaml:1:{column}: error: wrong", f"  {line}", f"  {below}"] == shown
+
+
 @pytest.mark.parametrize(("width", "carets"), [(0, "^"), (1, "^"), (3, "^^^")])
 def test_there_is_always_a_caret(width: int, carets: str) -> None:
     """Nothing, as where a value is missing, is pointed at as well."""
@@ -114,7 +130,13 @@ def test_a_config_error_shows_all_problems_and_their_number() -> None:
     first, second = Problem("a.yaml", 1, 1, "wrong", "x"), Problem("flag -b", 0, 0, "odd")
     expected = "a.yaml:1:1: error: wrong\n  x\n  ^\nflag -b: error: odd\nwsworker: 2 errors in conf/a.yaml"
     assert expected == str(ConfigError("conf/a.yaml", (first, second)))
-    assert "flag -b: error: odd\nwsworker: 1 error in a.yaml" == str(ConfigError("a.yaml", (second,)))
+
+
+def test_a_config_error_counts_where_the_problems_are() -> None:
+    """A flag is no part of the file, which may be good; a file that is not there has no lines and is meant."""
+    flag, missing = Problem("flag -b", 0, 0, "odd"), Problem("a.yaml", 0, 0, "no such file")
+    assert "flag -b: error: odd\nwsworker: 1 error in the settings" == str(ConfigError("a.yaml", (flag,)))
+    assert "a.yaml: error: no such file\nwsworker: 1 error in a.yaml" == str(ConfigError("a.yaml", (missing,)))
 
 
 # Reject

@@ -127,6 +127,7 @@ ORDER = [
     Place(3, " ", "master/main.py"),
     Place(4, " ", "worker/copies.py"),
     Place(4, " ", "worker/app.py"),
+    Place(4, " ", "worker/stalls.py"),
     Place(4, " ", "worker/delivery.py"),
     Place(4, " ", "worker/cork.py"),
     Place(4, " ", "worker/gone.py"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import setproctitle
 
 from wsworker import listeners
 from wsworker.config import ListenAddress
@@ -296,6 +297,24 @@ def test_a_listener_on_all_addresses_is_named_too(make: Callable[..., Group]) ->
     kept: list[socket.socket] = []
     with Child(lambda: other_program("0.0.0.0", group.address.port, kept)) as child:
         assert failure(group.probe).owner.startswith(f"pid {child.pid} (")
+
+
+def test_a_service_that_has_changed_its_name_is_told_as_one(make: Callable[..., Group]) -> None:
+    """The address is the last that the two have in common, so the way to stop the old one is in the sentence."""
+    group = make()
+    kept: list[socket.socket] = []
+
+    def old_one() -> str:
+        setproctitle.setproctitle("wsworker: master [old name]")
+        return other_program(group.address.host, group.address.port, kept)
+
+    with Child(old_one) as child:
+        assert child.told == "listens"
+        assert str(failure(group.probe)) == (
+            f"cannot listen on {group.address}: address in use by pid {child.pid} (wsworker: master [old name]), "
+            "another wsworker service; "
+            f"if `name` was changed, stop it with `kill -TERM {child.pid}`, else change `listen` ({PLACE})"
+        )
 
 
 def test_two_addresses_of_one_service_in_conflict(make: Callable[..., Group]) -> None:

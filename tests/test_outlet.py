@@ -12,9 +12,11 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.ends import EVERY_KIND, LINE, Ends, a_terminal, forbid, have
 from tests.master.forks import in_child
-from wsworker.outlet import Outlet, open_outlet
+from wsworker.outlet import TERMINAL_TRIES, Outlet, _write_beside_others, open_outlet
 
 
 @contextlib.contextmanager
@@ -141,3 +143,20 @@ def test_a_terminal_of_another_user_with_little_room() -> None:
             assert LINE * 100 == came.lstrip(b".").replace(b"\r\n", b"\n")
 
     in_child(behind_su)
+
+
+@pytest.mark.parametrize("refusals", [3, TERMINAL_TRIES])
+def test_a_terminal_that_another_process_writes_to(refusals: int) -> None:
+    """It refuses for some microseconds, so it is tried again; but not for ever, as it may have been stopped."""
+    tries: list[bytes] = []
+
+    def write(data: bytes) -> int:
+        tries.append(data)
+        if len(tries) <= refusals:
+            raise BlockingIOError
+        return len(data)
+
+    gives_up = refusals == TERMINAL_TRIES
+    with pytest.raises(BlockingIOError) if gives_up else contextlib.nullcontext():
+        assert len(LINE) == _write_beside_others(write, LINE)
+    assert min(refusals + 1, TERMINAL_TRIES) == len(tries)

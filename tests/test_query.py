@@ -29,7 +29,7 @@ def test_a_query_survives_the_way() -> None:
         ({"ip": "300.1"}, "'300.1' is neither an address nor a network such as 192.0.2.0/24 or 2001:db8::/32"),
         (
             {"ip": "fe80::1%eth0"},
-            "'fe80::1%eth0' has a zone, which the addresses of clients are shown without: leave it out",
+            "'fe80::1%eth0' has a zone, and clients are listed without: leave it out",
         ),
         ({"ip": "::1" + " " * 98}, "ip is longer than 100 characters"),
         ({"path": "x" * 4097}, "path is longer than 4096 characters"),

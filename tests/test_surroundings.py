@@ -88,6 +88,17 @@ def test_files_beside_the_app(folder: Path) -> None:
     assert [] == told(app="hello", http__static="hello")
 
 
+def test_files_of_tls(folder: Path) -> None:
+    """One that is not there is told; what it holds, and who may read it, is for the one who opens it."""
+    Path("here.pem").touch(0)
+    assert [] == told(tls__certfile="here.pem", tls__keyfile=str(folder / "here.pem"), tls__ca_certs=None)
+    assert [] == told(tls__certfile="x" * 5000)
+    for key in ("certfile", "keyfile", "ca_certs"):
+        for name in ("gone.pem", "here.pem/gone"):
+            sentence = f"tls.{key}: there is no file {folder}/{name}; create it, or correct the path"
+            assert [(f"tls.{key}", sentence)] == told(**{f"tls__{key}": name})
+
+
 def test_files_beside_a_key(folder: Path) -> None:
     """The key of TLS and the log are no files for everybody either; a link to them is seen through."""
     Path("public").mkdir()

@@ -187,7 +187,8 @@ def test_the_order_of_any_command_fits_a_line(character: str) -> None:
     order = encode(Order("list", token=2**63, until=1e17 / 3, query=taken)).removesuffix(b"\n")
     assert len(order) < MAX_LINE_BYTES // 2
     for name, longest in LONGEST.items():
-        longer = Command("connections", query=replace(query, **{name: character * (longest + 1)}))
+        values: dict[str, Any] = {name: character * (longest + 1)}
+        longer = Command("connections", query=replace(query, **values))
         with pytest.raises(WireError, match=f"{name} is longer than {longest} characters"):
             decode_command(encode(longer).removesuffix(b"\n"))
 

@@ -8,9 +8,13 @@ of them, does not pay for the event loop and the protocol.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+# not from typing: a Ctrl-C during its import would show a traceback, as wsworker/__main__.py comes after this file
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from wsworker.errors import Reject as Reject
     from wsworker.protocol.frames import CloseCode as CloseCode
     from wsworker.protocol.request import Request as Request

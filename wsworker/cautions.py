@@ -38,6 +38,11 @@ def advice(config: Config) -> dict[str, str]:
             "proxy_protocol lets only those in that forwarded_allow_ips names, and that is nobody beyond this machine; "
             "add the address of your proxy"
         )
+    if config.control_socket_mode == 0o660 and (config.user or config.group):
+        found["control_socket_mode"] = (
+            "control_socket_mode is 0660, and the group that it lets in is that of the workers: whoever gets into one "
+            'may stop and reload the service; take "0600" and give commands as root, or by sudo'
+        )
     operators = config.admin.listen
     if operators is not None and operators.host and not _is_private(operators.host):
         found["admin.listen"] = (

@@ -77,8 +77,8 @@ def publish(
             worker = _find(where)
         if len(body) > worker.max_message:
             _workers[where] = worker
-            message = f"a message of {len(body)} bytes is over bus.max_message = {worker.max_message}"
-            raise PublishError("too_large", message)
+            over = f"a message of {len(body)} bytes is over bus.max_message = {worker.max_message}"
+            raise PublishError("too_large", f"{over}; raise it or send less")
         try:
             worker.publish(record)
         except BaseException:

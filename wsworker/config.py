@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from wsworker import values as read
 from wsworker.kinds import (
     ADDRESS_TEXT,
+    NETWORK_TEXT,
     PATH_TEXT,
     Address,
     AgeOrZero,
@@ -155,11 +156,12 @@ class Config(Section):
     )
     control_socket_mode: SocketMode = setting(
         0o600,
-        "Who may give commands: 0600 is root and the user of the service, 0660 also everybody in its group.",
+        "Who may give commands: 0600 is root and the user of the service, 0660 also everybody in the group of its "
+        "workers; the run directory is opened to that group, and the kernel is no longer asked who calls.",
         reload=False,
     )
     forwarded_allow_ips: Annotated[
-        tuple[Annotated[str, AfterValidator(read.network), text_schema(r"^(unix|\*|[0-9a-fA-F.:/]+)$")], ...],
+        tuple[Annotated[str, AfterValidator(read.network), text_schema(NETWORK_TEXT)], ...],
         BeforeValidator(read.one_or_more),
         AfterValidator(read.no_doubles),
         OrAlone(),

@@ -12,6 +12,7 @@ neither the models nor pydantic: that would be half of the time such a command m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     if named := explicit or environ.get("WSWORKER_CONFIG"):
         return Path(named)
     for path in (WORKING_FILE, SYSTEM_FILE):
-        if path.exists():
+        if _is_there(path):
             return path
     message = f"no such file, and no {SYSTEM_FILE}; name your config file with -c FILE or in WSWORKER_CONFIG"
     raise ConfigError(str(WORKING_FILE), (Problem(str(WORKING_FILE), 0, 0, message),))
@@ -87,7 +88,7 @@ def load(path: Path, environ: Mapping[str, str], flags: Mapping[str, tuple[str, 
     gathering.take_file()
     gathering.take_environment(environ)
     gathering.take_flags(flags)
-    loaded = gathering.judge(path.absolute())
+    loaded = gathering.judge(_absolute(path))
     if loaded is None:
         problems = sorted(gathering.problems, key=lambda problem: (not problem.line, problem.line, problem.column))
         raise ConfigError(str(path), tuple(problems))
@@ -114,7 +115,7 @@ def peek(path: Path, environ: Mapping[str, str]) -> Peek:
             node = entries[key].node if key in entries else None
         return node.text if isinstance(node, Scalar) and node.value is not None else ""
 
-    folder = path.absolute().parent
+    folder = _absolute(path).parent
     socket = text_of("control_socket") or "auto"
     return Peek(
         name=text_of("name") or folder.name,
@@ -259,6 +260,19 @@ class _Gathering:
             self.problems.append(self.given[mistake.key].problem(mistake.message, mistake.item))
         else:
             self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or might be: of one in a folder that is closed to us, reading it says why."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path from the root on and without "..", which would be the name of a folder, and so of a service."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _reserved(variable: str) -> bool:

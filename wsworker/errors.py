@@ -55,7 +55,8 @@ class Problem:
     """One thing wrong in a config source.
 
     place: "config.yaml", "environment WSWORKER_LISTEN" or "flag -b"; line and column count from 1 and are 0 where the
-    source has none; excerpt is the source line as written, or "" ; width is how many characters the caret underlines.
+    source has none; excerpt is the source line as written, or "" ; width is how many characters the carets underline.
+    All of them count characters; a caret takes a cell of the terminal, of which a character has none, one or two.
     """
 
     place: str
@@ -69,10 +70,24 @@ class Problem:
         where = f"{self.place}:{self.line}:{self.column}" if self.line else self.place
         text = f"{where}: error: {self.message}"
         if self.excerpt:
+            start = self.column - 1
             # a tab stays a tab in front of the caret, so that both lines indent alike in every terminal
-            indent = "".join("\t" if char == "\t" else " " for char in self.excerpt[: self.column - 1])
-            text += f"\n  {self.excerpt}\n  {indent}{'^' * max(1, self.width)}"
+            indent = "".join("\t" if char == "\t" else " " * _cells(char) for char in self.excerpt[:start])
+            carets = sum(_cells(char) for char in self.excerpt[start : start + self.width])
+            text += f"\n  {self.excerpt}\n  {indent}{'^' * max(1, carets)}"
         return text
+
+
+def _cells(char: str) -> int:
+    """Return how many cells of a terminal a character takes: UAX #11, wide and fullwidth; marks stand on another."""
+    if char.isascii():
+        return 1
+    # here and not above: few lines need it, and every command would pay for it
+    import unicodedata
+
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 @dataclass(eq=False)
@@ -85,7 +100,10 @@ class ConfigError(WsworkerError):
     def __str__(self) -> str:
         count = len(self.problems)
         blocks = [str(problem) for problem in self.problems]
-        blocks.append(f"wsworker: {count} error{'s' if count != 1 else ''} in {self.file}")
+        # flags and variables are no part of the file
+        in_file = any(problem.line or problem.place == self.file for problem in self.problems)
+        where = self.file if in_file else "the settings"
+        blocks.append(f"wsworker: {count} error{'s' if count != 1 else ''} in {where}")
         return "\n".join(blocks)
 
 

@@ -74,6 +74,11 @@ def text_schema(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern})
 
 
+def in_any_case(word: str) -> str:
+    """Return a pattern that takes a word in capitals, small letters or both: a schema has no flag for that."""
+    return "".join(f"[{char.upper()}{char}]" if char.isalpha() else char for char in word)
+
+
 def in_folder(reader: Callable[[str, str], str], word: str | None = None) -> AfterValidator:
     """Make a check of a path, which is told the folder of the config file; word is a value that is no path."""
 
@@ -100,7 +105,8 @@ TIME_TEXT: Final = r"^[0-9]{1,9}(\.[0-9]{1,9})?\s?([mM]?[sS]|[mMhH])?$"
 SIZE_TEXT: Final = r"^[0-9]{1,15}\s?([kKmMgG]([iI][bB])?)?$"
 PATH_TEXT: Final = "^."
 MODE_TEXT: Final = "^0o?[0-7]{1,4}$"
-FORWARDED_TEXT: Final = "^([Xx]-[Ff]orwarded-[Ff]or|[Ff]orwarded|X-FORWARDED-FOR|FORWARDED)$"
+FORWARDED_TEXT: Final = f"^({in_any_case('x-forwarded-for')}|{in_any_case('forwarded')})$"
+NETWORK_TEXT: Final = r"^(unix|\*|[0-9a-fA-F.:]+(%[^%/]+)?(/[0-9.]+)?)$"
 ADDRESS_TEXT: Final = r"^(unix:[^@].*|([0-9.]+|\[[^\]]+\]):[0-9]{1,5})$"
 
 Seconds: TypeAlias = Annotated[
@@ -192,7 +198,7 @@ SocketMode: TypeAlias = Annotated[
     Takes(
         '"0600", or "0660" for the group of the service too',
         "mode",
-        {"0600": "root and the user of the service", "0660": "everybody in the group of the service as well"},
+        {"0600": "root and the user of the service", "0660": "everybody in the group of its workers as well"},
     ),
 ]
 ForwardedHeader: TypeAlias = Annotated[

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 import struct
@@ -39,6 +40,9 @@ Socket: TypeAlias = socket.socket  # inside Group, `socket` is its method
 
 SOCKET_MODE: Final = 0o660
 UNPRIVILEGED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+MASTER: Final = re.compile(r"pid (\d+) \(wsworker: maste.*\)")
+"""An occupant that is the master of another service by its title, of which a long command line may leave 15 bytes."""
 
 # struct tcp_info of linux/tcp.h: tcpi_unacked comes after eight bytes and four words
 TCP_INFO_BYTES: Final = 104
@@ -313,7 +317,15 @@ class Group:
                 return os.strerror(code).lower()
 
     def _error(self, reason: str, owner: str = "") -> BindError:
-        return BindError(str(self.address), reason, owner, self.place, key=self.key)
+        error = BindError(str(self.address), reason, owner, self.place, key=self.key)
+        if master := MASTER.fullmatch(owner):
+            # under another name it has another lock and another control socket, so only the address tells of it
+            place = f" ({self.place})" if self.place else ""
+            error.owner = f"{owner}, another wsworker service"
+            error.cure = (
+                f"if `name` was changed, stop it with `kill -TERM {master[1]}`, else change `{self.key}`{place}"
+            )
+        return error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ O_NONBLOCK is not set on the descriptor itself: it belongs to the open file desc
     pipe, terminal   opened anew through /proc/self/fd with O_NONBLOCK, which makes a description of our own, pipe(7)
     ... not allowed  a terminal that is our controlling one: opened as /dev/tty, which everybody may, tty(4)
     ... nor that     written with RWF_NOWAIT where the kernel has that, else only after poll(2) says that there is room
+    terminal         tried a few times, as the kernel also refuses while another process is writing to it
     socket           MSG_DONTWAIT
     everything else  written plainly: a regular file gives an error when there is no room and does not wait for it
 
@@ -44,6 +45,9 @@ class Outlet:
     most: int
 
 
+TERMINAL_TRIES: Final = 30
+"""Some 60 microseconds: no more, as a terminal that was stopped with Ctrl-S costs that for each line."""
+
 _MOST_IN_A_PIPE: Final = select.PIPE_BUF - 1
 """What a pipe takes as a whole, with room for the newline that mends a torn line."""
 
@@ -57,7 +61,8 @@ def open_outlet(fd: int) -> Outlet:
         return _outlet_of_a_pipe(fd)
     if os.isatty(fd):
         outlet = _outlet_of_a_pipe(fd)
-        return replace(outlet, write=partial(_write_from_the_background, outlet.write))
+        tried = partial(_write_beside_others, outlet.write)
+        return replace(outlet, write=partial(_write_from_the_background, tried))
     own = _duplicate(fd)
     return Outlet(partial(os.write, own), partial(os.close, own), sys.maxsize)
 
@@ -87,6 +92,20 @@ def _opened_anew(fd: int) -> int:
         # behind su or sudo the terminal is another user's. tcgetpgrp(3) is an error unless it is our controlling one
         os.tcgetpgrp(fd)
         return os.open("/dev/tty", flags)
+
+
+def _write_beside_others(write: Callable[[bytes], int], data: bytes) -> int:
+    """Write to a terminal that other processes write to as well. Raises BlockingIOError.
+
+    A terminal takes one write(2) at a time, and one that may not wait gets EAGAIN meanwhile, as if there were no room.
+    The line would then come a second late, below those that others write after it. The other write takes microseconds.
+    """
+    for _ in range(TERMINAL_TRIES):
+        try:
+            return write(data)
+        except BlockingIOError:
+            os.sched_yield()
+    raise BlockingIOError(errno.EAGAIN, "no room")
 
 
 def _write_from_the_background(write: Callable[[bytes], int], data: bytes) -> int:

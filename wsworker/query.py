@@ -116,7 +116,7 @@ def network(text: str) -> Network:
         examples = "192.0.2.0/24 or 2001:db8::/32"
         raise ValueError(f"{text!r} is neither an address nor a network such as {examples}") from None
     if "%" in text:
-        raise ValueError(f"{text!r} has a zone, which the addresses of clients are shown without: leave it out")
+        raise ValueError(f"{text!r} has a zone, and clients are listed without: leave it out")
     if isinstance(where, ipaddress.IPv6Network) and where.subnet_of(_MAPPED):
         return ipaddress.IPv4Network((where.network_address.packed[-4:], where.prefixlen - _MAPPED.prefixlen))
     return where

@@ -262,6 +262,7 @@ def holds(folder: Path, top: str) -> bool:
 
 def need_own(top: str, folder: Path) -> None:
     """Raise AppError if the module in this folder cannot be had, as another one of its name was imported before."""
+    __tracebackhide__ = True
     file = getattr(sys.modules.get(top), "__file__", None)
     if file and holds(folder, top) and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
         raise AppError(f"module {top!r} was already imported from {file}; give it another name or pass the module")

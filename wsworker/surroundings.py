@@ -15,6 +15,7 @@ from typing import Final
 from wsworker import values
 
 FOLDERS: Final = ("app_dir", "http.static")
+FILES: Final = ("tls.certfile", "tls.keyfile", "tls.ca_certs")
 
 
 def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
@@ -36,6 +37,10 @@ def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str
             yield key, f"no directory {full}; create it or correct {key}"
         elif key == "http.static":
             yield from ((key, sentence) for sentence in _site_objections(raw, full, file))
+    for key in FILES:
+        path = raw.get(key)
+        if isinstance(path, str) and _is_missing(full := values.path(path, str(file.parent))):
+            yield key, f"{key}: there is no file {full}; create it, or correct the path"
 
 
 def _site_objections(raw: Mapping[str, object], site: str, file: Path) -> Iterator[str]:
@@ -59,6 +64,17 @@ def _private_files(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str,
     for key in ("tls.keyfile", "tls.certfile", "log.file"):
         if isinstance(path := raw.get(key), str):
             yield key, values.path(path, folder)
+
+
+def _is_missing(path: str) -> bool:
+    """Whether nothing is there; what cannot be seen may be there, and is for the one who reads it to judge."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_below(path: str, folder: str) -> bool:

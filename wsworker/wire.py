@@ -81,7 +81,7 @@ class Report:
     leaving: it was asked to go by a signal from outside and wants a replacement first. rows: some of what the list
     named by token asked for, in its order; total: how many connections fit, shown or not; last: these were the last.
     changed: files of the app or the config are others than it has loaded; error names them, mark is the same in every
-    worker that sees this change.
+    worker that sees them like this. Without names: this is what it is about to load.
     """
 
     name: ReportName

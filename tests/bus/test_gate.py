@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import struct
@@ -61,6 +62,19 @@ def test_a_worker_that_has_died_in_the_queue(run: Run, caplog: pytest.LogCapture
             await late.until_out()
             assert ([], []) == (late.records, made.meshes[1].links)
             assert [] == caplog.messages
+
+    run(main())
+
+
+def test_a_stranger_that_leaves_is_no_news(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker gives up waiting for one that is blocked; it is counted, and logged for those who debug."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            await made.boot(1)
+            Stranger(made).socket.close()
+            await until(lambda: made.meshes[1].stats().refused == 1)
+            assert [] == [record for record in caplog.records if record.levelno > logging.DEBUG]
 
     run(main())
 

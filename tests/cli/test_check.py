@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable
 
@@ -56,6 +57,19 @@ def test_an_app_that_never_ends(place: Place, wsworker: Callable[..., Result]) -
     result = wsworker("check")
     assert 78 == result.code
     assert "app 'app' was not imported within 0.5 s; see `boot_timeout`" in result.out
+
+
+def test_a_path_that_is_no_text(place: Place, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown with its bytes spelt out, also where standard output takes UTF-8 and nothing else."""
+    path = os.fsdecode(b"\xff.yaml")
+    place.config.rename(path)
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    result = program("check", "-c", path, "--print")
+    assert (0, "") == (result.code, result.err)
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["app", "app", "\\udcff.yaml:2:6"] in rows
+    assert ["\\udcff.yaml", "ok"] in [row[:2] for row in rows]
+    assert 0 == program("check", "-c", path, "--json").code
 
 
 def test_a_wrong_config(place: Place, wsworker: Callable[..., Result]) -> None:

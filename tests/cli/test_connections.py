@@ -96,9 +96,9 @@ def test_options_become_the_query(wsworker: Callable[..., Result], running: Call
     [
         ("--ip 300.1", "Invalid value for '--ip': '300.1' is neither an address nor a network such as 192.0.2.0/24"),
         ("--ip fe80::1%eth0", "Invalid value for '--ip': 'fe80::1%eth0' has a zone"),
-        (f"--path /{'x' * 4096}", "Invalid value for '--path': path is longer than 4096 characters."),
-        (f"--user {'x' * 256}", "Invalid value for '--user': user is longer than 255 characters."),
-        (f"--topic {'x' * 256}", "Invalid value for '--topic': topic is longer than 255 characters."),
+        (f"--path /{'x' * 4096}", "Invalid value for '--path': path is longer than 4096 characters"),
+        (f"--user {'x' * 256}", "Invalid value for '--user': user is longer than 255 characters"),
+        (f"--topic {'x' * 256}", "Invalid value for '--topic': topic is longer than 255 characters"),
         ("--sort foo", "'foo' is not one of 'worker', 'remote', 'path', 'user', 'since', 'idle', 'in', 'out', 'sendq'"),
         ("--limit 0", "0 is not in the range 1<=x<=10000"),
         ("--limit 10001", "10001 is not in the range 1<=x<=10000"),

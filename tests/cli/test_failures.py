@@ -86,6 +86,48 @@ def test_usage_without_a_command() -> None:
     assert "error: What? (see `wsworker --help`)" == found.text
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (click.IntRange(1, 10), "must be a number from 1 to 10"),
+        (click.FloatRange(0.1), "must be a number of at least 0.1"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", "0"])
+def test_a_number_out_of_range(kind: click.IntRange | click.FloatRange, expected: str, value: str) -> None:
+    """The range is told in words, also to who wrote no number at all."""
+    with pytest.raises(click.BadParameter) as caught:
+        click.Command("top", params=[click.Option(["--limit"], type=kind)]).main(
+            ["--limit", value], prog_name="top", standalone_mode=False
+        )
+    found = describe(caught.value)
+    assert found is not None
+    assert f"error: Invalid value for '--limit': {expected} (see `top --help`)" == found.text
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("app.py:9: on_message takes (connection)", {"file": "app.py", "line": 9, "column": None}),
+        ("cannot import app 'hello' (config.yaml:2:6): no module", {}),
+    ],
+)
+def test_the_place_of_a_mistake_in_the_app(message: str, expected: dict[str, object]) -> None:
+    """Where the sentence begins with a file and a line, the document has them."""
+    found = describe(AppError(message))
+    assert found is not None
+    assert {"code": "app_invalid", "message": message, **expected} == found.details
+
+
+def test_a_config_error_without_a_line() -> None:
+    """There are no lines in a file that is not there: null, as 0 would be a number."""
+    found = describe(ConfigError("config.yaml", (Problem("config.yaml", 0, 0, "no such file"),)))
+    assert found is not None
+    (problem,) = found.details["problems"]
+    for place in (found.details, problem):
+        assert (None, None) == (place["line"], place["column"])
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), errors.InternalError("a bug"), errors.WireError("x")])
 def test_faults(error: Exception) -> None:
     """Anything else is a fault, whose traceback is wanted."""

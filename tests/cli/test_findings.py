@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import resource
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Authority
 from tests.cli.conftest import Place
+from tests.master.forks import become_nobody, in_child, needs_root, proc_status, set_capabilities
 from wsworker import configfile
 from wsworker.cli.findings import (
     Finding,
     address_findings,
+    app_finding,
     app_findings,
     backlog_findings,
     config_finding,
+    control_findings,
     files_findings,
     log_findings,
     pidfile_findings,
@@ -27,10 +33,12 @@ from wsworker.cli.findings import (
     tls_findings,
     unwritable,
     unwritable_folder,
+    user_findings,
     worker_of,
 )
 from wsworker.cli.rights import Worker
 from wsworker.config import Config
+from wsworker.master.process import CAP_KILL
 from wsworker.master.rundir import paths
 
 
@@ -117,9 +125,9 @@ def test_certificates(place: Place) -> None:
     (warned,) = tls_findings(loaded(place, section))
     text = f"config.yaml:4:13: clients will not take the certificate in {pair.certfile}: certificate has expired"
     assert ("tls", "warning", True) == (warned.what, warned.verdict, warned.facts.startswith(text))
-    pair.keyfile.unlink()
+    pair.keyfile.write_text("nothing")
     (failed,) = tls_findings(loaded(place, section))
-    text = f"config.yaml:3:12: tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
+    text = f"config.yaml:3:12: tls.keyfile: {pair.keyfile} holds no private key in PEM form; name one that does"
     assert Finding("tls", "failed", text) == failed
 
 
@@ -140,25 +148,81 @@ def test_code_that_everybody_can_change(place: Place) -> None:
     config = loaded(place)
     assert ["ok"] == [one.verdict for one in app_findings(config, by_root=False)]
     (place.folder / "app.py").chmod(0o666)
-    _, warned = app_findings(config, by_root=False)
+    warned, _ = app_findings(config, by_root=False)
     file = place.folder / "app.py"
     expected = f"config.yaml:1:6: everybody can change {file}, which workers run; use `chmod o-w {file}`"
     assert Finding("rights", "warning", expected) == warned
     place.folder.chmod(0o777)
-    _, warned = app_findings(config, by_root=False)
+    warned, _ = app_findings(config, by_root=False)
     assert warned.facts.endswith(f"use `chmod o-w {place.folder}`")
+
+
+def test_what_others_can_change_is_told_before_it_is_run(place: Place) -> None:
+    """The warning is there while nothing of the app has been imported."""
+    (place.folder / "app.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    (place.folder / "app.py").chmod(0o666)
+    found = app_findings(loaded(place), by_root=os.geteuid() == 0)
+    assert "rights" == next(found).what
+    assert not (place.folder / "imported").exists()
+    assert "app" == next(found).what
+    assert (place.folder / "imported").exists()
+
+
+def test_an_app_from_elsewhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is imported from is looked at, if that is not the folder of the app."""
+    other = place.folder / "lib"
+    other.mkdir()
+    file = (place.folder / "app.py").rename(other / "app.py")
+    monkeypatch.syspath_prepend(str(other))
+    assert ["ok"] == [one.verdict for one in app_findings(loaded(place), by_root=False)]
+    file.chmod(0o666)
+    _, warned = app_findings(loaded(place), by_root=False)
+    assert f"everybody can change {file}, which" in warned.facts
+
+
+def test_an_app_with_a_thread(place: Place) -> None:
+    """It may run for ever: that is no mistake, and no time is lost by it."""
+    with (place.folder / "app.py").open("a") as file:
+        file.write("import threading\nthreading.Thread(target=threading.Event().wait).start()\n")
+    assert "ok" == app_finding(loaded(place)).verdict
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_code_that_workers_can_change(place: Place) -> None:
     """Where root starts, the code belongs neither to the user of the workers nor to anybody else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        file = (place.folder / "app.py").rename(folder / "app.py")
+        config = loaded(place, f"app_dir: {folder}\nuser: nobody\n")
+        assert ["ok"] == [one.verdict for one in app_findings(config, by_root=True)]
+        os.chown(file, worker_of(config.config).uid, -1)
+        warned, imported = app_findings(config, by_root=True)
+        assert "workers run as nobody, who owns " in warned.facts
+        assert "ok" == imported.verdict
+        warned, _ = app_findings(loaded(place, f"app_dir: {folder}\n"), by_root=True)
+        assert "not only root can change " in warned.facts
+
+
+@needs_root
+def test_code_that_the_user_cannot_read(place: Place) -> None:
+    """It is imported as the user that workers become, so it is found here and not at the start."""
     config = loaded(place, "user: nobody\n")
-    assert ["ok"] == [one.verdict for one in app_findings(config, by_root=True)]
-    os.chown(place.folder / "app.py", worker_of(config.config).uid, -1)
-    _, warned = app_findings(config, by_root=True)
-    assert "workers run as nobody, who owns " in warned.facts
-    _, warned = app_findings(loaded(place), by_root=True)
-    assert "not only root can change " in warned.facts
+    place.folder.chmod(0o700)
+    (failed,) = app_findings(config, by_root=True)
+    assert ("app", "failed") == (failed.what, failed.verdict)
+
+
+@needs_root
+def test_root_that_cannot_end_its_workers(place: Place) -> None:
+    """Without CAP_KILL it does not start, and nothing is imported."""
+
+    def finding() -> str:
+        set_capabilities(~(1 << CAP_KILL) & int(proc_status("self", "CapPrm"), 16))
+        return app_finding(loaded(place, "user: nobody\n")).facts
+
+    sentence = "ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`"
+    assert sentence == in_child(finding)
 
 
 def test_whom_workers_run_as() -> None:
@@ -230,7 +294,109 @@ def test_without_permission(tmp_path: Path) -> None:
     assert f"no permission to write in {tmp_path}" == unwritable_folder(tmp_path)
 
 
-def test_the_run_directory() -> None:
+def test_becoming_somebody_else(place: Place) -> None:
+    """It takes root; oneself is no other."""
+
+    def findings() -> list[list[str]]:
+        os.chdir("/")
+        if os.geteuid() == 0:
+            become_nobody()
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+        own = Config(app="app", user=user, group=group)
+        found = []
+        for config in (own, Config(app="app", user="root"), Config(app="app", group="root")):
+            one = configfile.Loaded(config, place.config, "config.yaml", {})
+            found += [[one.what, one.verdict, one.facts] for one in user_findings(one)]
+        return found
+
+    sentence = "names somebody else than who runs this, which takes root; start as root, or remove it"
+    expected = [[key, "failed", f"default: `{key}` {sentence}"] for key in ("user", "group")]
+    assert expected == in_child(findings)
+    if os.geteuid() == 0:
+        assert [] == [*user_findings(loaded(place, "user: nobody\n"))]
+
+
+def test_a_run_directory_that_cannot_be_had(place: Place) -> None:
+    """What a start would say is said, and nothing is made; one that is there and ours, or can be made, is fine."""
+    at = place.paths
+    assert [] == [*rundir_findings(at)]
+    assert not at.folder.exists()
+    at.folder.mkdir(mode=0o777)
+    at.folder.chmod(0o777)
+    sentence = f"run directory {at.folder}: others can write to it; run `chmod 700 {at.folder}`"
+    assert [Finding("run directory", "failed", sentence)] == [*rundir_findings(at)]
+    at.folder.chmod(0o700)
+    assert [] == [*rundir_findings(at)]
+    at.folder.rmdir()
+    cure = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+    at.folder.symlink_to(place.folder)
+    assert [f"run directory {at.folder}: it is a symbolic link; {cure}"] == [one.facts for one in rundir_findings(at)]
+    at.folder.unlink()
+    at.folder.touch()
+    assert [f"run directory {at.folder}: it is not a directory; {cure}"] == [one.facts for one in rundir_findings(at)]
+    below = paths("x", "auto", {"RUNTIME_DIRECTORY": str(at.folder / "below")}, 0)
+    assert [f"run directory {below.folder}: Not a directory; {cure}"] == [one.facts for one in rundir_findings(below)]
+    of_the_kernel = paths("x", "auto", {"RUNTIME_DIRECTORY": "/proc/1/none/wsworker"}, 0)
+    assert ["failed"] == [one.verdict for one in rundir_findings(of_the_kernel)] or os.geteuid() == 0
+
+
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """The folder that would have to be written in is named."""
+
+    def facts() -> list[str]:
+        if os.geteuid() == 0:
+            os.chdir("/")
+            become_nobody()
+        at = paths("x", "auto", {"RUNTIME_DIRECTORY": "/usr/wsworker/hello"}, 0)
+        return [one.facts for one in rundir_findings(at)]
+
+    cure = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+    assert [f"run directory /usr/wsworker/hello: no permission to write in /usr; {cure}"] == in_child(facts)
+
+
+def test_the_control_socket(place: Place) -> None:
+    """In its place there may be a socket, whoever left it, and nothing else; its folder is there."""
+    config = loaded(place, "control_socket: own/x.sock\n")
+    at = paths("x", config.config.control_socket, os.environ, os.geteuid())
+    folder = place.folder / "own"
+    (missing,) = control_findings(config, at)
+    sentence = (
+        f"cannot make the control socket {folder}/x.sock: there is no directory {folder}; change `control_socket`"
+    )
+    assert Finding("control socket", "failed", f"config.yaml:2:17: {sentence}") == missing
+    folder.mkdir()
+    assert [] == [*control_findings(config, at)]
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(at.socket))
+    assert [] == [*control_findings(config, at)]
+    at.socket.unlink()
+    at.socket.touch()
+    (failed,) = control_findings(config, at)
+    sentence = f"{folder}/x.sock is in the place of the control socket; remove it, or change `control_socket`"
+    assert Finding("control socket", "failed", f"config.yaml:2:17: {sentence}") == failed
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "own", "told"),
+    [
+        ("0660", "/run/user/1/wsworker", "", True),
+        ("0600", "/run/user/1/wsworker", "", False),
+        ("0660", "/run/wsworker/hello", "", False),
+        ("0660", "/run/user/1/wsworker", "control_socket: x.sock\n", False),
+    ],
+)
+def test_a_group_that_would_find_nothing(place: Place, mode: str, folder: str, own: str, told: bool) -> None:
+    """Commands of other users look below /run/wsworker, and where control_socket is."""
+    config = loaded(place, f'control_socket_mode: "{mode}"\n{own}')
+    at = paths("x", config.config.control_socket, {"RUNTIME_DIRECTORY": folder}, 0)
+    found = [one.facts for one in control_findings(config, at)]
+    assert told == bool(found)
+    if told:
+        sentence = f"control_socket_mode 0660 has no effect: commands of other users do not look into {folder}; set "
+        assert found[0].startswith(f"config.yaml:2:22: {sentence}")
+
+
+def test_the_length_of_the_path() -> None:
     """The path of the control socket has 107 bytes at most, and what makes it shorter is named."""
     folder = "/" + "x" * 91
     assert [] == [*rundir_findings(paths("ninechars", "auto", {"RUNTIME_DIRECTORY": folder}, 0))]

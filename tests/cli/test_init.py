@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ next:    cd hello && wsworker start
 """
 
 REFUSED = "is there already, and nothing was written; name a new folder, as in `wsworker init DIR`"
+OWN_APP = "; for an app of your own, write config.yaml with `app: MODULE`"
 
 
 @pytest.fixture
@@ -67,6 +69,21 @@ def test_a_name_with_blanks(init: Callable[..., Result]) -> None:
     assert "name: hello-world\n" in Path("my apps/hello world/config.yaml").read_text()
 
 
+def test_a_name_that_is_not_that_of_the_folder_is_told(init: Callable[..., Result]) -> None:
+    """Nobody would look for "service" else."""
+    told = init("ü").out.splitlines()[1]
+    assert ["created", "ü/config.yaml", "4 workers, ws://127.0.0.1:2346, named service"] == re.split("  +", told)
+
+
+def test_an_empty_name(init: Callable[..., Result]) -> None:
+    """It is a mistake, such as a variable that is not set, and no word for this folder."""
+    result = init("")
+    assert (2, []) == (result.code, [*Path().iterdir()])
+    assert (
+        "error: DIR is empty; name a folder, or leave it out for this one (see `wsworker init --help`)\n" == result.err
+    )
+
+
 def test_a_folder_that_is_named_by_dots(init: Callable[..., Result]) -> None:
     """The service gets the name that the folder really has."""
     Path("hello/deep").mkdir(parents=True)
@@ -91,10 +108,11 @@ def test_nothing_is_overwritten(init: Callable[..., Result], file: str) -> None:
     path = Path("hello") / file
     path.parent.mkdir(parents=True)
     path.symlink_to("nowhere")
-    assert Result(1, "", f"error: hello/{file} {REFUSED}\n") == init("hello")
+    message = f"hello/{file} {REFUSED}{OWN_APP if file == 'app.py' else ''}"
+    assert Result(1, "", f"error: {message}\n") == init("hello")
     assert {path} == {each for each in Path("hello").rglob("*") if not each.is_dir()}
     document = json.loads(init("hello", "--json").out)
-    assert {"code": "failed", "message": f"hello/{file} {REFUSED}"} == document["error"]
+    assert {"code": "failed", "message": message} == document["error"]
 
 
 def test_a_file_in_the_place_of_the_folder(init: Callable[..., Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -68,6 +69,42 @@ def test_wrong_use(wsworker: Callable[..., Result], arguments: tuple[str, ...]) 
     assert (2, "", "usage") == (result.code, result.err, json.loads(result.out)["error"]["code"])
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("statu", "No such command 'statu'; did you mean 'status'?"), ("xyz", "No such command 'xyz'")],
+)
+def test_a_command_that_does_not_exist(wsworker: Callable[..., Result], word: str, expected: str) -> None:
+    """The one that was probably meant is named."""
+    assert Result(2, "", f"error: {expected} (see `wsworker --help`)\n") == wsworker(word)
+
+
+def test_an_option_without_its_value(wsworker: Callable[..., Result]) -> None:
+    """The help that is named is that of the command."""
+    assert Result(2, "", "error: Option '-w' requires an argument (see `wsworker start --help`)\n") == wsworker(
+        "start", "-w"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("status",), 4), (("status", "--json"), 4), (("check",), 1), (("--help",), 1)]
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk(place: Place, arguments: tuple[str, ...], code: int, unbuffered: str) -> None:
+    """A result that cannot be written is one line on standard error; to `status` 1 would mean a dead service."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "wsworker", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    text = "error: cannot write to standard output: No space left on device\n"
+    assert (code, text) == (ended.returncode, ended.stderr)
+
+
 def test_debug(wsworker: Callable[..., Result]) -> None:
     """The traceback of an error is shown only to whoever asks for it."""
     assert "Traceback" not in wsworker("stop").err
@@ -80,6 +117,19 @@ def test_a_fault_is_not_hidden(place: Place, wsworker: Callable[..., Result], mo
     """What is no documented condition keeps its traceback."""
     monkeypatch.setattr(os, "geteuid", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
+        wsworker("status")
+
+
+def test_a_fault_of_the_system_is_not_hidden(
+    place: Place, wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is an OSError that has nothing to do with the output."""
+
+    def fail() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "geteuid", fail)
+    with pytest.raises(OSError, match="No space left"):
         wsworker("status")
 
 

@@ -77,7 +77,7 @@ def test_wrong_usage(
 def test_what_is_refused(wsworker: Callable[..., Result], service: Service) -> None:
     """One sentence: 1."""
     service.worker()
-    text = "error: a message of 101 bytes is over bus.max_message = 100\n"
+    text = "error: a message of 101 bytes is over bus.max_message = 100; raise it or send less\n"
     assert Result(1, "", text) == wsworker("publish", "news", "x" * 101)
 
 

@@ -52,9 +52,10 @@ def test_progress(body: dict[str, Any], expected: str) -> None:
 def test_the_result_line() -> None:
     """How many workers, how many clients, how long."""
     expected = "reloaded hello: 2 workers, 1 connection asked to reconnect (1012), 0 dropped, 4.2 s"
-    assert expected == result_line("hello", DONE)
+    assert expected == result_line("hello", DONE, gone=True)
+    assert expected.replace("dropped", "dropped so far") == result_line("hello", DONE, gone=False)
     older = {key: value for key, value in DONE.items() if key != "dropped"}
-    assert expected.replace(", 0 dropped", "") == result_line("hello", older)
+    assert expected.replace(", 0 dropped", "") == result_line("hello", older, gone=True)
 
 
 def row(generation: int, **changes: Any) -> dict[str, Any]:
@@ -123,7 +124,8 @@ def test_as_a_command_of_systemd_it_does_not_follow(
     """The time that systemd gives it has nothing to do with graceful_timeout."""
     monkeypatch.setenv("MAINPID", "4242")
     master = running({"status": [STATUS], "reload": [DONE]})
-    assert 0 == wsworker("reload").code
+    result = wsworker("reload")
+    assert (0, True) == (result.code, ", 0 dropped so far, " in result.out)
     assert [Command("status"), Command("reload")] == master.heard
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.certificates import Authority
 from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
 from wsworker import configfile
-from wsworker.cli.start import flags, load, need_linux, ready_line, told, warn
+from wsworker.cli.start import flags, load, need_linux, ready_line, status_command, told, warn
 from wsworker.errors import ConfigError, PlatformError, Problem
 
 SCRIPT: Script = {"status": [STATUS]}
@@ -52,7 +53,35 @@ def test_files_of_tls_are_looked_at(place: Place, caplog: pytest.LogCaptureFixtu
     with pytest.raises(ConfigError) as caught:
         load(path, {}, {})
     message = f"tls.keyfile: there is no file {pair.keyfile}; create it, or correct the path"
-    assert ("config.yaml", (Problem("config.yaml", 4, 12, message),)) == (caught.value.file, caught.value.problems)
+    problem = Problem("config.yaml", 4, 12, message, "  keyfile: one.key", 7)
+    assert ("config.yaml", (problem,)) == (caught.value.file, caught.value.problems)
+    pair.keyfile.write_text("nothing")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    message = f"tls.keyfile: {pair.keyfile} holds no private key in PEM form; name one that does"
+    assert (Problem("config.yaml", 4, 12, message),) == caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("program", "config", "expected"),
+    [
+        ("bin/wsworker", None, "wsworker status"),
+        ("bin/wsworker", "my hello.yaml", "wsworker status -c 'my hello.yaml'"),
+        ("venv/wsworker", None, "venv/wsworker status"),
+        ("/opt/venv/wsworker", "hello.yaml", "/opt/venv/wsworker status -c hello.yaml"),
+        ("wsworker/__main__.py", None, f"{sys.executable} -m wsworker status"),
+    ],
+)
+def test_how_to_ask_for_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, config: str | None, expected: str
+) -> None:
+    """The line can be typed in another terminal: it has -c, and a program that the shell does not find its path."""
+    monkeypatch.chdir(tmp_path)
+    Path("bin").mkdir()
+    Path("bin/wsworker").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "argv", [program])
+    assert expected == status_command(config)
 
 
 def test_other_systems() -> None:

@@ -145,6 +145,11 @@ def test_a_slot_without_a_worker() -> None:
     assert ["", expected] == plain(STATUS | {"workers": [row]})[-2:]
 
 
+def test_a_slot_of_a_service_that_stops() -> None:
+    """Its worker has left, as it was told; what one before it died of is as long ago as before."""
+    assert "2m5s ago crash: killed by SIGKILL" == remark(empty(3, state="left", last_exit=DEATH), NOW)
+
+
 def test_nothing_to_remark() -> None:
     """Then the table ends the picture."""
     assert [] == remarks([slot(1), slot(2)], NOW)

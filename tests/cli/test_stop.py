@@ -19,7 +19,7 @@ from wsworker.cli.stop import Stopped, patience, wait_until_gone
 from wsworker.master.rundir import start_ticks
 from wsworker.wire import Command
 
-SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
+SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped", "cut": 0, "killed": 0}]}
 
 
 def test_the_line() -> None:
@@ -28,6 +28,8 @@ def test_the_line() -> None:
         "stopping hello (pid 4242): 1 connection closed (1001), stopped in 0.3 s"
         == Stopped("hello", 4242, 1, 0.3).line()
     )
+    text = "stopping hello (pid 4242): 2 connections closed (1001), 3 cut, 1 worker killed, stopped in 7.1 s"
+    assert text == Stopped("hello", 4242, 2, 7.1, cut=3, killed=1).line()
     assert "stopping hello (pid 4242): stopped in 2.1 s" == Stopped("hello", 4242, None, 2.1).line()
 
 
@@ -54,15 +56,32 @@ def test_json(wsworker: Callable[..., Result], running: Callable[[Script], Answe
     running(SCRIPT)
     document = json.loads(wsworker("stop", "--json").out)
     assert document.pop("seconds") >= 0
-    assert {"schema": 1, "result": "stopped", "name": NAME, "pid": 4242, "connections": 1} == document
+    facts = {"connections": 1, "cut": 0, "killed": 0}
+    assert {"schema": 1, "result": "stopped", "name": NAME, "pid": 4242, **facts} == document
+
+
+def test_who_got_no_goodbye(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """They do not count as closed, however many there were in the beginning."""
+    running({"status": [STATUS], "stop": [{"result": "stopped", "cut": 2, "killed": 1}]})
+    result = wsworker("stop")
+    assert (0, True) == (result.code, ": 0 connections closed (1001), 2 cut, 1 worker killed, " in result.out)
+
+
+def test_a_master_of_an_earlier_version(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It does not say who was cut."""
+    running({"status": [STATUS], "stop": [{"result": "stopped"}]})
+    assert ": 1 connection closed (1001), stopped in " in wsworker("stop").out
 
 
 def test_a_master_that_hangs_up_and_ends(
     wsworker: Callable[..., Result], running: Callable[[Script], Answering]
 ) -> None:
-    """If it was killed meanwhile, it has stopped all the same: the lock decides."""
+    """If it was killed meanwhile, it has stopped all the same: the lock decides. Its clients are unknown."""
     running({"status": [STATUS], "stop": []})
-    assert 0 == wsworker("stop").code
+    result = wsworker("stop")
+    assert (0, True) == (result.code, result.out.startswith(f"stopping {NAME} (pid 4242): stopped in "))
 
 
 def test_nothing_runs(place: Place, wsworker: Callable[..., Result]) -> None:

@@ -137,7 +137,7 @@ def test_the_screen() -> None:
         "1/1 worker  1 connection  in 1.0 msg/s  out 1.0 msg/s  restarts 0  logs: /var/log/hello.log",
         "messages 1.0/s, 7.0 at most  ▁█▂",
         "",
-        " #   PID  STATE    UP  CONN  IN/s  OUT/s                       MSG/s  SENDQ  CPU%     RSS   LAG  RESTARTS",
+        " #   PID  STATE    UP  CONN  IN/s  OUT/s                        MSG/s  SENDQ  CPU%     RSS   LAG  RESTARTS",
         " 2  4243  ready  2m9s     5   0.5    0.5                          ▁▁▁    0 B   0.1  27 MiB  0 ms         0",
         " 1  4243  ready  2m9s     1   0.5    0.5                          ▁█▂    0 B   0.1  27 MiB  0 ms         0",
         "",

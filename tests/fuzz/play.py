@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -102,7 +103,7 @@ class Play:
         finally:
             asyncio._set_running_loop(None)
         # nobody asks for the socket
-        arrival = Arrival(("127.0.0.1", 5), None, case.tls, self._loop.now, cast(Any, None))
+        arrival = Arrival(("127.0.0.1", 5), None, case.tls, self._loop.now, time.monotonic(), cast(Any, None))
         self._connection = Connection(self._hub, arrival)
         self.wire = Wire(self._loop, self._connection, case.tls)
         self._waiting: list[asyncio.Task[None]] = []

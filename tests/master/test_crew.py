@@ -64,7 +64,7 @@ class Deck:
         self.totals: list[tuple[Event, Counters]] = []
         self.living: list[set[int]] = []
         self.left: list[int] = []
-        self.changes: list[tuple[str, str]] = []
+        self.changes: list[tuple[int, str, str]] = []
         self.reactions: dict[Event, Callable[[], object]] = {}
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.crew = Crew(
@@ -239,7 +239,7 @@ def test_a_change_of_files_is_no_event(make: Make) -> None:
     deck = make(watchful)
     deck.spawn()
     deck.until(lambda: deck.events)
-    assert ([("app.py", "one")], [WorkerReady(7)]) == (deck.changes, deck.events)
+    assert ([(7, "app.py", "one")], [WorkerReady(7)]) == (deck.changes, deck.events)
 
 
 # --- what a worker gets -------------------------------------------------------------------------------------------

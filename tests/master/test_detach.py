@@ -116,7 +116,7 @@ def test_ctrl_c_while_waiting_stops_the_daemon(pipe: Pipe, at_once: bool) -> Non
         if not at_once:
             daemon_fd = os.pidfd_open(pipe.hear())
             child.signal(signal.SIGINT)
-        assert [1, "interrupted; the service was stopped again"] == child.result()
+        assert [130, "interrupted; the service was stopped again"] == child.result()
         if not at_once:
             assert readable(daemon_fd), "the daemon was not stopped"
             os.close(daemon_fd)

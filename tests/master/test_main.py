@@ -11,6 +11,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -244,7 +245,7 @@ def test_int_and_quit_stop_too(start: Start, number: signal.Signals) -> None:
 def test_a_stop_by_command_answers_at_the_end(start: Start) -> None:
     """The caller hears of the end before the socket goes."""
     daemon = running(start)
-    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [{"result": "stopped", "cut": 0, "killed": 0}] == daemon.ask(Command("stop"))
     assert [0, ""] == daemon.end()
 
 
@@ -266,7 +267,7 @@ def test_a_second_term_makes_the_stop_quick(start: Start) -> None:
     daemon.child.signal(signal.SIGTERM)
     assert [0, ""] == daemon.end()
     again = running(start, stubborn)
-    assert [{"result": "stopped"}] == again.ask(Command("stop", quick=True))
+    assert [{"result": "stopped", "cut": 0, "killed": 0}] == again.ask(Command("stop", quick=True))
     assert [0, ""] == again.end()
 
 
@@ -443,6 +444,33 @@ def test_a_saved_file_reloads_once(start: Start) -> None:
     until(lambda: len(daemon.pids()) == 3)
     assert 1 == daemon.status()["reloads"]
     assert 1 == daemon.log.read_text().count("app.py changed, reloading")
+
+
+def late(assignment: Assignment) -> int:
+    """Be a polite worker, at whose desk one file after the other is saved."""
+    loads = {(1, 1): "", (1, 2): "", (2, 1): "one, two", (2, 2): "one, two, three"}
+    generation, slot = assignment.generation, assignment.slot
+    say(assignment.channel, Report("changed", mark=loads.get((generation, slot), "one, two, three")))
+    say(assignment.channel, Report("ready"))
+    if generation == 1:
+        say(assignment.channel, Report("changed", error="app.py", mark="one"))
+    if (generation, slot) == (2, 2):
+        say(assignment.channel, Report("changed", error="users.py", mark="one, two, three"))
+    for order in orders(assignment.channel):
+        if order.name == "drain":
+            if generation == 1:
+                say(assignment.channel, Report("changed", error="rooms.py", mark="one, two"))
+            return 0
+    return 9
+
+
+def test_what_the_canary_has_met_is_not_loaded_again(start: Start) -> None:
+    """A file that was saved before the reload began is in it; what another worker has met is in no reload yet."""
+    daemon = start(late, config="workers: 2", follows=True)
+    daemon.settled.hear()
+    until(lambda: daemon.status()["generation"] == 3 and daemon.status()["state"] == "running")
+    until(lambda: len(daemon.pids()) == 2)
+    assert ["app.py", "users.py"] == re.findall(r"(\S+) changed, reloading", daemon.log.read_text())
 
 
 def test_nobody_reloads_a_service_that_does_not_follow(start: Start) -> None:
@@ -639,7 +667,7 @@ def test_ttin_and_ttou_scale(start: Start) -> None:
     daemon.child.signal(signal.SIGTTOU)
     until(lambda: [first] == daemon.pids())
     daemon.child.signal(signal.SIGTTOU)
-    daemon.logged("it stays at 1 workers")
+    daemon.logged("1 worker as before; the limits are 1 and 256")
     assert [first] == daemon.pids()
     assert not refused(daemon.port)
 
@@ -808,7 +836,7 @@ def test_workers_that_run_as_root_are_warned_of(start: Start, pipe: Pipe) -> Non
     daemon = running(start, look)
     assert [0, 0, 0] == pipe.hear()
     assert warning in daemon.log.read_text()
-    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [{"result": "stopped", "cut": 0, "killed": 0}] == daemon.ask(Command("stop"))
     daemon.end()
     daemon.log.unlink()
     daemon = running(start, look, config="user: nobody")
@@ -859,7 +887,7 @@ def test_a_unix_socket_needs_no_weights(start: Start, folder: Path) -> None:
     daemon = running(start, config="workers: 2", listen=f"unix:{path}")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
-    assert [{"result": "stopped"}] == daemon.ask(Command("stop"))
+    assert [{"result": "stopped", "cut": 0, "killed": 0}] == daemon.ask(Command("stop"))
     assert [0, ""] == daemon.end()
     assert not path.exists()
     assert "cannot steer" not in daemon.log.read_text()

@@ -163,6 +163,15 @@ def test_a_missing_folder_is_made_for_us_alone(tmp_path: Path) -> None:
     assert 0o600 == stat.S_IMODE(run.lock.stat().st_mode)
 
 
+def test_a_folder_that_cannot_be_made() -> None:
+    """There is nothing to remove: it is to be created, or put elsewhere."""
+    error = refusal(at(Path("/proc/nosuch/run")))
+    assert ("No such file or directory", "create it, or set XDG_RUNTIME_DIR to a directory of your own") == (
+        error.reason,
+        error.cure,
+    )
+
+
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755])
 def test_a_folder_that_others_cannot_write_to_is_taken(run: Paths, claim: Callable[[], RunDir], mode: int) -> None:
     """With 0750 as systemd makes it; reading does no harm."""

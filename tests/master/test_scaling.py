@@ -118,8 +118,9 @@ def test_a_borrower_gives_back_the_queue_of_a_slot_that_closes() -> None:
 def test_the_number_stays_between_1_and_256(end: int, delta: int) -> None:
     """At the end of the range nothing happens, and the log says why."""
     story = Story(workers=2)
-    assert [Log("info", f"{end} workers wanted instead of 2")] == scale(story, delta)
-    assert [Log("info", f"it stays at {end} workers: there are 1 to 256")] == scale(story, delta)
+    workers = f"{end} worker{'s' if end > 1 else ''}"
+    assert [Log("info", f"{workers} wanted instead of 2")] == scale(story, delta)
+    assert [Log("info", f"{workers} as before; the limits are 1 and 256")] == scale(story, delta)
     assert end == story.supervisor.status(story.now)["workers_configured"]
 
 

@@ -56,9 +56,36 @@ def test_the_end_comes_after_the_answers_and_once() -> None:
     story = Story(workers=1).serve()
     story.tell(events.StopRequested(reply=3))
     actions = story.tell(events.WorkerExited(1, code=0))
-    assert [Answer(3, {"result": "stopped"}), Exit(0)] == kinds(actions, Answer, Exit)
+    body = {"result": "stopped", "cut": 0, "killed": 0}
+    assert [Answer(3, body), Exit(0)] == kinds(actions, Answer, Exit)
     assert not story.tell(events.StopRequested())
     assert not story.tell(events.DeadlinePassed())
+
+
+def test_a_stop_counts_what_it_has_cost() -> None:
+    """Who got no goodbye, and who had to be killed, whatever it began with; what went before is no part of it."""
+    story = Story(workers=3).serve()
+    story.tell(events.ReloadRequested(story.config))
+    story.tell(events.WorkerReady(4))
+    story.tell(events.WorkerExited(1, code=0, dropped=9))
+    story.tell(events.StopRequested(reply=3))
+    story.tell(events.WorkerExited(2, signal="SIGKILL", dropped=5))
+    for worker in story.supervisor.roster.workers.copy():
+        actions = story.tell(events.WorkerExited(worker, code=0, dropped=1))
+    (answer,) = only(actions, Answer)
+    assert {"result": "stopped", "cut": 5 + 3, "killed": 1} == answer.body
+
+
+def test_a_slot_whose_worker_has_left_waits_for_nobody() -> None:
+    """Whatever it was before: nobody follows."""
+    story = Story(workers=2).serve()
+    for worker in (2, 3):
+        story.tell(events.WorkerExited(worker, code=1))
+    waits = story.supervisor.status(story.now)["workers"][1]
+    story.tell(events.StopRequested())
+    left = story.supervisor.status(story.now)["workers"][1]
+    assert ("waiting", True) == (waits["state"], waits["retry_in"] is not None)
+    assert ("left", None) == (left["state"], left["retry_in"])
 
 
 def test_a_service_that_stops_is_not_scaled() -> None:

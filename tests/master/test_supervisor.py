@@ -119,7 +119,7 @@ def test_a_first_worker_that_dies_without_a_word_ends_the_start() -> None:
     """A segmentation fault while importing is told by its signal."""
     story = Story()
     actions = story.tell(events.WorkerExited(1, signal="SIGSEGV"))
-    assert Exit(1, "worker 1 died before it was ready: killed by SIGSEGV") == actions[-1]
+    assert Exit(1, "worker 1 died before it was ready: killed by SIGSEGV; see dmesg") == actions[-1]
 
 
 def test_a_first_worker_that_cannot_be_forked_ends_the_start() -> None:
@@ -410,7 +410,7 @@ def test_a_stop_drains_everybody_and_ends_with_the_last() -> None:
     story.tell(events.WorkerExited(1, code=0))
     assert story.now + 35 == story.supervisor.next_deadline()
     actions = story.tell(events.WorkerExited(2, code=0))
-    assert [Answer(5, {"result": "stopped"}), Exit(0)] == kinds(actions, Answer, Exit)
+    assert [Answer(5, {"result": "stopped", "cut": 0, "killed": 0}), Exit(0)] == kinds(actions, Answer, Exit)
     assert story.supervisor.next_deadline() is None
 
 
@@ -468,7 +468,7 @@ def test_after_the_end_callers_are_still_answered() -> None:
     story = Story(workers=1)
     story.tell(events.StopRequested())
     story.tell(events.WorkerExited(1, signal="SIGTERM"))
-    assert [Answer(4, {"result": "stopped"})] == story.tell(events.StopRequested(reply=4))
+    assert [Answer(4, {"result": "stopped", "cut": 0, "killed": 0})] == story.tell(events.StopRequested(reply=4))
     assert [events.ShowStatus(5)] == story.tell(events.StatusRequested(5))
     assert 6 == only(story.tell(events.ReloadRequested(story.config, 6)), Answer)[0].reply
     assert not story.tell(events.SlotsRead({}))
@@ -503,8 +503,9 @@ def test_what_it_says_in_the_log_names_the_worker_and_what_follows() -> None:
     story = Story(workers=1).serve()
     for worker in (1, 2):
         story.tell(events.WorkerExited(worker, code=3))
+    step = "look in the app for what ends the process, such as os._exit()"
     assert [
         Log("error", "worker 1 (pid 1001) died: exit 3"),
-        Log("error", "worker 1 does not start: worker 1 died before it was ready: exit 3"),
+        Log("error", f"worker 1 does not start: worker 1 died before it was ready: exit 3; {step}"),
         Log("warning", "worker 1 starts again in 0.1 s"),
     ] == kinds(story.said, Log)

@@ -28,9 +28,10 @@ MORE = {
         "there already, nothing is written."
     ),
     "check": (
-        "It reads the configuration as `start` does, imports the app in a child process, tries the addresses, and "
-        "looks at certificates, the log file, the rights of the app's files and the limits of the system. What a "
-        "start would fail by is an error; a warning changes nothing in the exit code. A service that runs is not "
+        "It reads the configuration as `start` does, imports the app in a child process, as root with the rights of "
+        "`user`, tries the addresses, and looks at certificates, the log file, the run directory, the control socket, "
+        "the rights of the app's files and the limits of the system. What a start would fail by is an error, but for "
+        "`on_worker_start`, which is not run; a warning changes nothing in the exit code. A service that runs is not "
         "touched."
     ),
     "start": (

@@ -134,8 +134,8 @@ def test_ctrl_c_while_it_starts_in_the_background(make_daemon: MakeDaemon) -> No
     # the terminal sends it to the whole foreground group, which the daemon has left
     os.killpg(start.pid, signal.SIGINT)
     outcome = finish(start)
-    assert 1 == outcome.code
-    assert "error: interrupted; the service was stopped again\n" == outcome.err
+    assert 130 == outcome.code
+    assert "interrupted; the service was stopped again\n" == outcome.err
     daemon.wait_gone()
 
 

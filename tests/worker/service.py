@@ -7,6 +7,7 @@ import inspect
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -110,6 +111,7 @@ def make_arrival(sock: socket.socket | None = None, peer: Any = ("192.0.2.1", 47
         sock.close()
     came_at = asyncio.get_running_loop().time()
     known: dict[str, Any] = {"peer": peer, "source": None, "secure": False, "came_at": came_at, "sock": sock}
+    known["accepted_at"] = time.monotonic()
     return Arrival(**(known | facts))
 
 

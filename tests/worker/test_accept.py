@@ -779,10 +779,10 @@ def test_who_comes_in_speaks_for_nobody(run: Run, listener: socket.socket) -> No
         await until(lambda: len(guests.transports) == 1)
         second = dial(listener)
         await until(lambda: len(guests.transports) == 2)
-        assert [None, None] == speakers
         await acceptor.close()
         guests.leave()
         close(first, second)
+        assert [None, None] == speakers
 
     run(main())
 

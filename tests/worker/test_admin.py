@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import json
 import logging
@@ -11,7 +12,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -229,47 +230,178 @@ def test_the_slow_are_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_so_many_at_a_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others wait in the queue of the kernel until somebody has gone."""
-    monkeypatch.setattr(admin_module, "MOST_VISITS", 3)
-    monkeypatch.setattr(admin_module, "PAUSE_SECONDS", 0.02)
+def test_the_silent_give_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them first, so whoever asks at once is answered, in the middle of a flood too."""
+    monkeypatch.setattr(admin_module, "REQUEST_SECONDS", 1000)
 
     async def main() -> None:
-        async with office() as it:
-            silent = [await it.connect() for _ in range(3)]
-            await until(lambda: len(it.admin._visits) == 3)
-            later = asyncio.create_task(it.get("/healthz"))
-            await until(lambda: it.admin._pause)
-            assert not later.done()
-            for _, writer in silent:
-                writer.close()
-            assert 200 == (await later)[0]
+        listener = socket.create_server(("127.0.0.1", 0), backlog=400)
+        with contextlib.ExitStack() as silent:
+            for number in range(300):
+                silent.enter_context(socket.create_connection(listener.getsockname()))
+                if number == 150:
+                    asking = silent.enter_context(socket.create_connection(listener.getsockname()))
+                    asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with office(listener) as it:
+                assert 200 == (await it.get("/healthz"))[0]
+                assert len(it.admin._visits) <= admin_module.MOST_VISITS
+                asking.setblocking(False)
+                assert (await asyncio.get_running_loop().sock_recv(asking, 999)).startswith(b"HTTP/1.1 200")
 
     run(main())
 
 
-def test_without_descriptors_it_waits(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The loop does not spin meanwhile, and whoever waits is answered when there is one again."""
-    monkeypatch.setattr(admin_module, "PAUSE_SECONDS", 0.02)
+def test_who_stays_behind_its_answer_gives_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were silent."""
+    monkeypatch.setattr(admin_module, "ANSWER_SECONDS", 1000)
 
     async def main() -> None:
         async with office() as it:
-            client = socket.socket()
-            client.setblocking(False)
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            lowest = os.dup(0)
-            os.close(lowest)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-            try:
-                await asyncio.get_running_loop().sock_connect(client, it.address)
-                await until(lambda: "cannot accept an admin request" in caplog.text)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            await until(lambda: it.admin._visits)
-            client.close()
+            stay = []
+            for _ in range(2 * admin_module.MOST_VISITS):
+                reader, writer = await it.connect()
+                stay.append(writer)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+            for writer in stay:
+                writer.close()
+
+    run(main())
+
+
+def stages(admin: Admin) -> list[str]:
+    """Return how far each visit is."""
+    return [visit.stage for visit in admin._visits]
+
+
+def test_nobody_who_is_being_answered_gives_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes meanwhile waits in the queue of the kernel until the first is done."""
+    monkeypatch.setattr(admin_module, "MOST_VISITS", 2)
+    monkeypatch.setattr(admin_module, "PAUSE_SECONDS", 1000)
+
+    async def main() -> None:
+        async with office() as it:
+            answer, gate = it.admin.answer, asyncio.Event()
+
+            async def later(request: Any) -> Any:
+                await gate.wait()
+                return await answer(request)
+
+            monkeypatch.setattr(it.admin, "answer", later)
+            tasks = []
+            for _ in range(2):
+                tasks.append(asyncio.create_task(it.get("/healthz")))
+                await until(lambda: stages(it.admin) == ["waiting"] * len(tasks))
+            tasks += [asyncio.create_task(it.get("/healthz")) for _ in range(2)]
+            await until(lambda: it.admin._pause)
+            assert [False] * 4 == [task.done() for task in tasks]
+            gate.set()
+            assert [200] * 4 == [(await task)[0] for task in tasks]
+
+    run(main())
+
+
+class Flaky(socket.socket):
+    """A listener where accept(2) fails for the reasons given, one after the other."""
+
+    errors: tuple[int, ...] = ()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.errors:
+            first, *rest = self.errors
+            self.errors = tuple(rest)
+            raise OSError(first, os.strerror(first))
+        return super().accept()
+
+
+def flaky(*errors: int) -> Flaky:
+    """Return one on loopback."""
+    listener = Flaky()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    listener.errors = errors
+    return listener
+
+
+def test_an_error_of_a_client_is_no_pause(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one is not touched by it, and nothing is said."""
+    monkeypatch.setattr(admin_module, "PAUSE_SECONDS", 1000)
+
+    async def main() -> None:
+        async with office(flaky(errno.ECONNABORTED, errno.EPROTO)) as it:
+            assert 200 == (await it.get("/healthz"))[0]
+
+    run(main())
+    assert [] == caplog.messages
+
+
+def test_other_errors_are_told_once_a_minute(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the next try comes after a pause."""
+    monkeypatch.setattr(admin_module, "PAUSE_SECONDS", 0.01)
+
+    async def main() -> None:
+        async with office(flaky(*[errno.ENOMEM] * 3)) as it:
+            assert 200 == (await it.get("/healthz"))[0]
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    assert ["cannot accept an admin request (Cannot allocate memory); the next try is in a second"] == caplog.messages
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Use up all descriptors; those that are closed meanwhile are free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_one_descriptor_is_in_reserve(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So a worker without any other is seen, by one client after the other; who has it and is silent gives way."""
+    monkeypatch.setattr(admin_module, "REQUEST_SECONDS", 1000)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def ask(client: socket.socket) -> None:
+            await loop.sock_sendall(client, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await loop.sock_recv(client, 999)).startswith(b"HTTP/1.1 200")
+
+        with contextlib.ExitStack() as open_sockets:
+            clients = [open_sockets.enter_context(socket.socket()) for _ in range(5)]
+            for client in clients:
+                client.setblocking(False)
+            async with office() as it:
+                with no_descriptors():
+                    first, second, silent, third, fourth = clients
+                    for client in (first, second):
+                        await loop.sock_connect(client, it.address)
+                        await ask(client)
+                        client.shutdown(socket.SHUT_RDWR)
+                        await until(lambda: not it.admin._visits)
+                    assert [] == caplog.messages
+                    await loop.sock_connect(silent, it.address)
+                    await until(lambda: it.admin._visits)
+                    for client in (third, fourth):
+                        await loop.sock_connect(client, it.address)
+                        await ask(client)
+            assert 1 == len([text for text in caplog.messages if "cannot accept an admin request" in text])
 
     run(main())
 
@@ -308,6 +440,22 @@ def test_the_end_waits_for_answers_and_for_nobody_else(run: Run) -> None:
         await closing
         with pytest.raises(ConnectionRefusedError):
             await it.connect()
+
+    run(main())
+
+
+def test_the_end_waits_for_who_was_just_accepted(run: Run) -> None:
+    """It has no transport yet, and gets its answer."""
+
+    async def main() -> None:
+        it = Office()
+        with socket.create_connection(it.address) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            it.admin._accept()
+            closing = asyncio.create_task(it.admin.close())
+            client.setblocking(False)
+            assert (await asyncio.get_running_loop().sock_recv(client, 999)).startswith(b"HTTP/1.1 200")
+        await closing
 
     run(main())
 

@@ -1,6 +1,8 @@
 """The user's module: what is found in it, and the sentence for everything that can be wrong with it."""
 
 import asyncio
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from wsworker.errors import AppError
+from wsworker.worker import app as app_module
 from wsworker.worker.app import SIGNATURES, TRACE_CHARACTERS, App, load, of, trace
 
 MESSAGE = "def on_message(connection, data): pass\n"
@@ -502,7 +505,16 @@ def test_a_wrong_method_name_is_found_as_well(project: Project) -> None:
 
 def test_a_known_name_must_be_callable(project: Project) -> None:
     """`on_message = None` is a mistake, not a way to switch it off."""
-    assert project.message("on_message = None") == "app.py: 'on_message' is a callback's name, but a NoneType here"
+    said = "'on_message' is a callback's name, but of type NoneType here; rename it"
+    assert project.message("on_message = None") == f"app.py:1: {said}"
+    assert project.message("import sys\nsetattr(sys.modules[__name__], 'on_message', None)") == f"app.py: {said}"
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    """It is no exception of the user's; who has to read it is named."""
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "app.py"))
+    text = f"app.py cannot be read: permission denied; make it readable for the user with id {os.geteuid()}"
+    assert text == app_module._cause(error, str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_a_slow_callback_is_logged(run: Run, caplog: pytest.LogCaptureFixture, m
         connection.data_received(text("0.0625") + text("0.75"))
 
     run(main())
-    assert ["on_message blocked worker 7 for 812 ms (app.py:on_message)"] == [r.getMessage() for r in caplog.records]
+    assert ["on_message blocked worker 2 for 812 ms (app.py:on_message)"] == [r.getMessage() for r in caplog.records]
 
 
 # Exceptions

@@ -15,6 +15,7 @@ from wsworker.counters import BOUNDS, Counters
 from wsworker.speaker import begin_task, connection_id
 from wsworker.worker.app import App, Callback
 from wsworker.worker.delivery import MESSAGES_WAITING, OURS, Caller, Delivery
+from wsworker.worker.stalls import Stalls
 
 
 class Client:
@@ -25,7 +26,9 @@ class Client:
         self.calls: list[str] = []
         self._stopped = False
         self.counters = Counters()
-        self.caller = Caller(app, 7, self.counters, logging.getLogger("wsworker.worker"))
+        log = logging.getLogger("wsworker.worker")
+        self.stalls = Stalls(7, self.counters, log)
+        self.caller = Caller(app, self.stalls, self.counters, log)
         self.delivery = Delivery(self, self.caller, asyncio.get_running_loop())
 
     def _turn_over(self) -> None:
@@ -564,6 +567,10 @@ def test_a_run_that_takes_long_is_logged_once(caplog: pytest.LogCaptureFixture, 
         assert [] == caplog.records
         client.delivery.deliver(["0.0625", "0.0625"], client)
         client.delivery.deliver(["0.25", "0.5", "0.5"], client)
+        client.delivery.deliver(["0.0625"], client)
+        assert 0.75 == client.stalls.take_longest()
+        client.delivery.deliver(["0.0078125"], client)
+        assert 0.0 == client.stalls.take_longest()
 
     asyncio.run(main())
     place = "(app.py:on_message)"

@@ -186,7 +186,8 @@ def test_a_plain_client(run: Run) -> None:
         (guest,) = hall.inside
         came_at = guest.arrival.came_at
         assert before <= came_at <= asyncio.get_running_loop().time()
-        assert Arrival(client.getsockname(), None, False, came_at, ours) == guest.arrival
+        accepted_at = guest.arrival.accepted_at
+        assert Arrival(client.getsockname(), None, False, came_at, accepted_at, ours) == guest.arrival
         assert b"hello" == guest.data
         assert (0, 0) == (hall.lost, hall.counters.rejected)
         await hall.close(client)

@@ -12,6 +12,7 @@ import pytest
 from tests.worker.clock import Wire, arrive, on_the_clock, passes, turns
 from tests.worker.conftest import Run
 from tests.worker.service import closing, head, make_app, make_hub, serving, text, until
+from wsworker.counters import BOUNDS
 from wsworker.errors import Reject
 from wsworker.protocol.request import Address
 from wsworker.sections import HttpConfig
@@ -319,6 +320,19 @@ def test_the_deadline_runs_since_the_client_was_accepted() -> None:
         assert [408, 408, 0] == [_status(wire) for wire in (late, too_late, timely)]
         await passes(4)
         assert 408 == _status(timely)
+
+    on_the_clock(main)
+
+
+def test_the_time_of_a_handshake_is_finer_than_the_clock_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may count whole milliseconds, and stands still here."""
+    monkeypatch.setattr("wsworker.worker.entry.monotonic", lambda: 2000.0)
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        arrive(hub, head(), accepted_at=2000.0 - 2**-11)
+        handshakes = hub.counters.handshakes
+        assert (1, 2**-11) == (handshakes.counts[BOUNDS.index(0.0005)], handshakes.seconds)
 
     on_the_clock(main)
 

@@ -93,7 +93,7 @@ def test_reads_speak_for_nobody(run: Run) -> None:
         id = "srv-1.1.2"
 
     async def main() -> None:
-        connection, transport, messages = heard()
+        connection, transport, _ = heard()
         speakers: list[str | None] = []
         transport.resume_reading = lambda: speakers.append(connection_id())  # type: ignore[method-assign]
         connection.pause()

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from wsworker.config import Config
 from wsworker.counters import CALLBACKS, CLOSE_CODES, PLAIN_NAMES, REJECTIONS, Counters
 from wsworker.master.roster import ServiceState
 from wsworker.stats import Table
@@ -24,7 +25,9 @@ from wsworker.worker.metrics import (
     ELSEWHERE,
     REASONS,
     RESULTS,
+    SAMPLES_PER_PIECE,
     SERVICE_STATES,
+    SLOTS_PER_STEP,
     WORKER_STATES,
     compress,
     families,
@@ -73,7 +76,7 @@ def table() -> Table:
 
 def shown(table: Table, facts: Mapping[str, Any]) -> list[Metric]:
     """Return all metrics."""
-    return list(families(table, facts, 500, 0.25))
+    return [metric for metric in families(table, facts, 500, 0.25) if metric is not None]
 
 
 def value(metrics: list[Metric], name: str, **labels: str) -> float:
@@ -191,6 +194,24 @@ def test_both_formats_are_written(accept: str, parser: Any) -> None:
     assert (1 if parser is parse_open else 0) == text.count("# EOF")
 
 
+@pytest.mark.parametrize(("accept", "parser"), [("", parse), (OPEN_METRICS, parse_open)])
+def test_many_slots_come_in_small_pieces(accept: str, parser: Any) -> None:
+    """Each is some milliseconds of work; together they are one metric with one head, and nothing is missing."""
+    many = Table(40)
+    facts = notice(*(row(slot, slot) for slot in range(1, 41)), slots=40)
+    pieces = [*render(families(many, facts, 500, 0.0), accept)[1]]
+    assert max(piece.count(b"\n") for piece in pieces) <= SAMPLES_PER_PIECE + 2
+    # all readings, three counters and the histograms: after each 16 slots
+    assert 5 * (40 // SLOTS_PER_STEP) <= pieces.count(b"")
+    text = b"".join(pieces).decode()
+    metrics = shown(many, facts)
+    assert len(metrics) == text.count("# HELP ") == text.count("# TYPE ")
+    samples = {(sample.name, *sorted(sample.labels.items())) for metric in metrics for sample in metric.samples}
+    found = [sample for metric in parser(text) for sample in metric.samples]
+    assert samples == {(sample.name, *sorted(sample.labels.items())) for sample in found}
+    assert len(samples) == len(found)
+
+
 def test_what_is_compressed_is_the_same() -> None:
     """Only for whom it is asked."""
     assert b"text" == gzip.decompress(compress(b"text", "deflate, gzip") or b"")
@@ -304,7 +325,10 @@ def test_the_dashboard_shows_only_what_there_is() -> None:
         assert used(target["expr"])
         for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
             by = re.search(r"by \(([^)]*)\)", target["expr"])
-            assert label in (by[1] if by else "slot")
+            assert label in (by[1] if by else "instance slot")
+        if "slot" in target["legendFormat"]:
+            # two machines have the same slots
+            assert "{{instance}}" in target["legendFormat"]
     for variable in board["templating"]["list"][1:]:
         assert used(variable["query"]["query"]) == {"wsworker_build_info"}
     shown = {name for target in targets for name in used(target["expr"])}
@@ -316,12 +340,53 @@ def test_the_dashboard_shows_only_what_there_is() -> None:
     } == {name.removeprefix("wsworker_") for name in missing}
 
 
+SCRAPE_SECONDS = 60
+"""How often Prometheus looks, where nobody says otherwise: scrape_interval."""
+
+LASTING = {"ready", "full", "stopped", "waiting", "parked"}
+"""States of workers that last until somebody does something; the others pass by themselves."""
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return the rules for alerts."""
+    (group,) = yaml.safe_load((DOCS / "alerts.yaml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def seconds(duration: str) -> int:
+    """Return a duration of Prometheus."""
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def test_no_alert_waits_for_longer_than_what_it_waits_for() -> None:
+    """A worker is hung for worker_timeout at most: Prometheus has to look twice within that, `for` apart."""
+    config = Config(app="app")
+    lasts = {
+        "starting": config.start_timeout,
+        "hung": config.worker_timeout,
+        "draining": config.drain_window + config.graceful_timeout,
+    }
+    for rule in rules():
+        for state in re.findall(r'wsworker_workers\{state="(\w+)"\}', rule["expr"]):
+            if state not in LASTING:
+                assert seconds(rule.get("for", "0s")) + SCRAPE_SECONDS < lasts[state], rule["alert"]
+    assert {*lasts, *LASTING} <= {*WORKER_STATES}
+
+
+def test_no_alert_of_missing_workers_while_the_service_stops() -> None:
+    """A drain may take long, and is what somebody wanted; who stops for good is seen by `up`."""
+    alerts = {rule["alert"]: rule["expr"] for rule in rules() if "wsworker_workers_ready " in rule["expr"]}
+    assert {"WsworkerDegraded", "WsworkerNoWorkerReady"} == alerts.keys()
+    for expression in alerts.values():
+        assert expression.endswith(' unless on (instance, job) wsworker_service_state{state="stopping"} == 1')
+
+
 def test_the_alerts_are_rules() -> None:
     """As Prometheus reads them: known keys, names once, durations, and texts whose labels the expression keeps."""
-    (group,) = yaml.safe_load((DOCS / "alerts.yaml").read_text())["groups"]
-    rules = group["rules"]
-    assert len(rules) == len({rule["alert"] for rule in rules}) > 10
-    for rule in rules:
+    found = rules()
+    assert len(found) == len({rule["alert"] for rule in found}) > 10
+    for rule in found:
         assert (
             {"alert", "expr", "labels", "annotations"}
             <= rule.keys()

@@ -311,7 +311,8 @@ def test_a_gap_without_a_callback_is_logged_and_counted(caplog: pytest.LogCaptur
         assert 1 == here.hub.counters.bus_gaps
 
     on_the_clock(main)
-    assert "3 messages of any topic may be missing" in caplog.messages
+    why = "this worker was too slow for them (on_bus_gap tells the app)"
+    assert f"3 messages of any topic may be missing: {why}" in caplog.messages
 
 
 def test_what_on_bus_gap_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:

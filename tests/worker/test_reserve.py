@@ -56,6 +56,24 @@ def short(body: Callable[[Reserve], Any], spare: int = 0, mute: bool = False) ->
     return in_child(child)
 
 
+def test_it_is_given_up_and_taken_back() -> None:
+    """As often as one likes, and only where it was."""
+
+    def body(reserve: Reserve) -> list[bool]:
+        found = [reserve.give_up(), reserve.give_up()]
+        lost = os.dup(0)
+        reserve.take_back()
+        found.append(reserve.give_up())
+        os.close(lost)
+        reserve.take_back()
+        reserve.take_back()
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        return [*found, reserve.give_up()]
+
+    assert [True, False, False, True] == short(body)
+
+
 @pytest.mark.parametrize("sent", [b"", head()], ids=["silent", "asking"])
 def test_a_client_is_told_to_come_again(listener: socket.socket, sent: bytes) -> None:
     """In a whole response with nothing behind it, and not all at the same time; then nobody is there any more."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.worker.sources import Sources, Stamp, Stamps, is_users, mark, named
+from wsworker.worker.sources import Sources, Stamp, Stamps, is_users, mark, named, pause
 
 OLD: Stamp = (1, 10, 100)
 NEW: Stamp = (2, 10, 200)
@@ -18,7 +18,7 @@ TREES = st.dictionaries(st.sampled_from(["/app.py", "/b.py", "/c.py"]), STAMPS)
 
 def test_a_change_is_told_once_it_rests() -> None:
     """The first look sees it, the next one that finds the same tells it, and then it is known."""
-    sources = Sources({"/app.py": OLD, "/b.py": OLD})
+    sources = Sources({"/app.py": OLD, "/b.py": OLD}, {})
     assert ({}, False) == (sources.look({"/app.py": OLD, "/b.py": OLD}, {}), sources.restless)
     assert ({}, True) == (sources.look({"/app.py": NEW, "/b.py": OLD}, {}), sources.restless)
     assert ({"/app.py": NEW}, False) == (sources.look({"/app.py": NEW, "/b.py": OLD}, {}), sources.restless)
@@ -27,7 +27,7 @@ def test_a_change_is_told_once_it_rests() -> None:
 
 def test_several_saves_are_one_change() -> None:
     """As long as each look finds something else, nothing is told."""
-    sources = Sources({"/app.py": OLD, "/b.py": OLD})
+    sources = Sources({"/app.py": OLD, "/b.py": OLD}, {})
     assert {} == sources.look({"/app.py": NEW, "/b.py": OLD}, {})
     assert {} == sources.look({"/app.py": NEWER, "/b.py": OLD}, {})
     assert {} == sources.look({"/app.py": NEWER, "/b.py": NEW}, {})
@@ -36,7 +36,7 @@ def test_several_saves_are_one_change() -> None:
 
 def test_what_is_undone_is_no_change() -> None:
     """A save that brings back what was loaded needs no reload."""
-    sources = Sources({"/app.py": OLD})
+    sources = Sources({"/app.py": OLD}, {})
     sources.look({"/app.py": NEW}, {})
     assert ({}, False) == (sources.look({"/app.py": OLD}, {}), sources.restless)
     assert {} == sources.look({"/app.py": OLD}, {})
@@ -44,7 +44,7 @@ def test_what_is_undone_is_no_change() -> None:
 
 def test_files_come_and_go() -> None:
     """A new file of the tree is a change, so is one that is gone, and one that comes back as it was."""
-    sources = Sources({"/app.py": OLD})
+    sources = Sources({"/app.py": OLD}, {})
     both: Stamps = {"/app.py": OLD, "/b.py": OLD}
     sources.look(both, {})
     assert {"/b.py": OLD} == sources.look(both, {})
@@ -57,7 +57,7 @@ def test_files_come_and_go() -> None:
 
 def test_a_module_that_is_imported_late_is_no_change() -> None:
     """Outside the tree, a file is watched from its import on."""
-    sources = Sources({"/app.py": OLD})
+    sources = Sources({"/app.py": OLD}, {})
     tree: Stamps = {"/app.py": OLD}
     assert ({}, False) == (sources.look(tree, {"/lib.py": OLD}), sources.restless)
     assert {} == sources.look(tree, {"/lib.py": OLD})
@@ -70,7 +70,7 @@ def test_a_module_that_is_imported_late_is_no_change() -> None:
 @given(first=TREES, looks=st.lists(TREES))
 def test_the_last_state_is_always_told(first: Stamps, looks: list[Stamps]) -> None:
     """Whatever came before: what was told, put over what was loaded, is what is there once two looks found the same."""
-    sources = Sources(first)
+    sources = Sources(first, {})
     told = {**first}
     for tree in [*looks, *looks[-1:], *looks[-1:]]:
         told |= sources.look(tree, {})
@@ -105,13 +105,54 @@ def test_names_for_the_log() -> None:
     )
 
 
-@given(TREES, TREES)
-def test_marks_tell_changes_apart(one: Stamps, other: Stamps) -> None:
-    """Two workers that see the same have the same mark, in whatever order they found it; others do not."""
-    assert mark(one) == mark(dict(reversed([*one.items()])))
-    assert (mark(one) == mark(other)) == (one == other)
+def test_workers_that_saw_two_saves_differently_agree() -> None:
+    """Told one by one, at once, or met at the start: what is there in the end has one mark."""
+    old: Stamps = {"/app.py": OLD, "/b.py": OLD, "/gone.py": OLD}
+    first: Stamps = {"/app.py": NEW, "/b.py": OLD, "/gone.py": OLD}
+    both: Stamps = {"/app.py": NEW, "/b.py": NEW}
+    quick, slow = Sources(old, {}), Sources(old, {})
+    marks = []
+    for tree in (first, first, both, both):
+        quick.look(tree, {})
+        marks.append(quick.mark)
+    for tree in (first, both, both):
+        slow.look(tree, {})
+    canary = Sources(both, {})
+    assert [Sources(old, {}).mark, Sources(first, {}).mark, Sources(first, {}).mark, canary.mark] == marks
+    assert slow.mark == canary.mark
+    assert 4 == len({*marks, "another"})
+
+
+def test_what_is_known_by_name_counts_where_it_has_changed() -> None:
+    """A module that only one worker has imported makes no difference until it is saved, nor does the config."""
+    tree: Stamps = {"/app.py": OLD}
+    one, other = Sources(tree, {"/config": OLD}), Sources(tree, {"/config": OLD})
+    late: Stamps = {"/config": OLD, "/lib.py": OLD}
+    changed: Stamps = {"/config": NEW, "/lib.py": OLD}
+    for others in (late, late, changed, changed):
+        one.look(tree, others)
+    for others in ({"/config": OLD}, {"/config": NEW}, {"/config": NEW}):
+        other.look(tree, others)
+    assert one.mark == other.mark != Sources(tree, {"/config": NEW}).mark
+
+
+@given(TREES, TREES, TREES, TREES)
+def test_marks_tell_states_apart(tree: Stamps, changed: Stamps, tree2: Stamps, changed2: Stamps) -> None:
+    """The same files have the same mark, in whatever order they were found; others do not. Gone is not there."""
+    assert mark(tree, changed) == mark(dict(reversed([*tree.items()])), dict(reversed([*changed.items()])))
+    there = [{path: stamp for path, stamp in one.items() if stamp} for one in (tree, tree2)]
+    assert (mark(tree, changed) == mark(tree2, changed2)) == (there[0] == there[1] and changed == changed2)
 
 
 def test_a_name_that_is_no_text() -> None:
     """A file name may hold any byte."""
-    assert mark({"/srv/\udcff.py": OLD}) != mark({"/srv/\udcfe.py": OLD})
+    assert mark({"/srv/\udcff.py": OLD}, {}) != mark({"/srv/\udcfe.py": OLD}, {})
+
+
+@pytest.mark.parametrize(
+    ("restless", "took", "expected"),
+    [(False, 0.001, 0.5), (True, 0.001, 0.1), (True, 0.01, 0.2), (False, 0.3, 6.0)],
+)
+def test_the_pause_after_a_look(restless: bool, took: float, expected: float) -> None:
+    """Twice a second, sooner to see whether a change rests, and never more than a twentieth of the time."""
+    assert pytest.approx(expected) == pause(restless, took)

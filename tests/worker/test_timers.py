@@ -4,6 +4,8 @@ import asyncio
 import gc
 import logging
 import math
+import os
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from wsworker.counters import Counters
 from wsworker.speaker import begin_task, connection_id
+from wsworker.worker.stalls import Stalls
 from wsworker.worker.timers import Timers, next_due
 
 SOON = 0.001
@@ -23,7 +26,8 @@ def run(scenario: Callable[[Timers], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a fresh loop, with a deadline for all of it."""
 
     async def main() -> None:
-        timers = Timers(asyncio.get_running_loop(), LOG, Counters())
+        counters = Counters()
+        timers = Timers(asyncio.get_running_loop(), LOG, counters, Stalls(7, counters, LOG), os.path.dirname(__file__))
         async with asyncio.timeout(20):
             await scenario(timers)
         timers.cancel_all()
@@ -262,6 +266,52 @@ def test_an_exception_is_logged_and_the_timer_goes_on(caplog: pytest.LogCaptureF
     assert record.getMessage().endswith("broken) raised ValueError; the timer goes on")
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "no database"
+
+
+def test_the_time_of_a_run_is_counted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A sync one keeps the loop like a callback, also when it raises, and is logged if it is slow."""
+    now = [1000.0]
+    monkeypatch.setattr("wsworker.worker.timers.monotonic", lambda: now[0])
+
+    async def scenario(timers: Timers) -> None:
+        counters = timers.counters
+
+        def broken() -> None:
+            now[0] += 0.25
+            raise ValueError
+
+        async def poll() -> None:
+            now[0] += 3.0
+
+        timers.after(SOON, broken)
+        await until(lambda: not len(timers))
+        calls = counters.sync_calls
+        assert (1, 0.25, 1) == (sum(calls.counts), calls.seconds, counters.slow_callbacks)
+        timers.after(SOON, poll)
+        await until(lambda: not len(timers))
+        assert (1, 3.0) == (sum(counters.async_calls.counts), counters.async_calls.seconds)
+        assert (1, 0.25) == (sum(calls.counts), timers.stalls.take_longest())
+
+    run(scenario)
+    slow, raised = [record.getMessage() for record in caplog.records]
+    assert slow.startswith("after(0.001, test_the_time_of_a_run_is_counted")
+    assert re.search(r"broken\) blocked worker 7 for 250 ms \(test_timers.py:\d+\)$", slow)
+    assert raised.endswith("broken) raised ValueError")
+
+
+def test_what_has_no_place_is_named_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function of C may block as well."""
+    times = iter([0.0, 0.5])
+    monkeypatch.setattr("wsworker.worker.timers.monotonic", lambda: next(times))
+
+    async def scenario(timers: Timers) -> None:
+        timers.after(SOON, [].clear)
+        await until(lambda: not len(timers))
+
+    run(scenario)
+    assert ["after(0.001, list.clear) blocked worker 7 for 500 ms (not in Python)"] == caplog.messages
 
 
 @pytest.mark.parametrize("exception", [asyncio.CancelledError, GeneratorExit])

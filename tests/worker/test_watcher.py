@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -38,7 +42,9 @@ def watching(app_dir: Path) -> Watch:
         told: Told = []
 
         async def main() -> None:
-            watched = Watcher(str(app_dir), str(app_dir.parent / "config.yaml"), lambda *change: told.append(change))
+            watched = Watcher(
+                str(app_dir), str(app_dir.parent / "config.yaml"), lambda *change: told.append(change), time.monotonic
+            )
             watched.start(asyncio.get_running_loop())
             act(told)
             await until(lambda: told)
@@ -85,6 +91,18 @@ def test_a_huge_folder_is_cut(app_dir: Path) -> None:
     assert ("app.py", 4, False) == (files[0], len(files), is_all)
 
 
+def test_hidden_files_count(app_dir: Path) -> None:
+    """They are looked at like the others: where they fill a folder, it is not said that all was found."""
+    for number in range(9):
+        (app_dir / f".{number}").write_text("")
+    for number in range(9):
+        (app_dir / f"{number}.py").write_text("")
+    _, is_all = found(app_dir, most=10)
+    assert not is_all
+    files, is_all = found(app_dir, most=22)
+    assert (11, True) == (len(files), is_all)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """It has no files: what cannot be read is not imported either."""
     assert ([], True) == found(tmp_path / "nothing")
@@ -117,7 +135,7 @@ def test_two_workers_tell_the_same(app_dir: Path) -> None:
     told: Told = []
 
     async def main() -> None:
-        both = [Watcher(str(app_dir), "/none", lambda *change: told.append(change)) for _ in range(2)]
+        both = [Watcher(str(app_dir), "/none", lambda *change: told.append(change), time.monotonic) for _ in range(2)]
         for each in both:
             assert each.start(asyncio.get_running_loop()) >= 3
         (app_dir / "app.py").unlink()
@@ -128,6 +146,7 @@ def test_two_workers_tell_the_same(app_dir: Path) -> None:
     asyncio.run(main())
     assert told[0] == told[1]
     assert "app.py" == told[0][0]
+    assert told[0][1] == Watcher(str(app_dir), "/none", lambda *change: None, time.monotonic).mark
 
 
 def test_modules_from_elsewhere(
@@ -145,10 +164,10 @@ def test_modules_from_elsewhere(
 
     async def main() -> Told:
         told: Told = []
-        watched = Watcher(str(app_dir), "/none", lambda *change: told.append(change))
+        watched = Watcher(str(app_dir), "/none", lambda *change: told.append(change), time.monotonic)
         watched.start(asyncio.get_running_loop())
         importlib.import_module("watched_elsewhere")
-        await until(lambda: str(library / "watched_elsewhere.py") in watched._modules)
+        await until(lambda: str(library / "watched_elsewhere.py") in watched._others)
         (library / "watched_elsewhere.py").write_text("x = 22\n")
         await until(lambda: told)
         watched.stop()
@@ -159,9 +178,93 @@ def test_modules_from_elsewhere(
     assert [str(library / "watched_elsewhere.py")] == [names for names, _ in told]
 
 
+class Lazy(ModuleType):
+    """A module that is loaded when anything is asked of it, and then cannot be, as importlib.util.LazyLoader's."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+class Proxy:
+    """An object that lets another one answer for it, as those of werkzeug.local."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+@pytest.mark.parametrize("make", [lambda: Lazy("strange"), Proxy], ids=["lazy", "proxy"])
+def test_no_module_is_asked(
+    app_dir: Path, monkeypatch: pytest.MonkeyPatch, watching: Watch, make: Callable[[], Any]
+) -> None:
+    """What stands in sys.modules may have code of its own; none of it runs."""
+    monkeypatch.setitem(sys.modules, "strange", make())
+    told = watching(lambda _: (app_dir / "app.py").write_text("x = 1\n"))
+    assert ["app.py"] == [names for names, _ in told]
+
+
+def test_a_lazy_module_is_watched_and_not_loaded(
+    app_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is known before it is loaded."""
+    file = tmp_path / "lazily.py"
+    file.write_text("raise LookupError('loaded')\n")
+    spec = importlib.util.spec_from_file_location("lazily", file)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "lazily", module)
+    spec.loader.exec_module(module)
+    watched = Watcher(str(app_dir), "/none", lambda *change: None, time.monotonic)
+    assert str(file) in watched._outside()
+
+
+def test_a_look_that_fails_is_not_the_last(app_dir: Path) -> None:
+    """The next one is planned all the same."""
+    told: Told = []
+
+    def fail_once(names: str, mark: str) -> None:
+        told.append((names, mark))
+        if len(told) == 1:
+            raise LookupError(names)
+
+    async def main() -> list[BaseException]:
+        loop = asyncio.get_running_loop()
+        raised: list[BaseException] = []
+        loop.set_exception_handler(lambda loop, context: raised.append(context["exception"]))
+        watched = Watcher(str(app_dir), "/none", fail_once, time.monotonic)
+        watched.start(loop)
+        (app_dir / "app.py").write_text("#")
+        await until(lambda: len(told) == 1)
+        (app_dir / "app.py").write_text("##")
+        await until(lambda: len(told) == 2)
+        watched.stop()
+        return raised
+
+    assert [LookupError] == [type(error) for error in asyncio.run(main())]
+
+
+def test_a_look_that_takes_long_is_followed_by_a_long_pause(app_dir: Path) -> None:
+    """However many files there are, the loop has most of its time for clients."""
+    times = iter([10.0, 10.25])
+    planned: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        watched = Watcher(str(app_dir), "/none", lambda *change: None, lambda: next(times))
+        began_at = loop.time()
+        watched.start(loop)
+        assert watched._timer is not None
+        planned.append(watched._timer.when() - began_at)
+        watched.stop()
+
+    asyncio.run(main())
+    assert planned[0] >= 5.0
+
+
 def test_the_package_itself_is_not_watched(app_dir: Path) -> None:
     """Nor is what is installed: only the app's own files are left."""
-    watched = Watcher(str(app_dir), "/none", lambda *change: None)
+    watched = Watcher(str(app_dir), "/none", lambda *change: None, time.monotonic)
     outside = [*watched._outside()]
     package = str(Path(watcher.__file__).parents[1])
     assert [] == [path for path in outside if path.startswith(f"{package}/") or "/site-packages/" in path]
@@ -172,8 +275,8 @@ def test_a_huge_app_dir_is_told_once(
 ) -> None:
     """One warning that names the setting; what was found at first is watched, whatever else comes."""
     monkeypatch.setattr(watcher, "MOST_ENTRIES", 2)
-    watched = Watcher(str(app_dir), "/none", lambda *change: None)
+    watched = Watcher(str(app_dir), "/none", lambda *change: None, time.monotonic)
     (app_dir / "aaa.py").write_text("")
-    assert [str(app_dir / "app.py"), "/none"] == [*watched._tree()]
+    assert [str(app_dir / "app.py")] == [*watched._tree()]
     text = f"{app_dir} holds more than 2 files and folders; new files are not noticed, set `app_dir` to a smaller one"
     assert [text] == caplog.messages

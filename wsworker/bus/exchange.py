@@ -117,7 +117,8 @@ class Exchange:
         self._counters.bus_gaps += 1
         what = "messages" if count is None else "1 message" if count == 1 else f"{count} messages"
         whose = "any topic" if keys is None else "1 topic or user" if len(keys) == 1 else f"{len(keys)} topics or users"
-        logger.warning("%s of %s may be missing", what, whose)
+        why = "another worker has died, or its link was lost" if count is None else "this worker was too slow for them"
+        logger.warning("%s of %s may be missing: %s (on_bus_gap tells the app)", what, whose, why)
         self._gap = None if self._gap is None or keys is None else self._gap | keys
         if self._gap_timer is None:
             self._gap_timer = self._loop.call_at(self._told_at + GAP_SECONDS, self._tell_gap, context=self._context)

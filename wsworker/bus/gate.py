@@ -127,4 +127,8 @@ class Gate:
         if not self._outside.ended(link):
             self._strangers.discard(link)
             self.refused += 1
-            logger.warning("somebody who connected to the bus was turned away: %s", why or "it has left")
+            if why:
+                logger.warning("somebody who connected to the bus was turned away: %s", why)
+            else:
+                # a worker that gave up waiting for one that was busy, as in a reload
+                logger.debug("somebody who connected to the bus has left")

@@ -156,7 +156,8 @@ class Link:
             self._set_reading(False)
             self._loop.call_soon(self._handle)
         elif self._at_end:
-            self._fail("" if self._goodbye else "it has ended without a word")
+            # who leaves before the greeting owes nobody a word
+            self._fail("it has ended without a word" if self._greeted and not self._goodbye else "")
         elif self._reader.fault:
             self._fail(self._reader.fault)
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,16 +27,19 @@ from wsworker.cli.findings import (
     backlog_findings,
     caution_findings,
     config_finding,
+    control_findings,
     files_findings,
     log_findings,
     pidfile_findings,
     rundir_findings,
     tls_findings,
+    user_findings,
 )
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import lines
 from wsworker.errors import ControlError
 from wsworker.master.rundir import paths, read_pid
+from wsworker.visible import escape_line
 
 if TYPE_CHECKING:
     from wsworker.configfile import Loaded
@@ -77,6 +80,8 @@ def findings(loaded: Loaded, master: int | None) -> list[Finding]:
         *log_findings(loaded),
         *pidfile_findings(loaded),
         *rundir_findings(at),
+        *control_findings(loaded, at),
+        *user_findings(loaded),
         *files_findings(loaded, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *backlog_findings(loaded, int(SOMAXCONN.read_text())),
     ]
@@ -94,10 +99,16 @@ def _master(path: Path) -> int | None:
 
 def finding_lines(findings: list[Finding]) -> list[str]:
     """Return the findings as text: what is ok in columns, then warnings and errors, a line each."""
+    findings = [replace(one, what=_fit(one.what), facts=_fit(one.facts)) for one in findings]
     rows = [(one.what, one.verdict, one.facts) for one in findings if one.verdict == "ok"]
     others = sorted((one for one in findings if one.verdict != "ok"), key=lambda one: one.verdict == "failed")
     words = {"warning": click.style("warning:", fg="yellow"), "failed": click.style("error:", fg="red")}
     return [*lines(rows, ("<", "<", "<"), gap=3), *(f"{words[one.verdict]} {one.facts}" for one in others)]
+
+
+def _fit(text: str) -> str:
+    """Return lines fit for a terminal: a path need not be text, and the traceback of an app is not ours."""
+    return "\n".join(escape_line(line) for line in text.split("\n"))
 
 
 # The settings
@@ -126,5 +137,7 @@ def value_lines(loaded: Loaded) -> list[str]:
     from wsworker.config import KEYS, takes, value_of
     from wsworker.writing import as_yaml
 
-    rows = [(key, as_yaml(value_of(loaded.config, key), takes(key).unit), loaded.place(key)) for key in KEYS]
+    rows = [
+        (key, _fit(as_yaml(value_of(loaded.config, key), takes(key).unit)), _fit(loaded.place(key))) for key in KEYS
+    ]
     return [*lines(rows, ("<", "<", "<")), ""]

@@ -8,6 +8,7 @@ needs it too, in the daemon, which has to tell the process that waits for it how
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -104,15 +105,27 @@ def describe(error: Exception) -> Failure | None:
             return failure(error.exits_with, error.code, error.message)
         case click.UsageError():
             command = error.ctx.command_path if error.ctx else "wsworker"
-            message = error.format_message().rstrip(".")
-            return failure(USAGE, "usage", f"{message} (see `{command} --help`)")
+            return failure(USAGE, "usage", f"{_wrong_use(error)} (see `{command} --help`)")
         case _:
             return None
 
 
 def failure(exit_code: int, code: str, message: str) -> Failure:
     """Return a failure that one sentence describes; a user's traceback may stand below it."""
-    return Failure(exit_code, f"error: {message}", {"code": code, "message": message})
+    details: dict[str, Any] = {"code": code, "message": message}
+    # "app.py:9: on_message takes ..." is the place of a mistake in the app
+    if code == "app_invalid" and (place := re.match(r"(.+?):(\d+): ", message)):
+        details |= {"file": place[1], "line": int(place[2]), "column": None}
+    return Failure(exit_code, f"error: {message}", details)
+
+
+def _wrong_use(error: click.UsageError) -> str:
+    """Return what click says, but for a number out of range: that in words."""
+    match error:
+        case click.BadParameter(param=click.Parameter(type=click.IntRange() | click.FloatRange() as kind)):
+            upwards = f"of at least {kind.min}" if kind.max is None else f"from {kind.min} to {kind.max}"
+            error = click.BadParameter(f"must be a number {upwards}", error.ctx, error.param)
+    return error.format_message().rstrip(".")
 
 
 def _bad_config(error: ConfigError) -> Failure:
@@ -123,8 +136,11 @@ def _bad_config(error: ConfigError) -> Failure:
         "code": code,
         "message": first.message,
         "file": first.place,
-        "line": first.line,
-        "column": first.column,
-        "problems": [asdict(problem) for problem in error.problems],
+        "line": first.line or None,
+        "column": first.column or None,
+        "problems": [
+            {**asdict(problem), "line": problem.line or None, "column": problem.column or None}
+            for problem in error.problems
+        ],
     }
     return Failure(exit_code, str(error), details)

@@ -1,12 +1,14 @@
 """What `wsworker check` looks at: the app, the addresses, the files, the limits of the system.
 
 Each function looks at one thing and yields what it found, a row or a sentence. Nothing is started, made or opened for
-writing: the app is imported in a child process, addresses are tried with a bind that joins nobody, and rights are asked
-for as the user who runs the check, who is taken to be the one who runs `start`.
+writing: the app is imported in a child process, as the user that workers would run as, and addresses are tried with a
+bind that joins nobody. Rights are asked for as the user who runs the check, who is taken to be the one who runs
+`start`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
@@ -16,14 +18,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from wsworker.cli import importapp, rights
 from wsworker.cli.text import visible
-from wsworker.errors import BindError, TlsError
-from wsworker.master.rundir import MAX_SOCKET_PATH_BYTES, Paths
+from wsworker.errors import BindError, RunDirError, TlsError
+from wsworker.master.rundir import FOLDER_CURE, MAX_SOCKET_PATH_BYTES, UNITS_FOLDER, Paths, check_folder
 
 if TYPE_CHECKING:
     from wsworker.config import Config
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from wsworker.values import ListenAddress
 
 Verdict: TypeAlias = Literal["ok", "warning", "failed"]
+
+GROUP_MODE: Final = 0o660
+"""The `control_socket_mode` that lets a group give commands."""
 
 SPARE_DESCRIPTORS: Final = 64
 """What a worker opens besides its connections: its loop, channel, listeners, log, and a little for the user."""
@@ -68,15 +73,37 @@ def caution_findings(loaded: Loaded) -> Iterator[Finding]:
 
 
 def app_findings(loaded: Loaded, by_root: bool) -> Iterator[Finding]:
-    """Import the app in a child process, then see who can change what was imported. by_root: who asks is root."""
+    """See who can change the app, then import it in a child process. by_root: who asks is root.
+
+    What others can change is told before it is run. As root without `user` it is run as root all the same: so would a
+    start do.
+    """
     config = loaded.config
+    warned = [*rights_findings(loaded, by_root, rights.file_of(config.app, config.app_dir))]
+    yield from warned
     found = imported(loaded)
+    yield _app_finding(found)
+    if not warned:
+        # it may have come from elsewhere
+        yield from rights_findings(loaded, by_root, found.get("file", ""))
+
+
+def app_finding(loaded: Loaded) -> Finding:
+    """Import the app in a child process, and no more."""
+    return _app_finding(imported(loaded))
+
+
+def _app_finding(found: dict[str, Any]) -> Finding:
     if "error" in found:
-        yield Finding("app", "failed", f"{found['error']}\n{found['trace']}".rstrip())
-    else:
-        yield Finding("app", "ok", f"{', '.join(found['callbacks'])}   {visible(found['file'])}")
+        return Finding("app", "failed", f"{found['error']}\n{found['trace']}".rstrip())
+    return Finding("app", "ok", f"{', '.join(found['callbacks'])}   {visible(found['file'])}")
+
+
+def rights_findings(loaded: Loaded, by_root: bool, file: str) -> Iterator[Finding]:
+    """See who can change an app. file: that it is imported from, or ""; by_root as for app_findings."""
+    config = loaded.config
     worker = worker_of(config) if by_root else None
-    for one in rights.look(rights.of_app(config.app, config.app_dir, found.get("file", ""))):
+    for one in rights.look(rights.of_app(config.app, config.app_dir, file)):
         if sentence := rights.objection(one, worker):
             yield Finding("rights", "warning", f"{loaded.origins['app']}: {sentence}")
             # what is said of the folder holds for what is in it
@@ -84,9 +111,26 @@ def app_findings(loaded: Loaded, by_root: bool) -> Iterator[Finding]:
 
 
 def imported(loaded: Loaded) -> dict[str, Any]:
-    """Import the app in a child process; returns "callbacks" and "file", or "error" and "trace"."""
+    """Import the app in a child process, which root has become a worker's user before.
+
+    Returns "callbacks" and "file", or "error" and "trace".
+    """
+    from wsworker.master.process import identity, may_signal_others
+
     config = loaded.config
-    asked = {"path": sys.path, "app": config.app, "app_dir": config.app_dir, "set_at": loaded.place("app")}
+    who = identity(config)
+    becomes = os.geteuid() == 0 and who.gid is not None
+    if becomes and not may_signal_others():
+        # nor could we end a child that hangs
+        text = "ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`"
+        return {"error": text, "trace": ""}
+    asked: dict[str, Any] = {
+        "path": sys.path,
+        "app": config.app,
+        "app_dir": config.app_dir,
+        "set_at": loaded.place("app"),
+    }
+    asked["identity"] = asdict(who) if becomes else None
     # -P: the folder that we stand in is no part of the path unless ours has it
     command = [sys.executable, "-P", "-c", importapp.ENTRY, json.dumps(asked)]
     try:
@@ -198,18 +242,67 @@ def unwritable(file: Path) -> str | None:
 
 def unwritable_folder(folder: Path) -> str | None:
     """Return why we could not make a file in a folder; None if we could."""
-    if not folder.is_dir():
-        return f"there is no directory {folder}" if not folder.exists() else f"{folder} is not a directory"
+    try:
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        return f"there is no directory {folder}"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"{folder} is not a directory"
     allowed = os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
     return None if allowed else f"no permission to write in {folder}"
 
 
 def rundir_findings(at: Paths) -> Iterator[Finding]:
-    """See whether the path of the control socket, which may be the run directory's, fits into an address (unix(7))."""
+    """See whether the run directory can be had, and whether the path of the control socket fits (unix(7))."""
+    try:
+        check_folder(at.folder)
+    except RunDirError as error:
+        yield Finding("run directory", "failed", str(error))
+    except FileNotFoundError:
+        there = next(folder for folder in at.folder.parents if os.path.lexists(folder))
+        if reason := unwritable_folder(there):
+            yield Finding("run directory", "failed", str(RunDirError(str(at.folder), reason, FOLDER_CURE)))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        yield Finding("run directory", "failed", str(RunDirError(str(at.folder), reason, FOLDER_CURE)))
     length = len(os.fsencode(at.socket))
     if length > MAX_SOCKET_PATH_BYTES:
         facts = f"the path {visible(at.socket)} has {length} bytes, a socket may have {MAX_SOCKET_PATH_BYTES}"
         yield Finding("run directory", "failed", f"{facts}; set `control_socket` to a shorter one")
+
+
+def control_findings(loaded: Loaded, at: Paths) -> Iterator[Finding]:
+    """See whether the control socket can be made in its place, and whether a group that it is for would find it."""
+    config, place = loaded.config, loaded.place("control_socket")
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(at.socket.lstat().st_mode):
+            facts = f"{visible(at.socket)} is in the place of the control socket; remove it, or change `control_socket`"
+            yield Finding("control socket", "failed", f"{place}: {facts}")
+    own = at.socket.parent != at.folder
+    if own and (reason := unwritable_folder(at.socket.parent)):
+        facts = f"cannot make the control socket {visible(at.socket)}: {reason}; change `control_socket`"
+        yield Finding("control socket", "failed", f"{place}: {facts}")
+    if config.control_socket_mode == GROUP_MODE and not own and not at.folder.is_relative_to(UNITS_FOLDER):
+        facts = (
+            f"control_socket_mode 0660 has no effect: commands of other users do not look into {visible(at.folder)}; "
+            f"set `control_socket`, or start it by a unit with its RuntimeDirectory below {UNITS_FOLDER}"
+        )
+        yield Finding("control socket", "warning", f"{loaded.place('control_socket_mode')}: {facts}")
+
+
+# Rights
+
+
+def user_findings(loaded: Loaded) -> Iterator[Finding]:
+    """See whether workers can become who they are to be; nothing to say if they can. As root, the import tells."""
+    from wsworker.master.process import identity
+
+    if os.geteuid() != 0 and identity(loaded.config).takes_root:
+        key = "user" if loaded.config.user else "group"
+        facts = f"`{key}` names somebody else than who runs this, which takes root; start as root, or remove it"
+        yield Finding(key, "failed", f"{loaded.place(key)}: {facts}")
 
 
 # Limits

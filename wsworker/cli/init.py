@@ -39,16 +39,27 @@ WORDS_OF_YAML: Final = frozenset({"true", "false", "null"})
 
 
 @click.command(epilog=epilog({OK: "written", FAILED: "nothing written"}, "wsworker init hello"))
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path())
 @global_options
 @click.pass_obj
-def init(settings: Settings, folder: Path) -> int:
+def init(settings: Settings, folder: str) -> int:
     """Write a small service to start from."""
     if settings.config:
         raise click.UsageError("init writes a config.yaml of its own; remove -c")
-    write(folder, contents(service_name(Path(os.path.abspath(folder)).name)))
+    if not folder:
+        raise click.UsageError("DIR is empty; name a folder, or leave it out for this one")
+    return make(settings, Path(folder))
+
+
+def make(settings: Settings, folder: Path) -> int:
+    """Write the files, and tell of each."""
+    own_name = Path(os.path.abspath(folder)).name
+    name = service_name(own_name)
+    write(folder, contents(name))
     following = "wsworker start" if folder == Path() else f"cd {shlex.quote(str(folder))} && wsworker start"
-    rows = [("created", visible(folder / file), words) for file, words in FILES.items()]
+    # a name that nobody has chosen is told
+    told = {**FILES, "config.yaml": FILES["config.yaml"] + ("" if name == own_name else f", named {name}")}
+    rows = [("created", visible(folder / file), words) for file, words in told.items()]
     document = {
         "schema": SCHEMA,
         "folder": str(folder.absolute()),
@@ -121,4 +132,6 @@ def _refuse(existing: Path) -> None:
     text = (
         f"{visible(existing)} is there already, and nothing was written; name a new folder, as in `wsworker init DIR`"
     )
+    if existing.name == "app.py":
+        text += "; for an app of your own, write config.yaml with `app: MODULE`"
     raise Failed("failed", text)

@@ -10,9 +10,11 @@ pay for what `start` needs.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 import click
 
@@ -34,7 +36,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop the service and wait for its end.",
     "restart": "Stop the service if it runs, then start it.",
     "reload": "Load new code and configuration, worker by worker.",
-    "reopen": "Open the log file anew, after it was moved away.",
+    "reopen": "Reopen the log file, after it was moved away.",
     "status": "Show the service and its workers.",
     "top": "Watch the service and its workers.",
     "connections": "Show the open connections.",
@@ -65,6 +67,30 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was asked for; of one that does not exist, say which was meant."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing:
+            # here and not above: --help would pay for it
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            raise click.UsageError(f"No such command {name!r}{f'; did you mean {near[0]!r}?' if near else ''}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. An option without its value is an error of the command, which click does not note."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is None and ctx.invoked_subcommand is not None:
+                command = self.get_command(ctx, ctx.invoked_subcommand)
+                assert command is not None
+                error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
+            raise
+
 
 @click.group(
     cls=Commands,
@@ -88,6 +114,14 @@ def run(arguments: Sequence[str]) -> int:
     except click.Abort:
         # click's word for KeyboardInterrupt: 128 + SIGINT, as a shell has it
         return INTERRUPTED
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        # Python tries once more at its end, and would tell of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with suppress(OSError):
+            click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
+        return settings.lost
     except Exception as error:
         failure = describe(error)
         if failure is None:
@@ -104,6 +138,15 @@ def run(arguments: Sequence[str]) -> int:
         settings.failure(failure)
         return failure.exit_code
     return code if isinstance(code, int) else OK
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it was click.echo that could not write, such as on a full disk. All else is a fault."""
+    # here and not above: every command would pay for it
+    from traceback import walk_tb
+
+    *_, (innermost, _) = walk_tb(error.__traceback__)
+    return innermost.f_code is click.echo.__code__
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from wsworker.cli.failures import USAGE, Failure
+from wsworker.cli.failures import FAILED, USAGE, Failure
 from wsworker.cli.version import banner
 
 if TYPE_CHECKING:
@@ -30,12 +30,16 @@ YAML_ENDINGS: Final = (".yaml", ".yml")
 
 @dataclass
 class Settings:
-    """The global options of this run, and the two voices of a command. config: as typed behind -c."""
+    """The global options of this run, and the two voices of a command.
+
+    config: as typed behind -c; lost: the exit code if the result cannot be written.
+    """
 
     config: str | None = None
     json: bool = False
     color: str = "auto"
     debug: bool = False
+    lost: int = FAILED
 
     def config_path(self) -> Path:
         """Return the config file that this run is about. Raises ConfigError if there is none."""

@@ -60,9 +60,10 @@ def reload(settings: Settings, no_wait: bool) -> int:
     except KeyboardInterrupt:
         raise Interrupted(f"the reload of {service.name} goes on; `wsworker status` and the log say how") from None
     # systemd.exec(5): ExecReload= gets MAINPID
+    gone = False
     if body["result"] == "ok" and "MAINPID" not in os.environ:
-        body = _follow(settings, service, body)
-    return show(settings, service.name, body)
+        body, gone = _follow(settings, service, body)
+    return show(settings, service.name, body, gone)
 
 
 def _answer(settings: Settings, service: ask.Service) -> Mapping[str, Any]:
@@ -75,8 +76,8 @@ def _answer(settings: Settings, service: ask.Service) -> Mapping[str, Any]:
     raise AssertionError("the last reply is final")
 
 
-def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the result as it is when the old workers have gone."""
+def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """Return the result as it is when the old workers have gone, and whether they have."""
     began_at = time.monotonic()
     give_up_at: float | None = None
     generation, asked = body["generation"], max(1, body["asked"])
@@ -100,12 +101,12 @@ def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -
         raise Interrupted(f"{service.name} is reloaded; {still} of old workers go on leaving") from None
     except (NotRunning, ControlError) as error:
         settings.progress(f"note: {service.name} is reloaded, and then: {error}")
-        return body
+        return body, False
     last = document["last_reload"] or {}
     followed = {"seconds": body["seconds"] + time.monotonic() - began_at}
     if last.get("generation") == generation and "dropped" in last:
         followed["dropped"] = last["dropped"]
-    return {**body, **followed}
+    return {**body, **followed}, left is None
 
 
 def progress_line(body: Mapping[str, Any]) -> str:
@@ -121,13 +122,13 @@ def progress_line(body: Mapping[str, Any]) -> str:
             return ""
 
 
-def show(settings: Settings, name: str, body: Mapping[str, Any]) -> int:
-    """Print the result of a reload and return the exit code."""
+def show(settings: Settings, name: str, body: Mapping[str, Any], gone: bool) -> int:
+    """Print the result of a reload and return the exit code. gone: whether the old workers have gone."""
     document = {"schema": SCHEMA, "name": name, **body}
     if body["result"] == "ok":
         applied = body.get("applied")  # a master of an earlier version has none
         above = f"applied: {', '.join(applied)}\n" if applied else ""
-        settings.result(above + result_line(name, body), document)
+        settings.result(above + result_line(name, body, gone), document)
         return OK
     if settings.json:
         settings.result("", document)
@@ -136,11 +137,11 @@ def show(settings: Settings, name: str, body: Mapping[str, Any]) -> int:
     return FAILED
 
 
-def result_line(name: str, body: Mapping[str, Any]) -> str:
-    """Return the result of a reload that went well."""
+def result_line(name: str, body: Mapping[str, Any], gone: bool) -> str:
+    """Return the result of a reload that went well. gone: as for show."""
     workers, asked = counted(len(body["workers"]), "worker"), counted(body["asked"], "connection")
     # a master of an earlier version does not count them
-    dropped = f", {body['dropped']} dropped" if "dropped" in body else ""
+    dropped = f", {body['dropped']} dropped{'' if gone else ' so far'}" if "dropped" in body else ""
     return f"reloaded {name}: {workers}, {asked} asked to reconnect (1012){dropped}, {span(body['seconds'])}"
 
 

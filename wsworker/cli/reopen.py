@@ -29,7 +29,7 @@ EXITS: Final[Mapping[int, str]] = {
 @global_options
 @click.pass_obj
 def reopen(settings: Settings) -> int:
-    """Open the log file anew, after it was moved away."""
+    """Reopen the log file, after it was moved away."""
     service = ask.locate(settings.config_path(), os.environ)
     for reply in ask.replies(service, Command("reopen")):
         if reply.final:

@@ -14,7 +14,7 @@ import click
 
 from wsworker.cli import ask, managed
 from wsworker.cli.failures import BAD_CONFIG, Failed, Interrupted
-from wsworker.cli.findings import app_findings
+from wsworker.cli.findings import app_finding
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.start import EXITS, prepare, start_options
 from wsworker.cli.stop import stop_service
@@ -49,7 +49,7 @@ def restart(
 
 def refuse_broken_app(loaded: Loaded) -> None:
     """Raise Failed if the app does not import: what runs is worth more than what would not start."""
-    finding = next(app_findings(loaded, by_root=False))
+    finding = app_finding(loaded)
     if finding.verdict == "failed":
         text = f"the new code does not start; {loaded.config.name} keeps running: {finding.facts}"
         raise Failed("app_invalid", text, BAD_CONFIG)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +26,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from wsworker import configfile
-from wsworker.cli.failures import BAD_CONFIG, EXIT_CODES, FAILED, OK, PARKED, SCHEMA, Failed, Failure, describe, failure
+from wsworker.cli.failures import (
+    BAD_CONFIG,
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    PARKED,
+    SCHEMA,
+    Failed,
+    Failure,
+    Interrupted,
+    describe,
+    failure,
+)
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.version import banner, version
 from wsworker.errors import ConfigError, PlatformError, Problem, TlsError
@@ -176,8 +191,10 @@ class Prepared:
         log.prefer_color(self.settings.colored())
         log.set_up(self.loaded.config.log)
 
+        look = status_command(self.settings.config)
+
         def settled(degraded: str) -> None:
-            hint = ". Ctrl+C stops; `wsworker status` in another terminal" if on_terminal else ""
+            hint = f". Ctrl+C stops; `{look}` in another terminal" if on_terminal else ""
             logger.info("%s", degraded or f"ready{hint}")
 
         ended = self._master(settled, leave=lambda: None).run()
@@ -189,6 +206,8 @@ class Prepared:
         from wsworker.master.detach import detach
 
         code, text = detach(self._run_detached)
+        if code == INTERRUPTED:
+            raise Interrupted(text)
         if code == OK:
             outcome = json.loads(text)
             self.settings.result(ready_line(outcome), {"schema": SCHEMA, **outcome})
@@ -272,6 +291,18 @@ def ready_line(outcome: Mapping[str, Any]) -> str:
     """Return what `start -d` prints when the service is settled."""
     workers = f"{outcome['workers']} worker{'' if outcome['workers'] == 1 else 's'}"
     return f"{outcome['name']} is ready: {workers}, pid {outcome['pid']}"
+
+
+def status_command(config: str | None) -> str:
+    """Return how to ask for the status, from the same folder. config: as typed behind -c, or None."""
+    program = os.path.abspath(sys.argv[0])
+    if program.endswith("__main__.py"):
+        words = [sys.executable, "-m", "wsworker"]
+    elif os.path.abspath(shutil.which("wsworker") or "") == program:
+        words = ["wsworker"]
+    else:
+        words = [min(program, os.path.relpath(program), key=len)]
+    return shlex.join([*words, "status", *(["-c", config] if config else [])])
 
 
 def told(exit_code: int, text: str) -> Failure:

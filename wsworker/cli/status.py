@@ -104,6 +104,7 @@ EXITS: Final[Mapping[int, str]] = {
 @click.pass_obj
 def status(settings: Settings, wide: bool) -> int:
     """Show the service and its workers."""
+    settings.lost = UNKNOWN
     service = ask.locate(settings.config_path(), os.environ)
     try:
         document = ask.status(service)
@@ -244,7 +245,7 @@ def remark(worker: Mapping[str, Any], now: float) -> str:
         return ""
     last = worker["last_exit"]
     parts = []
-    if worker["pid"] is None and last:
+    if worker["pid"] is None and last and worker["state"] != "left":
         parts.append(_death(last))
     elif last and last["class"] != "asked" and now - last["time"] < LATELY_SECONDS:
         parts.append(f"{age(now - last['time'])} ago {_death(last)}")

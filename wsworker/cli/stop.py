@@ -58,23 +58,30 @@ def stop(settings: Settings, quick: bool) -> int:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A service that has come to its end. connections: how many there were, None if it could not say."""
+    """A service that has come to its end.
+
+    connections: how many were told so, None if nobody can say. cut: how many were not; killed: workers that had to be.
+    """
 
     name: str
     pid: int
     connections: int | None
     seconds: float
+    cut: int = 0
+    killed: int = 0
 
     def show(self, settings: Settings) -> None:
         """Print the result."""
         document = {"schema": SCHEMA, "result": "stopped", "name": self.name, "pid": self.pid}
-        document |= {"connections": self.connections, "seconds": self.seconds}
+        document |= {"connections": self.connections, "cut": self.cut, "killed": self.killed, "seconds": self.seconds}
         settings.result(self.line(), document)
 
     def line(self) -> str:
         """Return the result as text."""
         closed = "" if self.connections is None else f"{counted(self.connections, 'connection')} closed (1001), "
-        return f"stopping {self.name} (pid {self.pid}): {closed}stopped in {self.seconds:.1f} s"
+        cut = f"{self.cut} cut, " if self.cut else ""
+        killed = f"{counted(self.killed, 'worker')} killed, " if self.killed else ""
+        return f"stopping {self.name} (pid {self.pid}): {closed}{cut}{killed}stopped in {self.seconds:.1f} s"
 
 
 def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
@@ -93,18 +100,25 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
         # it is silent, or busy with other callers, or of a version that speaks another language
         document = None
     if document is None:
-        pid, connections = _signal_master(service, quick), None
+        pid = _signal_master(service, quick)
         settings.progress(f"{service.name} (pid {pid}) does not answer; sent it {'QUIT' if quick else 'TERM'} and CONT")
     else:
-        pid, connections = document["pid"], document["totals"]["connections"]
+        pid = document["pid"]
+    answer: Mapping[str, Any] = {}
     try:
         if document is not None:
-            _ask_to_stop(settings, service, quick, give_up_at)
+            answer = _ask_to_stop(settings, service, quick, give_up_at)
         wait_until_gone(service, pid, give_up_at)
     except KeyboardInterrupt:
         message = f"{service.name} (pid {pid}) goes on stopping; `wsworker status` shows how far it is"
         raise Interrupted(message) from None
-    return Stopped(service.name, pid, connections, time.monotonic() - began_at)
+    seconds = time.monotonic() - began_at
+    if document is None or not answer:
+        return Stopped(service.name, pid, None, seconds)
+    # a master of an earlier version does not count
+    cut = answer.get("cut", 0)
+    told = max(0, document["totals"]["connections"] - cut)
+    return Stopped(service.name, pid, told, seconds, cut, answer.get("killed", 0))
 
 
 def wait_until_gone(service: ask.Service, pid: int, give_up_at: float) -> None:
@@ -130,22 +144,23 @@ def patience(config: Path, quick: bool) -> float:
     return graceful + MARGIN_SECONDS
 
 
-def _ask_to_stop(settings: Settings, service: ask.Service, quick: bool, give_up_at: float) -> None:
-    """Wait for the answer to a stop. Without one, because the time is over or the master has gone, the lock decides."""
+def _ask_to_stop(settings: Settings, service: ask.Service, quick: bool, give_up_at: float) -> Mapping[str, Any]:
+    """Return the answer to a stop, or nothing if the time is over or the master has gone: then the lock decides."""
     with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call, bar(settings) as draw:
         most = 1
         try:
             while (now := time.monotonic()) < give_up_at:
                 reply = call.reply(min(now + LOOK_SECONDS, give_up_at))
                 if reply and reply.final:
-                    return
+                    return reply.body
                 left = draining(ask.status(service))
                 if left and left.connections:
                     most = max(most, left.connections)
                     draw(left.line, 1 - left.connections / most)
         except (ControlError, NotRunning):
-            # the end of the connection: it may have been told to be quick by somebody else, or it was killed
-            return
+            # the end of the connection: it was killed
+            pass
+    return {}
 
 
 def _signal_master(service: ask.Service, quick: bool) -> int:

@@ -83,7 +83,7 @@ class Crew:
     are, looked up once. enter_worker: what a worker runs. leave: called in a fresh worker with its slot, closes what is
     the master's. sockets: gives a slot's listeners; lendable: those of them that another slot may accept from. rss:
     gives the resident bytes of a worker as last sampled, 0 before. oom: tells whether the kernel has killed for want of
-    memory. now: a clock. changed: hears of files that a worker has seen change, by their names and the change's mark.
+    memory. now: a clock. changed: hears of files that a worker has seen change, by its id, their names and the mark.
     desk: gives what a worker needs for admin requests. app_set_at: tells where `app` is set.
     berth: gives the place of a worker, by its id and slot, in the mesh of workers.
     """
@@ -103,7 +103,7 @@ class Crew:
         rss: Callable[[WorkerId], int],
         oom: OomCounter,
         now: Callable[[], float],
-        changed: Callable[[str, str], None] = lambda names, mark: None,
+        changed: Callable[[int, str, str], None] = lambda worker, names, mark: None,
         desk: Callable[[], Desk | None] = lambda: None,
         app_set_at: Callable[[], str] = lambda: "",
         berth: Callable[[WorkerId, int], Berth | None] = lambda worker, slot: None,
@@ -310,7 +310,7 @@ class Crew:
                 self._feed(events.SlotsRead(self.readings(child.slot)))
             if report.name == "changed":
                 # what follows begins in the configuration, and not in the supervisor
-                self._changed(report.error, report.mark)
+                self._changed(child.worker, report.error, report.mark)
             else:
                 self._feed(_event_of(report, child.worker))
         if not data:

@@ -19,7 +19,8 @@ from wsworker.master.service import Service
 def boot_failed(service: Service, worker: Worker, event: WorkerExited, now: float) -> None:
     """A worker has ended before it was READY."""
     if worker.failure is None:
-        error = f"worker {worker.slot} died before it was ready: {event}"
+        step = "see dmesg" if event.code is None else "look in the app for what ends the process, such as os._exit()"
+        error = f"worker {worker.slot} died before it was ready: {event}; {step}"
         worker.failure = WorkerFailed(worker.id, "app" if event.code == EX_CONFIG else "boot", error, event.words)
     slot = _remove(service, worker, event, now)
     _not_started(service, worker, worker.failure, slot, now, _boot_again)
@@ -75,6 +76,7 @@ def left(service: Service, worker: Worker, event: WorkerExited, now: float) -> N
     """A worker that was told to go has gone."""
     service.roster.remove(worker)
     reload.count_dropped(service, worker, event.dropped)
+    stopping.count(service, event)
     # it said so itself, unless it ended in another way than it was asked to
     as_asked = event.code == 0 or event.signal == "SIGTERM"
     text = f"worker {worker.slot} (pid {worker.pid}) has left: {event}"

@@ -47,7 +47,7 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
     daemon gets the descriptor of a pipe, tells through announce and returns its exit code; its standard input is
     /dev/null, it has a session of its own without a terminal, and nothing else that was open stays so. Returns
     (exit code, error text) for the waiting process: what was announced, or (1, sentence) if the daemon ended without a
-    word. Ctrl-C while waiting stops it. SIGCHLD is as in any program from here on, in both processes.
+    word. Ctrl-C while waiting stops it: (130, sentence). SIGCHLD is as in any program from here on, in both processes.
     """
     # a caller that ignores it has its children reaped by the kernel: waitpid(2), ECHILD
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -81,7 +81,8 @@ def detach(daemon: Callable[[int], int]) -> tuple[int, str]:
                 if pid:
                     os.kill(pid, signal.SIGTERM)
             lines.readline()
-            return 1, "interrupted; the service was stopped again"
+            # 128 + SIGINT, as a shell has it
+            return 130, "interrupted; the service was stopped again"
     if outcome is None:
         return 1, "the service ended without a word; see `log.file`"
     return outcome["code"], outcome["error"]

@@ -102,7 +102,7 @@ class Master:
         follows: bool = False,
     ) -> None:
         self._follows = follows
-        self._last_change = ""
+        self._last_change = self._last_tried = ""
         self._loaded = loaded
         self._app_set_at = loaded.place("app")
         self._load_again = load_again
@@ -331,12 +331,22 @@ class Master:
                 assert command.query is not None, "decode_command sees to that"
                 self._feed(events.ConnectionsRequested(command.query, token))
 
-    def _files_changed(self, names: str, mark: str) -> None:
-        """Reload, once for all workers that have seen the same change. Nobody else's worker may ask for that."""
-        if self._follows and mark != self._last_change:
+    def _files_changed(self, worker: int, names: str, mark: str) -> None:
+        """Reload, once for all workers that have seen the same files. Nobody else's worker may ask for that.
+
+        names: empty if these files are what the worker is about to load. If that is a canary, they have had their
+        chance, also where they were saved after the reload was asked for.
+        """
+        roll = self._supervisor.service.roll
+        if not self._follows:
+            return
+        if not names:
+            self._last_tried = mark if roll and roll.canary == worker else self._last_tried
+        elif mark != self._last_change:
             self._last_change = mark
-            logger.info("%s changed, reloading", names)
-            self._reload(None)
+            if mark != self._last_tried:
+                logger.info("%s changed, reloading", names)
+                self._reload(None)
 
     def _reload(self, token: Token | None) -> None:
         """Read the configuration anew. A bad one ends here: the supervisor never hears of it."""

@@ -47,10 +47,11 @@ def refuse(service: Service, event: ReloadRefused, now: float) -> None:
     # it may name a file whose name is no text
     message = event.message.encode(errors="replace")[:ANSWER_BYTES].decode(errors="ignore")
     service.end_reload(roll.refused(message[:SHOWN_CHARACTERS], service.generation))
-    service.log("error", f"reload refused: the configuration is wrong\n{message}")
+    verdict = f"the configuration is wrong; the {roll.kept(service.roster.ready_count())}"
+    service.log("error", f"reload refused: {verdict}\n{message}")
     service.notify_status()
     if event.reply is not None:
-        service.want(Answer(event.reply, roll.refused(message, service.generation)))
+        service.want(Answer(event.reply, roll.refused(f"{message}\nerror: {verdict}", service.generation)))
 
 
 def refuse_at_the_end(service: Service, event: ReloadRequested | ReloadRefused, now: float) -> None:

@@ -79,14 +79,17 @@ def replaced(roll: Roll, worker: Worker, older: Worker | None, seconds: float) -
 def failed(roll: Roll, failure: WorkerFailed, roster: Roster) -> dict[str, Any]:
     """Return the result and error of a roll that ends early: refused by its canary, or partial."""
     if failure.worker == roll.canary:
-        kept = roster.ready_count()
         result = "refused"
-        old_workers = "1 old worker keeps" if kept == 1 else f"{kept} old workers keep"
-        message = f"the new code does not start; the {old_workers} serving"
+        message = f"the new code does not start; the {kept(roster.ready_count())}"
     else:
         result = "partial"
         message = f"the new code stopped starting after {_progress(roll, roster)}; the others keep the old code"
     return {"result": result, "error": _error(f"reload_{result}", message, failure.error, failure.trace)}
+
+
+def kept(workers: int) -> str:
+    """Say that a reload that was refused has cost nothing. workers: how many serve."""
+    return "1 old worker keeps serving" if workers == 1 else f"{workers} old workers keep serving"
 
 
 def cut_short(roll: Roll, roster: Roster, cause: str, trace: str) -> dict[str, Any]:

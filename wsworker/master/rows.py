@@ -18,17 +18,19 @@ ExitClass: TypeAlias = Literal["asked", "app", "boot", "crash", "hung", "memory"
 RestartReason: TypeAlias = Literal["exit", "signal", "oom", "hung", "boot", "recycled"]
 
 
-def rows(roster: Roster, weights: Sequence[int], now: float) -> Iterator[dict[str, Any]]:
+def rows(roster: Roster, weights: Sequence[int], now: float, stopping: bool = False) -> Iterator[dict[str, Any]]:
     """Yield an object per living worker, and one for each slot that has none, in the order of the slots.
 
     weights: one per slot that listens. A worker that leaves shows the weight 0, as new clients go to its successor.
-    lent_to in a row is the number of the slot whose worker accepts in place of this one's.
+    stopping: the service is, so that no slot gets another worker. lent_to in a row is the number of the slot whose
+    worker accepts in place of this one's.
     """
     for slot in roster.slots.values():
         weight = weights[slot.number - 1] if slot.number <= len(weights) else 0
         borrower = roster.borrower(slot)
         lent = {"lent_to": borrower.slot if borrower else None}
-        for row in [_worker_row(worker, slot, weight, now) for worker in slot.workers] or [_empty_row(slot, now)]:
+        living = [_worker_row(worker, slot, weight, now) for worker in slot.workers]
+        for row in living or [_empty_row(slot, now, stopping)]:
             yield row | lent
 
 
@@ -102,17 +104,19 @@ def _worker_row(worker: Worker, slot: Slot, weight: int, now: float) -> dict[str
     }
 
 
-def _empty_row(slot: Slot, now: float) -> dict[str, Any]:
+def _empty_row(slot: Slot, now: float, stopping: bool) -> dict[str, Any]:
+    state = "closing" if slot.closing else "parked" if slot.parked else "waiting"
+    retry_in = None if slot.retry_at is None else max(0.0, slot.retry_at - now)
     return {
         "slot": slot.number,
         "id": None,
         "pid": None,
         "generation": None,
-        "state": "closing" if slot.closing else "parked" if slot.parked else "waiting",
+        "state": "left" if stopping else state,
         "uptime": 0.0,
         "drain_seconds": None,
         "weight": 0,
-        "retry_in": None if slot.retry_at is None else max(0.0, slot.retry_at - now),
+        "retry_in": None if stopping else retry_in,
         "restarts": slot.restarts,
         "last_exit": slot.last_exit,
     }

@@ -33,6 +33,13 @@ from wsworker.errors import AlreadyRunning, RunDirError
 MAX_SOCKET_PATH_BYTES: Final = 107
 """sun_path holds 108 bytes with its final zero: unix(7)."""
 
+UNITS_FOLDER: Final = Path("/run/wsworker")
+"""The folder, or the folder of folders, that systemd makes for us: RuntimeDirectory=, systemd.exec(5)."""
+
+FOLDER_CURE: Final = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+
+MISSING_CURE: Final = "create it, or set XDG_RUNTIME_DIR to a directory of your own"
+
 LOCK_PATIENCE_SECONDS: Final = 0.2
 """A client that looks whether the lock is held takes it for a moment; the patience of a start covers that.
 
@@ -75,10 +82,9 @@ def _folder(environ: Mapping[str, str], uid: int) -> Path:
 
 def elsewhere(name: str) -> list[Paths]:
     """Return where a service run by systemd keeps its files, for a client whose own environment does not say."""
-    base = Path("/run/wsworker")
-    folders = [base]
+    folders = [UNITS_FOLDER]
     with contextlib.suppress(OSError):
-        folders += sorted(entry for entry in base.iterdir() if entry.is_dir())
+        folders += sorted(entry for entry in UNITS_FOLDER.iterdir() if entry.is_dir())
     return [Paths(f, f / f"{name}.lock", f / f"{name}.sock", f / f"{name}.pid") for f in folders]
 
 
@@ -159,18 +165,24 @@ class RunDir:
 
 
 def _make_folder(folder: Path) -> None:
-    cure = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.lstat()
+        check_folder(folder)
     except FileExistsError:
-        raise RunDirError(str(folder), "it is not a directory", cure) from None
+        raise RunDirError(str(folder), "it is not a directory", FOLDER_CURE) from None
     except OSError as error:
+        cure = FOLDER_CURE if os.path.lexists(folder) else MISSING_CURE
         raise RunDirError(str(folder), error.strerror or str(error), cure) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RunDirError unless this is a real directory, ours, and closed to others; OSError if it cannot be seen."""
+    info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode):
-        raise RunDirError(str(folder), "it is a symbolic link", cure)
+        what = "a symbolic link" if stat.S_ISLNK(info.st_mode) else "not a directory"
+        raise RunDirError(str(folder), f"it is {what}", FOLDER_CURE)
     if info.st_uid != os.geteuid():
-        raise RunDirError(str(folder), f"it belongs to uid {info.st_uid}, wsworker runs as {os.geteuid()}", cure)
+        raise RunDirError(str(folder), f"it belongs to uid {info.st_uid}, wsworker runs as {os.geteuid()}", FOLDER_CURE)
     if info.st_mode & 0o022:
         raise RunDirError(str(folder), "others can write to it", f"run `chmod 700 {folder}`")
 

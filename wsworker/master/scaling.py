@@ -22,9 +22,9 @@ def ask(service: Service, event: ScaleRequested, now: float) -> None:
     """Note how many workers are wanted."""
     wanted = min(max(1, service.target + event.delta), MAX_WORKERS)
     if wanted == service.target:
-        service.log("info", f"it stays at {wanted} workers: there are 1 to {MAX_WORKERS}")
+        service.log("info", f"{_workers(wanted)} as before; the limits are 1 and {MAX_WORKERS}")
     else:
-        service.log("info", f"{wanted} workers wanted instead of {service.target}")
+        service.log("info", f"{_workers(wanted)} wanted instead of {service.target}")
     service.target = wanted
 
 
@@ -58,6 +58,10 @@ def _may_scale(service: Service) -> bool:
     """Whether the service is settled; a roll must be past its canary, as nothing may be touched before that."""
     rolling = service.roll is not None and service.roll.accepted
     return service.state is ServiceState.SERVING or (service.state is ServiceState.RELOADING and rolling)
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _retire(service: Service, slot: Slot, now: float) -> None:

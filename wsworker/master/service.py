@@ -38,7 +38,8 @@ class Service:
     same by slot and reason, and those that were replaced while they lived; reload_results: "ok", "refused" and
     "partial" of all reloads. deaths: unasked exits of the
     last minute, of all slots. spawn_after: the earliest next replacement while those are over budget. opening:
-    listeners whose outcome is not known yet. censuses: questions about connections that are not answered yet.
+    listeners whose outcome is not known yet. stop_cut: connections that a stop has ended without a goodbye;
+    stop_killed: workers that it had to kill. censuses: questions about connections that are not answered yet.
     """
 
     draw: Callable[[], float]
@@ -54,6 +55,8 @@ class Service:
     reloads: int = 0
     last_reload: dict[str, Any] | None = None
     stop_replies: list[Token] = field(default_factory=list)
+    stop_cut: int = 0
+    stop_killed: int = 0
     censuses: dict[Token, Census] = field(default_factory=dict)
     exit: Exit = field(default_factory=lambda: Exit(0))
     restarts: int = 0

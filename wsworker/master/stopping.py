@@ -7,7 +7,7 @@ the wait. The master exits when the last worker is reaped.
 from __future__ import annotations
 
 from wsworker.master import roll
-from wsworker.master.events import Answer, CloseSlots, Exit, Notify, Signal, StopRequested
+from wsworker.master.events import Answer, CloseSlots, Exit, Notify, Signal, StopRequested, WorkerExited
 from wsworker.master.roster import ServiceState, WorkerState
 from wsworker.master.service import Service
 from wsworker.wire import DrainReason
@@ -59,6 +59,13 @@ def _shut_down(service: Service, why: DrainReason, now: float) -> None:
             service.drain(worker, why, now)
 
 
+def count(service: Service, event: WorkerExited) -> None:
+    """A worker that was told to go has gone: note what the stop has cost."""
+    if service.state is ServiceState.STOPPING:
+        service.stop_cut += event.dropped
+        service.stop_killed += event.signal == "SIGKILL"
+
+
 def end(service: Service) -> None:
     """Exit once nobody is left; then answer who waited for it, and whoever still comes."""
     if service.state is ServiceState.STOPPING and not service.roster.workers:
@@ -66,5 +73,6 @@ def end(service: Service) -> None:
         service.want(service.exit)
     if service.state is ServiceState.ENDED:
         # the answers first: after Exit nobody sends any
-        service.actions[:0] = [Answer(reply, {"result": "stopped"}) for reply in service.stop_replies]
+        body = {"result": "stopped", "cut": service.stop_cut, "killed": service.stop_killed}
+        service.actions[:0] = [Answer(reply, body) for reply in service.stop_replies]
         service.stop_replies = []

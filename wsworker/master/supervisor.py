@@ -183,7 +183,7 @@ class Supervisor:
             "restart_reasons": [[*where, count] for where, count in service.restart_reasons.items()],
             "reload_results": dict(service.reload_results),
             "over_budget": service.over_budget,
-            "workers": list(rows.rows(service.roster, service.weights, now)),
+            "workers": list(rows.rows(service.roster, service.weights, now, service.state in (STOPPING, ENDED))),
         }
 
     def _about_worker(self, worker: Worker, event: Event, now: float) -> None:

@@ -26,7 +26,10 @@ import zlib
 from typing import Final, NamedTuple
 
 from websockets.frames import CTRL_OPCODES, Opcode
-from websockets.frames import CloseCode as CloseCode  # the names of the codes, for users: `wsworker.CloseCode`
+
+# The names of the codes, for users: `wsworker.CloseCode`. Connection.close refuses 1005, 1006 and 1015, which stand for
+# the lack of a code and are never sent: RFC 6455 section 7.4.1
+from websockets.frames import CloseCode as CloseCode
 
 try:
     from websockets.speedups import apply_mask

@@ -4,21 +4,24 @@ All workers accept from one listener, so each request goes to one that is free; 
 is answered stands in routes.py and metrics.py, and comes from shared memory.
 
 Who asks may be slow, or no friend: a request has REQUEST_SECONDS, an answer ANSWER_SECONDS, every connection has one
-request, and a worker has MOST_VISITS of them at a time; the others wait in the queue of the kernel. A worker that
-leaves goes on answering until its last client has gone, so that whoever asks hears 503 and not a refusal.
+request, and a worker has MOST_VISITS of them at a time. Whoever comes then takes the place of the oldest that has not
+asked yet, or that has its answer and stays, so that the silent never keep a health check out. A worker without
+descriptors has one in reserve for who asks: that is when one wants to see its metrics. A worker that leaves goes on
+answering until its last client has gone, so that whoever asks hears 503 and not a refusal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from wsworker.assignment import Desk
 from wsworker.config import Config
@@ -27,16 +30,24 @@ from wsworker.protocol.events import HttpRequest
 from wsworker.protocol.handshake import Opening
 from wsworker.protocol.plain import Answer
 from wsworker.worker import routes
+from wsworker.worker.accept import NO_DESCRIPTORS, PASSING
+from wsworker.worker.notices import Notices
+from wsworker.worker.reserve import Reserve
 
 REQUEST_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 LAST_SECONDS: Final = 0.25
 """How long a worker that ends waits for answers that are under way: a quick stop has no more to spare."""
 
-MOST_VISITS: Final = 64
-ACCEPTS_PER_TURN: Final = 16
+MOST_VISITS: Final = 16
+"""At a time; a Prometheus, a Kubernetes and a curl are three. Each is a descriptor that a client cannot have."""
+
+NOBODY: Final = PASSING | {errno.EAGAIN}
+"""Another worker was quicker, or the client has gone."""
+
 PAUSE_SECONDS: Final = 1.0
-"""After an error of accept(2), or when there are too many: the listener stays readable, and the loop would spin."""
+"""After an error of accept(2), or while all are being answered: the listener stays readable, and the loop would spin.
+It ends as soon as somebody has gone."""
 
 logger = logging.getLogger("wsworker.worker")
 
@@ -48,7 +59,9 @@ class Admin:
         self.loop = loop
         self._desk = desk
         self._config = config
-        self._visits: set[Visit] = set()
+        self._visits: dict[Visit, None] = {}  # since accept(2), the oldest first
+        self._notices = Notices(logger, loop.time)
+        self._reserve = Reserve()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._watching = False
@@ -86,31 +99,75 @@ class Admin:
     # Visits
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if len(self._visits) + len(self._tasks) >= MOST_VISITS:
-                self._look_away()
-                return
-            try:
-                client, _ = self._desk.listener.accept()
-            except BlockingIOError:
-                # another worker was quicker
-                return
-            except OSError as error:
-                logger.warning("cannot accept an admin request (%s); the next try is in a second", error.strerror)
-                self._look_away()
-                return
-            self.keep(self._bring_in(client))
+        """Accept one. In a flood each has so many turns of the loop to ask before it is the oldest."""
+        is_full = len(self._visits) >= MOST_VISITS
+        in_the_way = self._in_the_way() if is_full else None
+        if is_full and in_the_way is None:
+            self._look_away()
+            return
+        client = self._take()
+        if client is None:
+            return
+        if in_the_way is not None:
+            in_the_way.cut()
+            self.went(in_the_way)
+        visit = Visit(self)
+        self._visits[visit] = None
+        self.keep(self._bring_in(visit, client))
+
+    def _take(self) -> socket.socket | None:
+        """Return the next client, with the reserve if need be; None if there is none, or no descriptor for it."""
+        try:
+            client, _ = self._desk.listener.accept()
+        except OSError as error:
+            if error.errno in NOBODY:
+                return None
+            if error.errno not in NO_DESCRIPTORS or not self._reserve.give_up():
+                self._fail(error)
+                return None
+        else:
+            return client
+        client_after_all = self._take()
+        if client_after_all is None:
+            self._reserve.take_back()
+        return client_after_all
+
+    def _in_the_way(self) -> Visit | None:
+        """Return who gives its place to the next: the oldest that has not asked, else the oldest that is answered."""
+        for stage in ("asking", "answered"):
+            for visit in self._visits:
+                if visit.stage == stage:
+                    return visit
+        return None
+
+    def _fail(self, error: OSError) -> None:
+        if error.errno in NO_DESCRIPTORS and (in_the_way := self._in_the_way()):
+            # it has the reserve, or one as good
+            in_the_way.cut()
+        text = "cannot accept an admin request (%s); the next try is in a second"
+        self._notices.tell("accept", text, error.strerror, level=logging.WARNING)
+        self._look_away()
 
     def _look_away(self) -> None:
         self._stop()
-        self._pause = self.loop.call_later(PAUSE_SECONDS, self.start)
+        self._pause = self.loop.call_later(PAUSE_SECONDS, self.look_again)
 
-    async def _bring_in(self, client: socket.socket) -> None:
-        visit = Visit(self)
+    def look_again(self) -> None:
+        """See whether somebody waits: there may be room now."""
+        self._reserve.take_back()
+        if self._pause:
+            self._pause.cancel()
+            self._pause = None
+            self.start()
+
+    async def _bring_in(self, visit: Visit, client: socket.socket) -> None:
         try:
             await self.loop.connect_accepted_socket(lambda: visit, client)
-        except OSError:
+        except BaseException as error:
             client.close()
+            self.went(visit)
+            if not isinstance(error, OSError):
+                raise
 
     def keep(self, work: Any) -> None:
         """Run a coroutine; its task is held until it is done."""
@@ -118,13 +175,11 @@ class Admin:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def came(self, visit: Visit) -> None:
-        """Know one that has begun."""
-        self._visits.add(visit)
-
     def went(self, visit: Visit) -> None:
         """Forget one that is over."""
-        self._visits.discard(visit)
+        self._visits.pop(visit, None)
+        # not at once, as its socket is closed behind connection_lost
+        self.loop.call_soon(self.look_again)
 
     # Answers
 
@@ -166,13 +221,13 @@ class Admin:
 
 
 class Visit(asyncio.Protocol):
-    """One request and its answer."""
+    """One request and its answer. stage: how far it is; "coming" until there is a transport."""
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
-        self._opening: Opening | None = Opening()  # until the request is there
+        self.stage: Literal["coming", "asking", "waiting", "answered"] = "coming"
+        self._opening = Opening()
         self._inbox = bytearray()
-        self._answered = False
         self._half_closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -180,18 +235,18 @@ class Visit(asyncio.Protocol):
         # uvloop's transports are no subclasses of asyncio's
         self._transport = cast(asyncio.Transport, transport)
         self._deadline = self._admin.loop.call_later(REQUEST_SECONDS, self.cut)
-        self._admin.came(self)
+        self.stage = "asking"
 
     def data_received(self, data: bytes) -> None:
         """Take the request; what comes behind it is thrown away."""
-        if self._opening is None:
+        if self.stage != "asking":
             return
         self._inbox += data
         defect = self._opening.take(self._inbox)
         request = self._opening.request
         if defect is None and request is None:
             return
-        self._opening = None
+        self.stage = "waiting"
         self._wait(ANSWER_SECONDS)
         if request is not None:
             self._admin.keep(self._reply(request))
@@ -201,7 +256,7 @@ class Visit(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep the way out open for who has half-closed behind its request."""
-        self._half_closed = self._opening is None and not self._answered
+        self._half_closed = self.stage == "waiting"
         return self._half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,8 +265,9 @@ class Visit(asyncio.Protocol):
         self._admin.went(self)
 
     def cut(self) -> None:
-        """Drop the connection with what was not taken yet."""
-        self._transport.abort()
+        """Drop the connection with what was not taken yet; one that is only coming ends with its task."""
+        if self.stage != "coming":
+            self._transport.abort()
 
     async def _reply(self, request: HttpRequest) -> None:
         self._send(await self._admin.answer(request))
@@ -219,7 +275,8 @@ class Visit(asyncio.Protocol):
     def _send(self, answer: Answer) -> None:
         if self._transport.is_closing():
             return
-        self._answered = True
+        self.stage = "answered"
+        self._admin.loop.call_soon(self._admin.look_again)
         self._transport.write(answer.head + answer.body)
         if self._half_closed:
             self._transport.close()

@@ -13,6 +13,7 @@ Sync or async is decided here, once, so that no message pays for the question.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib
@@ -251,7 +252,8 @@ def _callbacks(subject: object, module: ModuleType, folder: str) -> dict[str, Ca
             continue
         value = getattr(subject, name)
         if not callable(value):
-            raise AppError(f"{_home(module, folder)}: {name!r} is a callback's name, but a {type(value).__name__} here")
+            place, kind = _assigned_at(name, module, folder), type(value).__name__
+            raise AppError(f"{place}: {name!r} is a callback's name, but of type {kind} here; rename it")
         place = _place(value, module, folder)
         _check_signature(name, value, arguments, place)
         runs = _unwrapped(value)
@@ -293,10 +295,26 @@ def _unwrapped(function: Any) -> Any:
     return type(function).__call__
 
 
-def _place(function: Any, module: ModuleType, folder: str) -> str:
+def place_of(function: Any, folder: str) -> str | None:
+    """Return where a function is written, such as "app.py:9", relative to the folder if inside; None: not in Python."""
     # inspect.unwrap goes behind functools.wraps as well: users look for their function, not for its decorator
     code = getattr(inspect.unwrap(_unwrapped(function)), "__code__", None)
-    return f"{_relative(code.co_filename, folder)}:{code.co_firstlineno}" if code else _home(module, folder)
+    return f"{_relative(code.co_filename, folder)}:{code.co_firstlineno}" if code else None
+
+
+def _place(function: Any, module: ModuleType, folder: str) -> str:
+    return place_of(function, folder) or _home(module, folder)
+
+
+def _assigned_at(name: str, module: ModuleType, folder: str) -> str:
+    """Return where a module gives a value to a name; the module alone if that cannot be seen."""
+    try:
+        nodes = [*ast.walk(ast.parse(inspect.getsource(module)))]
+    except (OSError, TypeError, SyntaxError):
+        nodes = []
+    stores = (node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    lines = [f":{node.lineno}" for node in stores if node.id == name]
+    return _home(module, folder) + next(iter(lines), "")
 
 
 def _home(module: ModuleType, folder: str) -> str:
@@ -330,6 +348,9 @@ def _cause(exc: BaseException, folder: str) -> str:
         return f"{_relative(exc.filename, folder)}:{exc.lineno or 1} is not valid Python"
     frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if not _ours(frame)]
     own = [frame for frame in frames if _relative(frame.filename, folder) != frame.filename] or frames
+    if isinstance(exc, PermissionError) and not own and isinstance(exc.filename, str):
+        file = _relative(exc.filename, folder)
+        return f"{file} cannot be read: permission denied; make it readable for the user with id {os.geteuid()}"
     place = f"{_relative(own[-1].filename, folder)}:{own[-1].lineno}" if own else "its file"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return f"{place} needs the module {exc.name!r}, which {sys.executable} does not have; install it there"

@@ -146,7 +146,8 @@ class Connection(Vigil):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection behind what was sent; on_close comes when the client has answered, or has not in time.
 
-        code: 1000-1003, 1007-1014 or 3000-4999, else ValueError. reason: cut to 123 bytes of UTF-8.
+        code: 1000-1003, 1007-1014 or 3000-4999, else ValueError: 1005, 1006 and 1015 are never sent. reason: cut to
+        123 bytes of UTF-8.
         Messages that the client sends from now on are not delivered. After the first time it does nothing.
         """
         self._session.close(code, reason)
@@ -165,7 +166,7 @@ class Connection(Vigil):
         self._cut("terminate() was called")
 
     def pause(self) -> None:
-        """Stop reading: no message is delivered until resume(), those that have come already neither.
+        """Stop reading: no message is delivered until `resume()`, not even those that have already arrived.
 
         The client's pongs are not read either, so it is not dropped for silence meanwhile; nor is its Close. Does
         nothing unless open.

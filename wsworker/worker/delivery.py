@@ -24,9 +24,7 @@ from wsworker.speaker import Speaker, begin_task, floor, of_task
 from wsworker.worker import copies
 from wsworker.worker.app import App, Callback
 from wsworker.worker.copies import end_if_copy
-
-SLOW_SECONDS: Final = 0.1
-"""A sync callback that runs longer is logged: every other client of the worker has waited for it."""
+from wsworker.worker.stalls import LONG_SECONDS, Stalls
 
 MESSAGES_WAITING: Final = 16
 """So many may wait for an async callback; then their client is not read from."""
@@ -45,7 +43,7 @@ class Turn(Protocol):
 
 
 class Caller:
-    """Runs the callbacks of one app for one worker. worker_id: for the log line; log: for lines and tracebacks.
+    """Runs the callbacks of one app for one worker. stalls: is told which took long; log: for tracebacks.
 
     failed: is told what they raise, beside the log. times: of the sync ones, which Delivery.deliver counts itself.
     """
@@ -53,21 +51,21 @@ class Caller:
     def __init__(
         self,
         app: App,
-        worker_id: int,
+        stalls: Stalls,
         counters: Counters,
         log: logging.Logger,
         failed: Callable[[BaseException], None] = lambda exc: None,
     ) -> None:
         self.app = app
         self._failed = failed
-        self._worker_id = worker_id
+        self._stalls = stalls
         self._counters = counters
         self.times = counters.sync_calls
         self._log = log
 
     def run(self, callback: Callback, *args: object) -> BaseException | None:
         """Call a sync callback; return what it raised, which you must report() unless it is an answer to you."""
-        # not loop.time(): uvloop's stands still while a callback runs
+        # not loop.time(), which uvloop has in whole milliseconds
         began_at = monotonic()
         try:
             self.examine(callback.function(*args))
@@ -89,16 +87,14 @@ class Caller:
             raise TypeError(HIDDEN_COROUTINE)
 
     def mind_time(self, callback: Callback, seconds: float) -> None:
-        """Count how long a callback has kept the loop, and log it if that is too long."""
+        """Count how long a callback has kept the loop, and tell it if that is long."""
         self.times.add(seconds)
         self.complain(callback, seconds)
 
     def complain(self, callback: Callback, seconds: float) -> None:
-        """Log that a callback, or a run of its calls, has kept the loop for so long, if that is too long."""
-        if seconds > SLOW_SECONDS:
-            self._counters.slow_callbacks += 1
-            facts = (self._name(callback), self._worker_id, seconds * 1000, callback.place)
-            self._log.warning("%s blocked worker %d for %d ms (%s)", *facts)
+        """Tell that a callback, or a run of its calls, has kept the loop for so long, if that is long."""
+        if seconds > LONG_SECONDS:
+            self._stalls.tell(self._name(callback), callback.place, seconds)
 
     async def wait(self, callback: Callback, *args: object) -> BaseException | None:
         """Call any callback and wait until it is done; return what it raised, as run() does."""

@@ -24,6 +24,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.config import Config
@@ -121,8 +122,8 @@ class Entrance:
 
         peer: the address that accept(2) gave.
         """
-        version = self._versions.get(listener)
-        self._tasks.add(self._loop.create_task(self._bring_in(client, peer, self._loop.time(), version)))
+        arrival = Arrival(peer, None, self._tls is not None, self._loop.time(), monotonic(), client)
+        self._tasks.add(self._loop.create_task(self._bring_in(arrival, self._versions.get(listener))))
 
     async def close(self) -> None:
         """Return when every client that was admitted has its protocol; who is in PROXY or TLS for too long is cut."""
@@ -134,11 +135,12 @@ class Entrance:
                 task.cancel()
             await asyncio.wait(late)
 
-    async def _bring_in(self, client: socket.socket, peer: Any, came_at: float, version: Version | None) -> None:
-        came_in = False
+    async def _bring_in(self, arrival: Arrival, version: Version | None) -> None:
+        client, came_in = arrival.sock, False
         try:
-            source = await self._source(client, peer, came_at, version) if version else None
-            arrival = Arrival(peer, source, self._tls is not None, came_at, client)
+            if version:
+                source = await self._source(client, arrival.peer, arrival.came_at, version)
+                arrival = arrival._replace(source=source)
             if self._tls is None:
                 await self._loop.connect_accepted_socket(lambda: self._protocol(arrival), client)
             else:

@@ -7,6 +7,7 @@ answer other than 101 ends the connection.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic
 
 from wsworker.counters import Rejection
 from wsworker.protocol.events import Handshake
@@ -71,7 +72,7 @@ class Entry(Link):
             self._refused("error", 500)
             return
         assert self._arrival is not None, "its handshake is not answered yet"
-        home.counters.handshakes.add(home.loop.time() - self._arrival.came_at)
+        home.counters.handshakes.add(monotonic() - self._arrival.accepted_at)
         self._enter("open")
         self._door = None
         self.subprotocol = subprotocol

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from time import monotonic
@@ -35,6 +36,7 @@ from wsworker.worker.delivery import Caller
 from wsworker.worker.notices import Notices
 from wsworker.worker.post import Data, Post
 from wsworker.worker.site import Site
+from wsworker.worker.stalls import Stalls
 from wsworker.worker.timers import Timer, Timers
 from wsworker.worker.visitors import Visitors
 from wsworker.worker.watch import Spans
@@ -154,8 +156,10 @@ class Hub:
         self.log = logging.getLogger("wsworker.worker")
         self.notices = Notices(self.log, loop.time)
         self.access = Access(loop.time) if config.log.access else None
-        self.caller = Caller(app, worker_id, counters, self.log, failed)
-        self.timers = Timers(loop, logging.getLogger("wsworker.app"), counters, failed)
+        self.stalls = Stalls(slot, counters, self.log)
+        self.caller = Caller(app, self.stalls, counters, self.log, failed)
+        app_log, app_dir = logging.getLogger("wsworker.app"), os.path.abspath(config.app_dir)
+        self.timers = Timers(loop, app_log, counters, self.stalls, app_dir, failed)
         self.draining = False
         self.tick = 0
         self.empty = asyncio.Event()
@@ -319,7 +323,7 @@ class Hub:
 
     def _flush_corked(self) -> None:
         corked, self._corked = iter(self._corked), {}
-        # not loop.time(): uvloop's stands still during a tick
+        # not loop.time(), which uvloop has in whole milliseconds
         until = monotonic() + FLUSH_SECONDS
         for connection in corked:
             self._guarded(connection, connection._flush)

@@ -88,7 +88,8 @@ class Leaving:
         hub.counters.cut += cut
         hub.timers.cancel_all()
         await _call(hub.app.on_worker_stop, hub)
-        logger.info("left, pid %d: %d connections closed with %d, %d cut", os.getpid(), asked, code, cut)
+        told = "1 connection" if asked - cut == 1 else f"{asked - cut} connections"
+        logger.info("left, pid %d: %s closed with %d, %d cut", os.getpid(), told, code, cut)
 
     async def _run_dry(self, acceptor: Acceptor) -> DrainReason:
         """Serve whoever still comes to a slot that goes away; return why we leave in the end."""

@@ -205,7 +205,7 @@ class Life:
         """Return what the master is told of a fault that ends the worker."""
         kind: FailureKind = "crash" if self._ready else "boot"
         if isinstance(error, SystemExit):
-            text = "the app called sys.exit()"
+            text = "the app called sys.exit(); take that call out, as wsworker ends its workers itself"
             if kind == "boot" and error.code == EX_CONFIG:
                 kind = "app"
         else:
@@ -244,7 +244,8 @@ class Life:
         if self._watched:
             # compiled code counts as current if size and second of the source are the same: an edit may fit into that
             sys.dont_write_bytecode = True
-            self._watcher = Watcher(self._config.app_dir, self._watched, self._tell_change)
+            self._watcher = Watcher(self._config.app_dir, self._watched, self._tell_change, time.monotonic)
+            self._tell_change("", self._watcher.mark)
         try:
             folder = Path(self._config.app_dir)
             app = app_module.load(self._config.app, folder, time.monotonic, assignment.app_set_at)
@@ -379,12 +380,14 @@ class Life:
         self._loop.call_at(self._beat_due_at, self._keep_beating)
 
     def beat(self) -> None:
-        """Write this worker's seat, with how late the loop is; a stuck log is tried again."""
-        lag = max(0.0, self._loop.time() - self._beat_due_at)
+        """Write this worker's seat, with how long the loop was kept; a stuck log is tried again."""
+        late = max(0.0, self._loop.time() - self._beat_due_at)
+        # a callback between two beats may have kept it for longer than this one is late
+        lag = max(late, self._hub.stalls.take_longest() if self._hub else 0.0)
         log.keep_enabled()
         log.flush()
         self._counters.log_dropped = log.dropped()
-        self._counters.lags.add(lag)
+        self._counters.lags.add(late)
         buffered = self._hub.buffered if self._hub else 0
         links = self._hub.post.exchange.count() if self._hub else 0
         now_ns, lag_us = time.monotonic_ns(), int(lag * 1e6)

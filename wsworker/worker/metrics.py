@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, Final
 
 from prometheus_client.core import (
@@ -43,6 +44,7 @@ WORKER_STATES: Final = (
     "waiting",
     "parked",
     "closing",
+    "left",
 )
 RESULTS: Final = ("ok", "refused", "partial")
 REASONS: Final = ("boot", "exit", "hung", "oom", "recycled", "signal")
@@ -72,27 +74,37 @@ BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 """Field of Counters: name, second label and help."""
 
+SAMPLES_PER_PIECE: Final = 256
+SLOTS_PER_STEP: Final = 16
+"""Some milliseconds of work either, after which the loop is free for others."""
+
 ELSEWHERE: Final = frozenset({"rejected", "errors", "log_dropped"})
 """Fields of Counters that need no metric here: sums of others, and one that has the master's beside it."""
 
 
-def render(metrics: Iterable[Metric], accept: str) -> tuple[str, Iterator[bytes]]:
-    """Return the Content-Type of the format that a client likes best, and the text in it, a piece for each metric.
+def render(metrics: Iterable[Metric | None], accept: str) -> tuple[str, Iterator[bytes]]:
+    """Return the Content-Type of the format that a client likes best, and the text in it, in pieces that may be empty.
 
-    accept: the header, or "". With many slots all of it takes a tenth of a second, so let others run between the
-    pieces.
+    metrics: as families yields them; accept: the header, or "". With 256 slots all of it takes half a second, so let
+    others run between the pieces.
     """
     encoder, content_type = choose_encoder(accept)
     return content_type, _pieces(metrics, encoder)
 
 
-def _pieces(metrics: Iterable[Metric], encoder: Callable[[Collector], bytes]) -> Iterator[bytes]:
+def _pieces(metrics: Iterable[Metric | None], encoder: Callable[[Collector], bytes]) -> Iterator[bytes]:
     end = b""
     for metric in metrics:
-        piece = encoder(_One(metric))
-        if piece.endswith(OPEN_METRICS_END):
-            end = OPEN_METRICS_END
-        yield piece.removesuffix(OPEN_METRICS_END)
+        if metric is None:
+            yield b""
+            continue
+        for begin in range(0, max(1, len(metric.samples)), SAMPLES_PER_PIECE):
+            piece = encoder(_Part(metric, begin))
+            if piece.endswith(OPEN_METRICS_END):
+                end = OPEN_METRICS_END
+            text = piece.removesuffix(OPEN_METRICS_END)
+            # HELP and TYPE stand above the first part only
+            yield text.split(b"\n", 2)[2] if begin else text
     yield end
 
 
@@ -102,30 +114,40 @@ def compress(body: bytes, accept_encoding: str) -> bytes | None:
     return gzip.compress(body, compresslevel=1) if gzip_accepted(accept_encoding) else None
 
 
-class _One(Collector):
-    """A collector of one metric."""
+class _Part(Collector):
+    """A collector of one metric with some of its samples, from the one at `begin` on."""
 
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
+    def __init__(self, metric: Metric, begin: int) -> None:
+        self._metric = copy(metric)
+        self._metric.samples = metric.samples[begin : begin + SAMPLES_PER_PIECE]
 
     def collect(self) -> Iterator[Metric]:
         """Return it."""
         return iter([self._metric])
 
 
-def families(table: Table, notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric]:
-    """Yield every metric, in the order of docs/metrics.md.
+def families(table: Table, notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric | None]:
+    """Yield every metric, in the order of docs/metrics.md, and None where others may run meanwhile.
 
     notice: as the master posts it; limit: worker_connections; age_seconds: since that post.
     """
     yield from _service(notice, limit, age_seconds)
     yield from _processes(notice)
-    slots = range(1, notice["slots"] + 1)
-    yield from _gauges({slot: table.readings(slot) for slot in slots})
-    totals = {slot: table.totals(slot) for slot in slots}
+    readings: dict[int, list[Reading]] = {}
+    totals: dict[int, Counters] = {}
+    for slot in range(1, notice["slots"] + 1):
+        readings[slot], totals[slot] = table.readings(slot), table.totals(slot)
+        yield from _rest_after(slot)
+    yield from _gauges(readings)
     yield from _counters(totals)
     yield _log_dropped(totals, notice["log_dropped"])
     yield from _histograms(totals)
+
+
+def _rest_after(slot: int) -> Iterator[None]:
+    """Let others run if that was one slot too many for one step."""
+    if slot % SLOTS_PER_STEP == 0:
+        yield None
 
 
 def _service(notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric]:
@@ -140,7 +162,7 @@ def _service(notice: Mapping[str, Any], limit: int, age_seconds: float) -> Itera
     yield state
     yield _gauge("workers_configured", "Workers that there should be.", value=status["workers_configured"])
     yield _gauge("workers_ready", "Slots with a worker that serves.", value=status["workers_ready"])
-    workers = _gauge("workers", "Workers by state, and slots without one: waiting, parked, closing.", "state")
+    workers = _gauge("workers", "Workers by state, and slots without one: waiting, parked, closing, left.", "state")
     states = [row["state"] for row in status["workers"]]
     for name in WORKER_STATES:
         workers.add_metric([name], states.count(name))
@@ -194,7 +216,7 @@ def _processes(notice: Mapping[str, Any]) -> Iterator[Metric]:
 def _gauges(readings: Mapping[int, list[Reading]]) -> Iterator[Metric]:
     connections = _gauge("connections", "Open connections.", "slot")
     buffers = _gauge("send_buffer_bytes", "Bytes that were sent and that the kernel has not taken yet.", "slot")
-    lag = _gauge("loop_lag_seconds", "How late the last beat of the event loop was; there is one each second.", "slot")
+    lag = _gauge("loop_lag_seconds", "Longest that the event loop was kept, from one beat to the next.", "slot")
     for slot, both in readings.items():
         connections.add_metric([str(slot)], sum(reading.connections for reading in both))
         buffers.add_metric([str(slot)], sum(reading.send_buffer for reading in both))
@@ -202,7 +224,7 @@ def _gauges(readings: Mapping[int, list[Reading]]) -> Iterator[Metric]:
     yield from (connections, buffers, lag)
 
 
-def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric]:
+def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric | None]:
     for field, (name, text) in COUNTED.items():
         plain = _counter(name, text, "slot")
         for slot, counters in totals.items():
@@ -213,6 +235,7 @@ def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric]:
         for slot, counters in totals.items():
             for word, count in getattr(counters, field).items():
                 labelled.add_metric([str(slot), word], count)
+            yield from _rest_after(slot)
         yield labelled
 
 
@@ -226,7 +249,7 @@ def _log_dropped(totals: Mapping[int, Counters], of_master: int) -> Metric:
     return dropped
 
 
-def _histograms(totals: Mapping[int, Counters]) -> Iterator[Metric]:
+def _histograms(totals: Mapping[int, Counters]) -> Iterator[Metric | None]:
     handshakes = _histogram("handshake_seconds", "From accept to the 101, TLS and on_handshake included.", "slot")
     calls = _histogram(
         "callback_seconds", "Time in callbacks: sync ones keep the loop, async ones may wait.", "slot", "kind"
@@ -237,6 +260,7 @@ def _histograms(totals: Mapping[int, Counters]) -> Iterator[Metric]:
         _add(calls, [str(slot), "sync"], counters.sync_calls)
         _add(calls, [str(slot), "async"], counters.async_calls)
         _add(delays, [str(slot)], counters.lags)
+        yield from _rest_after(slot)
     yield from (handshakes, calls, delays)
 
 

@@ -91,7 +91,7 @@ class Post:
         body = _body(data)
         most = self._office.config.bus.max_message
         if len(body) > most:
-            raise ValueError(f"a message of {len(body)} bytes is over bus.max_message = {most}")
+            raise ValueError(f"a message of {len(body)} bytes is over bus.max_message = {most}; raise it or send less")
         receivers = self._receivers(key)
         if exclude is not None:
             receivers = [connection for connection in receivers if connection is not exclude]

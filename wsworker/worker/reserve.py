@@ -1,9 +1,11 @@
-"""The reserve: a descriptor put aside at boot, so that a worker without any other can still tell a client to go.
+"""The reserve: a descriptor put aside at boot, so that a worker without any other can still answer.
 
 A worker that has used up its descriptors cannot accept, so a client that no other worker takes would hang. The reserve
 is given up, the client accepted with it and answered in a few plain bytes, its socket closed, and the reserve taken
 back. There is neither a handshake nor a connection: whatever the client has asked, it may come again. Where clients
 speak TLS they are closed without the answer, which would be plain text.
+
+The admin endpoints have one of their own, which they give up to answer like ever: see admin.py.
 """
 
 from __future__ import annotations
@@ -41,10 +43,22 @@ class Reserve:
         self._descriptor = _open_null()
         self._seconds = cycle(range(1, MOST_SECONDS + 1))
 
-    def has_company(self) -> bool:
-        """Whether another descriptor is to be had, beside the reserve itself; a reserve that was lost is taken back."""
+    def give_up(self) -> bool:
+        """Let somebody else have the descriptor; whether it was there. You must take it back."""
+        if self._descriptor is None:
+            return False
+        os.close(self._descriptor)
+        self._descriptor = None
+        return True
+
+    def take_back(self) -> None:
+        """Have a descriptor again, if there is one."""
         if self._descriptor is None:
             self._descriptor = _open_null()
+
+    def has_company(self) -> bool:
+        """Whether another descriptor is to be had, beside the reserve itself; a reserve that was lost is taken back."""
+        self.take_back()
         spare = _open_null()
         if spare is not None:
             os.close(spare)
@@ -52,9 +66,8 @@ class Reserve:
 
     def turn_away(self, listener: socket.socket) -> bool:
         """Accept the next client of a listener, answer 503 and close; whether one was there and a descriptor for it."""
-        if self._descriptor is None:
+        if not self.give_up():
             return False
-        os.close(self._descriptor)
         try:
             client, _ = listener.accept()
             with client:
@@ -63,7 +76,7 @@ class Reserve:
         except OSError:
             return False
         finally:
-            self._descriptor = _open_null()
+            self.take_back()
         return True
 
     def _answer(self, client: socket.socket) -> None:

@@ -8,6 +8,8 @@ inspection of a lambda tells that refresh is async.
 
 A repeated timer stays on its beat: the next run is due one interval after the last one was due, not after it ran.
 Runs that a blocked loop or a slow run has missed are skipped, never made up for in a burst.
+
+A run is timed like a callback: it keeps the loop from other clients just as well.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 from wsworker import speaker
 from wsworker.counters import Counters
+from wsworker.worker.app import place_of
 from wsworker.worker.copies import end_if_copy
+from wsworker.worker.stalls import LONG_SECONDS, Stalls
 
 
 def next_due(due: float, now: float, seconds: float) -> float:
@@ -62,6 +67,8 @@ class Timer:
 
     def _fire(self) -> None:
         self._handle = None
+        outcome = raised = None
+        began_at = monotonic()
         try:
             outcome = self._fn()
             end_if_copy(None)
@@ -69,13 +76,21 @@ class Timer:
             end_if_copy(exc)
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
-            self._log(exc)
-            outcome = None
+            raised = exc
+        seconds = monotonic() - began_at
+        if seconds > LONG_SECONDS:
+            place = place_of(self._fn, self._owner.app_dir) or "not in Python"
+            self._owner.stalls.tell(self._name(), place, seconds)
         if inspect.isawaitable(outcome):
-            self._run = self._owner.loop.create_task(_wait_for(outcome))
+            self._run = self._owner.loop.create_task(_wait_for(outcome, self._owner.counters))
             self._run.add_done_callback(self._finished)
-        else:
-            self._plan()
+            return
+        self._owner.counters.sync_calls.add(seconds)
+        if raised is not None:
+            self._log(raised)
+            # its traceback has this frame
+            raised = None
+        self._plan()
 
     def _finished(self, run: asyncio.Task[None]) -> None:
         self._run = None
@@ -94,18 +109,21 @@ class Timer:
     def _log(self, exc: BaseException) -> None:
         self._owner.counters.fail("timer")
         self._owner.failed(exc)
-        kind, ending = ("every", "; the timer goes on") if self._repeats else ("after", "")
-        name = getattr(self._fn, "__qualname__", None) or repr(self._fn)
-        args = (kind, self._seconds, name, type(exc).__name__, ending)
-        self._owner.log.error("%s(%g, %s) raised %s%s", *args, exc_info=exc)
+        ending = "; the timer goes on" if self._repeats else ""
+        self._owner.log.error("%s raised %s%s", self._name(), type(exc).__name__, ending, exc_info=exc)
+
+    def _name(self) -> str:
+        kind = "every" if self._repeats else "after"
+        return f"{kind}({self._seconds:g}, {getattr(self._fn, '__qualname__', None) or repr(self._fn)})"
 
 
 class Timers:
     """The timers of one worker.
 
-    loop: where they run; log: where exceptions go; counters: where they are counted; failed: is told them too. Keeps
-    every timer until its last run is over, as the loop itself holds tasks only weakly. You must call cancel_all()
-    before the loop ends.
+    loop: where they run; log: where exceptions go; counters: where they and the times are counted; stalls: is told
+    which runs took long; app_dir: absolute, what places are relative to; failed: is told exceptions too. Keeps every
+    timer until its last run is over, as the loop itself holds tasks only weakly. You must call cancel_all() before the
+    loop ends.
     """
 
     def __init__(
@@ -113,11 +131,15 @@ class Timers:
         loop: asyncio.AbstractEventLoop,
         log: logging.Logger,
         counters: Counters,
+        stalls: Stalls,
+        app_dir: str,
         failed: Callable[[BaseException], None] = lambda exc: None,
     ) -> None:
         self.loop = loop
         self.log = log
         self.counters = counters
+        self.stalls = stalls
+        self.app_dir = app_dir
         self.failed = failed
         self._timers: set[Timer] = set()
 
@@ -155,10 +177,13 @@ class Timers:
         return timer
 
 
-async def _wait_for(outcome: Awaitable[Any]) -> None:
+async def _wait_for(outcome: Awaitable[Any], counters: Counters) -> None:
+    began_at = monotonic()
     try:
         await outcome
         end_if_copy(None)
     except BaseException as exc:
         end_if_copy(exc)
         raise
+    finally:
+        counters.async_calls.add(monotonic() - began_at)

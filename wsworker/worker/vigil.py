@@ -134,7 +134,7 @@ class Vigil(Entry):
         verdict = watch.check(home.tick, home.random.random(), facts)
         if verdict == "ping":
             assert watch.pulse is not None
-            # not loop.time(): uvloop's stands still during a tick
+            # not loop.time(), which uvloop has in whole milliseconds
             watch.pulse.sent(monotonic())
             self._session.ping(watch.pulse.payload())
             # not flush_later, which is for messages: a ping does not make a connection active

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 
 import pytest
 
@@ -44,6 +45,31 @@ def test_row_28_root_imports_nothing_of_the_app(make_daemon: MakeDaemon) -> None
         assert ["app", str(worker)] in [trace[:2] for trace in found]
         assert {str(worker)} == {pid for _, pid, _ in found}
         assert "0" not in {uid for _, _, uid in found}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
+def test_row_28_root_does_not_import_it_to_look_at_it(make_daemon: MakeDaemon) -> None:
+    """`check` imports the app as the user that workers become, and so does `restart` before it stops anything."""
+    daemon = make_daemon(TRACE + HELLO, user="nobody")
+    traces = daemon.folder / "trace"
+    traces.mkdir()
+    traces.chmod(0o777)
+
+    def importers() -> set[str]:
+        found = {trace.name.split()[2] for trace in traces.iterdir()}
+        for trace in traces.iterdir():
+            trace.unlink()
+        return found
+
+    nobody = str(pwd.getpwnam("nobody").pw_uid)
+    outcome = daemon.cli("check")
+    assert 0 == outcome.code, outcome.out
+    assert {nobody} == importers()
+    with steadfast(daemon):
+        importers()
+        daemon.write_app(f"{TRACE}1 / 0\n")
+        assert "the new code does not start" in daemon.cli("restart").err
+        assert {nobody} == importers()
 
 
 def test_row_28_a_folder_that_is_not_the_app(make_daemon: MakeDaemon) -> None:
