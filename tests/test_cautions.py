@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from wsworker.cautions import advice, warnings
@@ -70,7 +72,7 @@ def test_operators_are_among_themselves(address: ListenAddress, told: bool) -> N
         (0o660, None, None, False),
     ],
 )
-def test_workers_that_may_command(mode: int, user: str | None, group: str | None, told: bool) -> None:
+def test_workers_that_may_command(mode: Literal[0o600, 0o660], user: str | None, group: str | None, told: bool) -> None:
     """The group that may give commands is that of the workers; without `user` and `group` workers may do so anyway."""
     config = Config(app="app", user=user, group=group, control_socket_mode=mode)
     assert told == ("control_socket_mode" in advice(config))

@@ -91,7 +91,8 @@ def test_what_is_too_large_is_not_sent(service: Service) -> None:
     """The limit is the worker's, and the link stays."""
     worker = service.worker()
     service.publish("x" * 100)
-    with pytest.raises(PublishError, match=r"a message of 101 bytes is over bus\.max_message = 100; raise it or send less") as caught:
+    sentence = r"a message of 101 bytes is over bus\.max_message = 100; raise it or send less"
+    with pytest.raises(PublishError, match=sentence) as caught:
         service.publish("x" * 101)
     assert "too_large" == caught.value.code
     service.publish("y")

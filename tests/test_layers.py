@@ -179,6 +179,7 @@ ORDER = [
     Place(5, " ", "cli/managed.py"),
     Place(5, " ", "cli/importapp.py"),
     Place(5, " ", "cli/rights.py"),
+    Place(5, " ", "cli/reach.py"),
     Place(5, " ", "cli/findings.py"),
     Place(5, " ", "cli/check.py"),
     Place(5, " ", "cli/schema.py"),

@@ -61,6 +61,9 @@ def test_meant(key: str, expected: str | None) -> None:
     [
         ("wrokers", "did you mean 'workers'?"),
         ("reusePort", "always on: remove this key"),
+        ("protocol", "always WebSocket: remove this key"),
+        ("preload", "each worker imports the app itself, so that a reload brings new code: remove this key"),
+        ("transport", "did you mean 'tls.certfile'?"),
         ("reuse-port", "always on: remove this key"),
         ("daemon", "use `wsworker start -d`"),
         ("log.level", "write it inside its section, `log: {level: ...}`"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,24 @@ import pytest
 
 from tests.cli.conftest import Place, Result
 from wsworker.cli.failures import Failed
-from wsworker.cli.unit import PACKAGED, Here, argument, here, notes, plain, render, values, word
+from wsworker.cli.rights import Worker
+from wsworker.cli.unit import (
+    PACKAGED,
+    Here,
+    account,
+    argument,
+    here,
+    hindrances,
+    notes,
+    plain,
+    render,
+    values,
+    word,
+)
 from wsworker.config import Config
 from wsworker.judging import validate
 
+STRANGER = Worker("nosuchuser", -1, frozenset())
 ROOT = Path(__file__).parents[2]
 HERE = Here(("/srv/env/bin/wsworker",), ("/srv/env", "/usr"), "ann")
 
@@ -172,6 +188,29 @@ def test_notes() -> None:
     assert ["there is no user nosuchuser yet; create it with: useradd --system nosuchuser"] == [
         *notes(config(), {}, "nosuchuser")
     ]
+
+
+def test_what_the_user_cannot_get_at(tmp_path: Path) -> None:
+    """A folder that is closed to the user, and a file, are notes with their cures; to root nothing is closed."""
+    key = tmp_path / "key.pem"
+    key.touch(0o600)
+    tmp_path.chmod(0o700)
+    (closed,) = hindrances(config(), [str(tmp_path / "env"), str(key)], STRANGER)
+    assert re.fullmatch(r"user nosuchuser cannot read /\S+; move the service to /opt/hello, or set User=", closed)
+    ann = Worker("ann", tmp_path.stat().st_uid, frozenset())
+    assert [] == [*hindrances(config(), [str(key)], ann)]
+    assert [] == [*hindrances(config(), [str(key)], Worker("root", 0, frozenset()))]
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        text = f"user nosuchuser cannot read {file.name}; give nosuchuser the right to, or set User="
+        assert [text] == [*hindrances(config(), [file.name], STRANGER)]
+
+
+def test_whom_the_service_runs_as() -> None:
+    """The configured user comes before who calls; one who is not there has no rights of his own."""
+    where = Here(("/srv/env/bin/wsworker",), (), "nosuchuser")
+    assert STRANGER == account(config(), where)
+    found = account(config(user="root"), where)
+    assert ("root", 0, True) == (found.name, found.uid, 0 in found.groups)
 
 
 def test_the_command(place: Place, wsworker: Callable[..., Result]) -> None:

@@ -27,7 +27,7 @@ def test_a_wrong_configuration_is_told_and_changes_nothing() -> None:
         Notify("status", "1/1 workers, 0 connections; last reload refused: workers: must be a number"),
     ] == kinds(actions, Log, Notify, Spawn)
     status = story.supervisor.status(story.now)
-    shown = answer.body | {"error": error | {"message": "workers: must be a number"}}
+    shown = {**answer.body, "error": error | {"message": "workers: must be a number"}}
     assert (shown, "running", 0) == (status["last_reload"], status["state"], status["reloads"])
 
 

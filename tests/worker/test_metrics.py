@@ -362,11 +362,7 @@ def seconds(duration: str) -> int:
 def test_no_alert_waits_for_longer_than_what_it_waits_for() -> None:
     """A worker is hung for worker_timeout at most: Prometheus has to look twice within that, `for` apart."""
     config = Config(app="app")
-    lasts = {
-        "starting": config.start_timeout,
-        "hung": config.worker_timeout,
-        "draining": config.drain_window + config.graceful_timeout,
-    }
+    lasts = {"hung": config.worker_timeout, "draining": config.graceful_timeout}
     for rule in rules():
         for state in re.findall(r'wsworker_workers\{state="(\w+)"\}', rule["expr"]):
             if state not in LASTING:

@@ -198,7 +198,7 @@ def _stream(service: ask.Service, interval: float) -> int:
     try:
         while True:
             began_at = time.monotonic()
-            print(json.dumps(_look(service)), flush=True)  # noqa: T201
+            click.echo(json.dumps(_look(service)))
             time.sleep(max(0.0, began_at + interval - time.monotonic()))
     except BrokenPipeError:
         # what is left in the buffer would fail again when Python ends

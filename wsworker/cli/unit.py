@@ -15,6 +15,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ import click
 from wsworker import configfile
 from wsworker.cli.failures import BAD_CONFIG, FAILED, OK, SCHEMA, Failed
 from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.reach import obstacles
+from wsworker.cli.rights import Worker, file_of
 from wsworker.cli.text import visible
 
 if TYPE_CHECKING:
@@ -90,9 +93,12 @@ def unit(settings: Settings) -> int:
     """Print a systemd unit for this service and virtualenv."""
     loaded = configfile.load(settings.config_path(), os.environ, {})
     config = loaded.config
-    text = render(values(config, os.path.abspath(loaded.path), here()))
+    where = here()
+    text = render(values(config, os.path.abspath(loaded.path), where))
     path = f"{UNITS}/{config.name}.service"
     for note in notes(config, os.environ, FALLBACK_USER if os.geteuid() == 0 else ""):
+        settings.progress(f"note: {note}")
+    for note in hindrances(config, read_by(config, str(loaded.path), where), account(config, where)):
         settings.progress(f"note: {note}")
     settings.result(text.rstrip("\n"), {"schema": SCHEMA, "name": config.name, "path": path, "unit": text})
     return OK
@@ -116,10 +122,37 @@ def notes(config: Config, environ: Mapping[str, str], needed: str) -> Iterable[s
         yield f"there is no user {needed} yet; create it with: useradd --system {needed}"
 
 
+def hindrances(config: Config, paths: Iterable[str], user: Worker) -> Iterable[str]:
+    """Say what the user of the unit cannot get at, of these absolute paths."""
+    for each in obstacles(paths, user):
+        path = visible(each.path)
+        if stat.S_ISDIR(each.mode):
+            cure = f"move the service to /opt/{config.name}, or set User="
+        else:
+            cure = f"give {user.name} the right to, or set User="
+        yield f"user {user.name} cannot read {path}; {cure}"
+
+
+def account(config: Config, where: Here) -> Worker:
+    """Return whom the service will run as; one who is not here yet is a stranger to every file."""
+    name = config.user or where.user
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return Worker(name, -1, frozenset())
+    return Worker(name, found.pw_uid, frozenset(os.getgrouplist(name, found.pw_gid)))
+
+
+def read_by(config: Config, path: str, where: Here) -> list[str]:
+    """Return what the service reads, as absolute paths. path: of the config file."""
+    app = file_of(config.app, config.app_dir)
+    return [*where.program[:1], *where.interpreter, path, config.app_dir, app, *_files(config)]
+
+
 def values(config: Config, path: str, where: Here) -> dict[str, str | None]:
     """Return what stands in the unit of a service. path: of the config file, absolute. Raises Failed."""
     user = config.user or where.user
-    read = [*where.program[:1], *where.interpreter, path, config.app_dir, *_files(config)]
+    read = read_by(config, path, where)
     written = _written(config)
     low_port = any(0 < address.port < 1024 for address in _addresses(config))
     capability = "CAP_NET_BIND_SERVICE" if low_port else ""

@@ -99,7 +99,7 @@ class Admin:
     # Visits
 
     def _accept(self) -> None:
-        """Accept one. In a flood each has so many turns of the loop to ask before it is the oldest."""
+        """Accept one a turn of the loop, so that in a flood each has MOST_VISITS turns to ask before it gives way."""
         is_full = len(self._visits) >= MOST_VISITS
         in_the_way = self._in_the_way() if is_full else None
         if is_full and in_the_way is None:

@@ -14,7 +14,7 @@ class Arrival(NamedTuple):
     peer: the address that accept gave, which is gone from the socket once the client resets it; source: the client's
     address as a trusted proxy has told it by the PROXY protocol, None: nobody did, so the peer counts; secure: it
     speaks TLS; came_at: when it was accepted, on the loop's clock, which the deadline of the handshake is counted from;
-    accepted_at: the same on time.monotonic(), as a handshake may take less than the whole milliseconds of uvloop's clock;
+    accepted_at: the same on time.monotonic(), as uvloop's clock has whole milliseconds and a handshake may take less;
     sock: its socket, which is the transport's: set options on it, and neither read, write nor close it.
     """
 
