@@ -139,6 +139,7 @@ def service(place: Place, running: Callable[[Script], Answering]) -> Iterator[Se
 
 def forget_links() -> None:
     """Close what the client has kept."""
-    for link in client._workers.values():
-        link.close()
-    client._workers.clear()
+    for road in client._roads.values():
+        if road.worker is not None:
+            road.worker.close()
+    client._roads.clear()

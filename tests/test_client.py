@@ -87,6 +87,32 @@ def test_a_worker_that_does_not_answer(service: Service, monkeypatch: pytest.Mon
     assert 2 == worker.links
 
 
+def test_a_service_that_hangs_keeps_nobody_else_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each service has its own way; and who waits for that of one waits no longer than for an answer."""
+    worker = service.worker()
+    service.publish("1")
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    (road,) = client._roads.values()
+    with road.lock:
+        with pytest.raises(PublishError, match="got no answer in 0 s; this one was not sent") as caught:
+            service.publish("2")
+        client.publish("news", "3")
+    assert "timeout" == caught.value.code
+    service.publish("4")
+    assert [b"1", b"3", b"4"] == [envelope.body for envelope in worker.messages]
+
+
+def test_a_master_that_hangs(
+    place: Place, running: Callable[[Script], Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is an end to waiting for it too."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    running({})
+    with pytest.raises(PublishError, match=f"{NAME} runs, but does not say where its workers are; see its log") as told:
+        client.publish("news", "1", control_socket=place.paths.socket)
+    assert "timeout" == told.value.code
+
+
 def test_what_is_too_large_is_not_sent(service: Service) -> None:
     """The limit is the worker's, and the link stays."""
     worker = service.worker()

@@ -65,27 +65,34 @@ def publish(
     topic, data: as for worker.publish, with its errors. config: the config file of the service, by default the one that
     the commands would take. control_socket: the path of its control socket; then no file is read.
     Raises NotRunning if nothing runs; PublishError if it was not accepted, or nobody can tell any more whether it was;
-    ConfigError if there is no such file. No wait for anybody is longer than 5 s.
+    ConfigError if there is no such file. It takes no longer than 5 s, whoever does not answer.
     """
     check_name(topic)
     body = _body(data)
     record = encode_envelope(Envelope(Key("topic", topic), body, binary=not isinstance(data, str)))
+    give_up_at = time.monotonic() + ANSWER_SECONDS
     where = (_text(config), _text(control_socket))
-    with _lock:
-        worker = _workers.pop(where, None)
+    road = _roads.setdefault(where, Road())
+    if not road.lock.acquire(timeout=ANSWER_SECONDS):
+        message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
+        raise PublishError("timeout", message)
+    try:
+        worker, road.worker = road.worker, None
         if worker is None or not worker.stays():
-            worker = _find(where)
+            worker = _find(where, give_up_at)
         if len(body) > worker.max_message:
-            _workers[where] = worker
+            road.worker = worker
             over = f"a message of {len(body)} bytes is over bus.max_message = {worker.max_message}"
             raise PublishError("too_large", f"{over}; raise it or send less")
         try:
-            worker.publish(record)
+            worker.publish(record, give_up_at)
         except BaseException:
             # whatever it was, nobody knows any more what the next answer would be about
             worker.close()
             raise
-        _workers[where] = worker
+        road.worker = worker
+    finally:
+        road.lock.release()
 
 
 async def apublish(
@@ -98,21 +105,31 @@ async def apublish(
     await asyncio.to_thread(publish, topic, data, config=config, control_socket=control_socket)
 
 
+class Road:
+    """The way to one service, which one message takes at a time. worker: the link that is kept, if there is one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.worker: WorkerLink | None = None
+
+
 class WorkerLink:
     """A link to one worker. path: of its socket; address: what the master has answered.
+
+    give_up_at: here and below, when to wait no longer, on CLOCK_MONOTONIC.
 
     Making it connects. Raises OSError or WireError if nobody right is there.
     """
 
-    def __init__(self, path: str, address: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, address: Mapping[str, Any], give_up_at: float) -> None:
         secret, node = bytes.fromhex(address["secret"]), str(address["node"])
         self._reader = Reader(MAX_ANSWER_BYTES)
         self._records: list[Record] = []
         self._published = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._give_up_at = time.monotonic() + GREETING_SECONDS
-            self._socket.settimeout(GREETING_SECONDS)
+            self._give_up_at = min(give_up_at, time.monotonic() + GREETING_SECONDS)
+            self._socket.settimeout(self._left())
             self._connect(path)
             self._socket.sendall(encode_hello(Hello(secret, 0, 0, MAX_ANSWER_BYTES, node)))
             hello = decode_hello(self._await(Type.HELLO).body)
@@ -138,10 +155,10 @@ class WorkerLink:
         self.close()
         return False
 
-    def publish(self, record: bytes) -> None:
+    def publish(self, record: bytes, give_up_at: float) -> None:
         """Send a MESSAGE and wait until it is accepted. Raises PublishError."""
-        self._give_up_at = time.monotonic() + ANSWER_SECONDS
-        self._socket.settimeout(ANSWER_SECONDS)
+        self._give_up_at = give_up_at
+        self._socket.settimeout(self._left())
         self._published += 1
         try:
             self._socket.sendall(record)
@@ -166,6 +183,10 @@ class WorkerLink:
         finally:
             os.close(folder)
 
+    def _left(self) -> float:
+        # 0 would mean not to block at all
+        return max(0.001, self._give_up_at - time.monotonic())
+
     def _await(self, wanted: Type) -> Record:
         """Return the next record of this type; others are passed over. Raises OSError or WireError."""
         while True:
@@ -173,50 +194,46 @@ class WorkerLink:
                 record = self._records.pop(0)
                 if record.type == wanted:
                     return record
-            self._socket.settimeout(max(0.001, self._give_up_at - time.monotonic()))
+            self._socket.settimeout(self._left())
             data = self._socket.recv(MAX_ANSWER_BYTES)
             self._records += self._reader.feed(data)
             if not data or self._reader.fault:
                 raise WireError(self._reader.fault or "the stream has ended")
 
 
-_lock = threading.Lock()
-_workers: dict[Where, WorkerLink] = {}
+_roads: dict[Where, Road] = {}
+
+# in a forked child: the links are the parent's, and a thread of the parent may have held a lock
+os.register_at_fork(after_in_child=_roads.clear)
 
 
-def _forget() -> None:
-    """In a forked child: the links are the parent's, and a thread of the parent may have held the lock."""
-    global _lock
-    _lock = threading.Lock()
-    _workers.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
-
-
-def _find(where: Where) -> WorkerLink:
+def _find(where: Where, give_up_at: float) -> WorkerLink:
     """Ask the master where its workers are, and connect to one of them. Raises as publish."""
     service = _service(where)
     try:
-        address = dict(_last(service).items())
+        address = _address(service, give_up_at)
     except ControlError as error:
         raise PublishError(error.code, error.message) from None
     paths = [str(path) for path in address.get("sockets", ())]
     # each program another one
     random.shuffle(paths)
-    give_up_at = time.monotonic() + ANSWER_SECONDS
     for path in paths:
         if time.monotonic() < give_up_at:
             with contextlib.suppress(OSError, WireError):
-                return WorkerLink(path, address)
+                return WorkerLink(path, address, give_up_at)
     raise PublishError("no_answer", f"no worker of {service.name} takes messages now; see `wsworker status`")
 
 
-def _last(service: ask.Service) -> Mapping[str, Any]:
-    for reply in ask.replies(service, Command("bus"), ask.ANSWER_SECONDS):
-        if reply.final:
-            return reply.body
-    raise AssertionError("the last reply is final")
+def _address(service: ask.Service, give_up_at: float) -> Mapping[str, Any]:
+    with contextlib.closing(ask.Call(service, Command("bus"), min(give_up_at, _soon()))) as call:
+        while reply := call.reply(min(give_up_at, _soon())):
+            if reply.final:
+                return reply.body
+    raise ControlError("timeout", f"{service.name} runs, but does not say where its workers are; see its log")
+
+
+def _soon() -> float:
+    return time.monotonic() + ask.ANSWER_SECONDS
 
 
 def _service(where: Where) -> ask.Service:

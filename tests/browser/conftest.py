@@ -1,7 +1,7 @@
 """A browser, a page and a service for each test.
 
 Chromium is started once for all tests of this folder, headless, by its path: $WSWORKER_TEST_CHROMIUM, or `chromium` on
-the PATH. Each test gets a context of its own, that is a profile without cookies or connections. Playwright's sync API keeps
+the PATH. Each test gets a context of its own, a profile without cookies or connections. Playwright's sync API keeps
 an event loop running in this thread while it lives; it therefore ends with this folder, not with the session, as other
 tests call asyncio.run.
 

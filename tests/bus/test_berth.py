@@ -39,6 +39,14 @@ def test_the_greeting(berth: Berth) -> None:
     berth.check(hello)
 
 
+def test_the_secret_is_shown_nowhere(berth: Berth) -> None:
+    """A log or a traceback may have either of them in it."""
+    shown = repr(berth) + repr(berth.hello(999)) + str(berth.hello(999))
+    assert "worker=7" in shown
+    assert "<Hello of worker 7 in slot 2 of node>" in shown
+    assert repr(SECRET) not in shown
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [

@@ -135,6 +135,29 @@ def test_a_key_is_given_up_late() -> None:
     on_the_clock(main)
 
 
+def test_keys_that_come_and_go_cost_one_timer() -> None:
+    """However often they do: each timer would wake the loop for ever, as there is always something to give up."""
+
+    async def main() -> None:
+        made = Made()
+        await made.exchange.join(made.bus)
+        loop = asyncio.get_running_loop()
+        made.exchange.subscribe(A)
+        for _ in range(8):
+            for _ in range(10):
+                made.exchange.unsubscribe(A)
+                made.exchange.subscribe(A)
+            made.exchange.unsubscribe(A)
+            assert 1 == len(loop._scheduled)  # type: ignore[attr-defined]
+            await passes(0.25)
+        await passes(0.5)
+        assert [("+", A), "flush", ("-", A), "flush"] == made.bus.told()
+        assert [] == loop._scheduled  # type: ignore[attr-defined]
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+
+
 def test_gaps_are_collected() -> None:
     """The first is told at once, those of the next second together; any topic is more than some."""
 
@@ -172,6 +195,10 @@ def test_what_the_adapter_says_is_handed_on() -> None:
         made.exchange.on_envelope(envelope)
         assert ([envelope], 1) == (made.delivered, made.counters.bus_received)
         assert [True, False] == [made.exchange.on_outside(Envelope(A, body)) for body in (b"yes", b"no")]
+        assert 2 == len(made.published)
+        await made.exchange.close(1)
+        # it would go nowhere any more
+        assert not made.exchange.on_outside(Envelope(A, b"yes"))
         assert 2 == len(made.published)
 
     on_the_clock(main)

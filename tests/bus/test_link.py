@@ -173,6 +173,28 @@ def test_writing_to_one_that_is_gone(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_death_with_much_that_is_unread_on_both_sides(run: Run, writes: bool) -> None:
+    """More than is read at once, and an error on the stream, of which uvloop tells once: all is read, and the end."""
+
+    async def main() -> None:
+        link, theirs, owner = pair()
+        link.put(encode(Type.MESSAGE))
+        link.write()
+        theirs.sendall(HELLO)
+        await until(lambda: 7 in owner.told)
+        theirs.sendall(encode(Type.MESSAGE, bytes(1000)) * 120)
+        # with our message unread there, as a kill leaves it: the stream is reset
+        theirs.close()
+        if writes:
+            link.put(encode(Type.MESSAGE))
+            link.write()
+        await until(lambda: not link.open)
+        assert (["wrote", 7, "it has ended without a word"], 120) == (owner.told, owner.count)
+
+    run(main())
+
+
 def test_who_is_silent_is_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A greeting has a deadline; a half of one is none."""
     monkeypatch.setattr(link_module, "GREETING_SECONDS", 0.05)

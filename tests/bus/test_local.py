@@ -130,6 +130,54 @@ def test_a_slow_peer_costs_a_bounded_queue(run: Run) -> None:
     run(main())
 
 
+def test_what_is_wanted_does_not_fill_a_slow_peer_s_queue(run: Run) -> None:
+    """A client that changes topics without end: the other one is told all that is wanted once it reads again."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1, peer_queue=100_000)
+            two = await made.boot(2)
+            await linked(one, 1)
+            (link,) = made.meshes[2].links
+            link._set_reading(False)
+            for number in range(4000):
+                key = Key("topic", f"{number:0200}")
+                one.subscribe(key)
+                one.unsubscribe(key)
+            one.subscribe(ROOM)
+            assert one.bus.stats().queued_bytes < 150_000
+            link._set_reading(True)
+            await known(two, one, key=ROOM)
+            assert [] == one.sink.gaps == two.sink.gaps
+            assert 0 == one.bus.stats().dropped
+            # one who links later hears the same
+            three = await made.boot(3)
+            await known(three, one, key=ROOM)
+
+    run(main())
+
+
+def test_what_is_held_and_not_taken_is_told_at_once(run: Run) -> None:
+    """It is counted, and no write has to come along to tell it."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[5] = Member(5, 5, Standing.READY)
+            made.meshes[1]._ties.look()
+            one.publish(ROOM, bytes(200_000))
+            peer = Stranger(made)
+            hello = RIGHT._replace(worker=5, slot=5, most=1000)
+            peer.say(records.encode_hello(hello), *records.encode_snapshot([ROOM]))
+            told = await peer.hear(3)
+            assert [Type.HELLO, Type.SNAPSHOT, Type.GAP] == [record.type for record in told]
+            assert records.Gap(1, frozenset({ROOM})) == records.decode_gap(told[2].body)
+            assert 1 == one.bus.stats().dropped
+            peer.socket.close()
+
+    run(main())
+
+
 def test_a_message_that_the_other_does_not_take(run: Run) -> None:
     """As after a reload that has changed bus.max_message: it is a gap, and the link stays."""
 

@@ -45,9 +45,11 @@ def test_what_meets_a_full_queue_is_dropped_and_told_when_half_is_written() -> N
 
 
 def test_records_of_ours_are_never_dropped() -> None:
-    """What peers must know goes in beyond the limit."""
+    """What peers must know goes in beyond the limit; it is seen that it does."""
     outbox = Outbox(10, Budget(10))
+    assert (False, True) == (outbox.full, outbox.eased)
     outbox.force(bytes(100))
+    assert (True, False) == (outbox.full, outbox.eased)
     assert not outbox.push(b"x", A)
     assert 100 == outbox.size
 
@@ -114,6 +116,19 @@ def test_what_is_held_is_for_those_who_want_it() -> None:
     assert 3 == budget.used
     assert ([(A, b"1"), (A, b"3")], None) == held.release(lambda key: key == A)
     assert (([], None), 0) == (held.release(lambda key: True), budget.used)
+
+
+def test_what_nobody_misses_is_no_gap() -> None:
+    """Of what had to give way, that is told which the peer wanted; all of it if nobody knows whose it was."""
+    for wanted, gap in ((A, Gap(2, frozenset({A}))), (Key("topic", "other"), None)):
+        held = Held(1, Budget(100))
+        for key in (A, B, A, B):
+            held.push(b"xx", key, 0.0)
+        assert ([], gap) == held.release(wanted.__eq__)
+    held = Held(1, Budget(100))
+    for number in range(MOST_NAMES + 1):
+        held.push(b"xx", Key("topic", str(number)), 0.0)
+    assert ([], Gap(MOST_NAMES + 1, None)) == held.release(lambda key: False)
 
 
 def test_what_is_held_too_long_or_too_much_gives_way() -> None:

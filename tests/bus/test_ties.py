@@ -7,9 +7,10 @@ import os
 import socket
 
 from tests.bus.contract import ROOM, Sink, Station, known, until
-from tests.bus.harbor import harbor
+from tests.bus.harbor import RIGHT, Stranger, harbor
 from tests.worker.conftest import Run
 from wsworker.bus.members import Member, Standing
+from wsworker.bus.records import encode_hello
 from wsworker.bus.topics import EVERYBODY
 
 
@@ -119,6 +120,25 @@ def test_a_lost_link_comes_again_and_is_told_on_both_sides(run: Run) -> None:
             await until(lambda: b"meanwhile" in two.sink.bodies)
             assert (1, 1) == (one.bus.stats().reconnects, two.bus.stats().reconnects)
             await known(two, one, key=ROOM)
+
+    run(main())
+
+
+def test_who_dies_before_it_has_said_a_word_is_no_gap(run: Run) -> None:
+    """It has published nothing over that link."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[5] = Member(5, 5, Standing.STARTING)
+            stranger = Stranger(made)
+            stranger.say(encode_hello(RIGHT._replace(worker=5, slot=5)))
+            await stranger.hear(2)
+            stranger.socket.close()
+            await until(lambda: next(iter(made.meshes[1]._peers)).link is None)
+            made.bury(5)
+            await until(lambda: [*made.meshes[1]._peers] == [])
+            assert [] == one.sink.gaps
 
     run(main())
 

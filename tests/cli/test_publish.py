@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import Result
+from tests.cli.conftest import Place, Result
 from tests.outside import FakeWorker, Service
 from tests.outside import service as service
+from wsworker.bus.topics import Envelope, Key
 
 
 def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -42,6 +46,31 @@ def test_standard_input(wsworker: Callable[..., Result], service: Service, monke
     assert ["two\nlines\n", b"\xff\0"] == published(worker)
 
 
+def test_any_locale(service: Service, place: Place) -> None:
+    """What travels is UTF-8, also where a shell knows only ASCII; it is counted in bytes."""
+    worker = service.worker()
+    text = "日本".encode()
+    environ = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for data, content in ((b"-", text), (text, b"")):
+        command = [sys.executable.encode(), b"-m", b"wsworker", b"publish", "nöws".encode(), data]
+        ended = subprocess.run(command, env=environ, input=content, capture_output=True, timeout=30, check=False)
+        assert (0, b"") == (ended.returncode, ended.stderr)
+        assert ended.stdout.startswith(b"published 6 bytes to n")
+    assert [Envelope(Key("topic", "nöws"), text)] * 2 == worker.messages
+
+
+def test_no_standard_input(wsworker: Callable[..., Result], service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell may close it, and it may have no end: 2."""
+    monkeypatch.setattr("sys.stdin", None)
+    result = wsworker("publish", "news", "-")
+    assert (2, True) == (result.code, "standard input is closed, so - has nothing to read" in result.err)
+    monkeypatch.setattr("wsworker.cli.publish.MOST_BYTES", 2**20)
+    stdin(monkeypatch, bytes(2**20 + 1))
+    result = wsworker("publish", "news", "-")
+    assert (2, True) == (result.code, "standard input has more than 1 MiB, the most that is read" in result.err)
+    assert 0 == service.asked
+
+
 def test_json(wsworker: Callable[..., Result], service: Service) -> None:
     """One document, also for a failure."""
     service.worker()
@@ -56,6 +85,7 @@ def test_json(wsworker: Callable[..., Result], service: Service) -> None:
     [
         (("", "x"), "TOPIC has 1 to 255 bytes of UTF-8, not 0: ''"),
         (("a\n", "x"), "TOPIC has no control characters"),
+        (("\udcff", "x"), r"TOPIC has 1 to 255 bytes of UTF-8, and this is no text: '\udcff'"),
         (("news", "-"), "that is not UTF-8; use --binary for what is no text"),
         (("news",), "Missing argument 'DATA|-'"),
     ],

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.master.forks import in_child
+from tests.worker.conftest import Run
 from wsworker.wire import Order, Report, decode_report, encode
 from wsworker.worker.channel import Channel, close_all
 
@@ -138,6 +139,28 @@ def test_an_order_whose_descriptors_are_lost_comes_without(caplog: pytest.LogCap
     assert [[["go", 0], ["lend", 0], ["recall", 0]], [True, [said]]] == in_child(full)
 
 
+def test_a_master_that_dies_with_something_unread(master: Master, run: Run) -> None:
+    """And with more sent than is read at once: the loop tells of that once, and the end must be seen then."""
+
+    async def main() -> None:
+        master.channel.send(Report("ready"))
+        read: list[Any] = []
+        ended = asyncio.Event()
+
+        def listen() -> None:
+            read.append(master.channel.read())
+            if read[-1] is None:
+                asyncio.get_running_loop().remove_reader(master.channel)
+                ended.set()
+
+        master.socket.sendall(encode(Order("recall", slot=1)) * 1500)
+        master.socket.close()
+        asyncio.get_running_loop().add_reader(master.channel, listen)
+        await asyncio.wait_for(ended.wait(), 10)
+
+    run(main())
+
+
 @pytest.mark.parametrize("last", [b"", b"nonsense\n", encode(Order("go")) + b"{}\n", b"x" * 70_000])
 def test_the_end_is_told(master: Master, last: bytes) -> None:
     """Whether the master has died or speaks nonsense."""
@@ -224,7 +247,7 @@ def test_what_waits_is_forgotten_when_the_master_is_gone(master: Master) -> None
 
 def test_a_child_of_user_code_lets_go_of_all(master: Master) -> None:
     """Of the socket, and of descriptors whose order is not complete; the worker still has both."""
-    master.tell(Order("lend", slot=2, fds=2), first=5)
+    socket.send_fds(master.socket, [encode(Order("lend", slot=2, fds=2))[:5]], [0, 0])
     assert [] == master.channel.read()
 
     def child() -> list[int]:

@@ -280,6 +280,39 @@ def test_a_publish_within_a_delivery_does_not_run_in_circles() -> None:
     assert [1] == calls
 
 
+@pytest.mark.parametrize("comes_from", ["here", "elsewhere"])
+def test_a_publish_within_a_delivery_comes_behind_it(comes_from: str) -> None:
+    """For everybody, here and elsewhere: on_buffer_full of the first one may publish before the last one was served."""
+
+    def on_buffer_full(connection: Connection) -> None:
+        note = bytearray(b"full")
+        connection.worker.publish("room", note)
+        note[:] = b"else"
+
+    async def main() -> None:
+        here = Here(make_app(on_buffer_full=on_buffer_full), send_buffer=1000)
+        await here.start(3)
+        for connection in here.clients:
+            connection.subscribe("room")
+        here.elsewhere.subscribe([ROOM])
+        here.wires[0].takes = False
+        if comes_from == "here":
+            here.hub.worker.publish("room", "x" * 2000)
+        else:
+            here.publish_elsewhere(Envelope(ROOM, b"x" * 2000))
+        await turns()
+        await turns()
+        for frames in here.sent()[1:]:
+            assert [b"x" * 2000, b"full"] == [payload for _, payload in frames]
+        first = [b"x" * 2000] if comes_from == "here" else []
+        assert [*first, b"full"] == here.sink.bodies
+        here.hub.worker.publish("room", "later")
+        await turns()
+        assert [b"later"] == [payload for _, payload in here.sent()[1]]
+
+    on_the_clock(main)
+
+
 # Gaps
 
 

@@ -7,7 +7,7 @@ import hmac
 import os
 import socket
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wsworker.bus.members import Member
 from wsworker.bus.records import VERSION, Hello
@@ -25,7 +25,7 @@ class Berth:
 
     me: Member
     node: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     listener: socket.socket
     folder: int
     uids: Collection[int] | None

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextvars import Context
+from itertools import takewhile
 from typing import Final
 
 from wsworker.bus.bus import Bus
@@ -50,6 +51,8 @@ class Exchange:
         self._bus: Bus | None = None
         self._flushes = False
         self._leaving: dict[Key, float] = {}  # since when nobody wants them, oldest first
+        self._leaving_timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._gap: frozenset[Key] | None = frozenset()
         self._gap_timer: asyncio.TimerHandle | None = None
         self._told_at = -GAP_SECONDS
@@ -62,8 +65,10 @@ class Exchange:
     async def close(self, grace_seconds: float) -> None:
         """End in good order."""
         bus, self._bus = self._bus, None
-        if self._gap_timer is not None:
-            self._gap_timer.cancel()
+        self._closed = True
+        for timer in (self._gap_timer, self._leaving_timer):
+            if timer is not None:
+                timer.cancel()
         if bus is not None:
             bus.flush()
             await bus.close(grace_seconds)
@@ -90,9 +95,8 @@ class Exchange:
         """Nobody here wants this key any more."""
         if self._bus is None:
             return
-        if not self._leaving:
-            self._loop.call_later(LATE_SECONDS, self._unsubscribe_late, context=self._context)
-        self._leaving[key] = self._loop.time()
+        self._leaving[key] = now = self._loop.time()
+        self._unsubscribe_at(now + LATE_SECONDS)
 
     def publish(self, envelope: Envelope) -> None:
         """Send to every other worker that wants it."""
@@ -109,8 +113,8 @@ class Exchange:
         self._deliver(envelope)
 
     def on_outside(self, envelope: Envelope) -> bool:
-        """Publish what a program outside has handed in; False if it cannot be published."""
-        return self._publish(envelope)
+        """Publish what a program outside has handed in; False if it cannot be published, or no more."""
+        return not self._closed and self._publish(envelope)
 
     def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
         """Collect what may be missing, and tell of it soon."""
@@ -139,17 +143,22 @@ class Exchange:
         if self._bus is not None:
             self._bus.flush()
 
+    def _unsubscribe_at(self, when: float) -> None:
+        # one timer, however often keys come and go
+        if self._leaving_timer is None:
+            self._leaving_timer = self._loop.call_at(when, self._unsubscribe_late, context=self._context)
+
     def _unsubscribe_late(self) -> None:
+        self._leaving_timer = None
         if self._bus is None:
             return
-        now = self._loop.time()
         # a timer may fire up to the clock's resolution early
-        late = [key for key, since in self._leaving.items() if now - since > LATE_SECONDS - 0.01]
+        until = self._loop.time() - LATE_SECONDS + 0.01
+        late = [key for key, _ in takewhile(lambda item: item[1] < until, self._leaving.items())]
         for key in late:
             del self._leaving[key]
         if late:
             self._bus.unsubscribe(late)
             self._flush_soon()
         if self._leaving:
-            oldest = next(iter(self._leaving.values()))
-            self._loop.call_at(oldest + LATE_SECONDS, self._unsubscribe_late, context=self._context)
+            self._unsubscribe_at(next(iter(self._leaving.values())) + LATE_SECONDS)

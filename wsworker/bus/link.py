@@ -98,6 +98,8 @@ class Link:
             except OSError:
                 # what the peer has sent before its end is read first, and the end behind it
                 self._unsent = memoryview(b"")
+                if self._reads:
+                    self._loop.call_soon(self._read)
                 return
             self._unsent = self._unsent[sent:]
             self.outbox.sent(sent)
@@ -126,16 +128,25 @@ class Link:
         self.write()
 
     def _read(self) -> None:
-        try:
-            data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
+        """Read all that is there, or enough for a turn.
+
+        A peer that dies with something unread leaves an error on the stream, of which uvloop tells once: libuv stops to
+        watch then. So nothing may be left unread but by who has the stream watched anew.
+        """
+        left = READ_BYTES
+        while self.open and left and not self._at_end:
+            try:
+                data = self._socket.recv(left)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            left -= len(data)
+            self._at_end = not data
             self._waiting += self._reader.feed(data)
-        else:
-            self._at_end = True
+        if not left:
+            # until it is handled; then the stream is watched anew
+            self._set_reading(False)
         self._handle()
 
     def _handle(self) -> None:

@@ -84,6 +84,7 @@ class Mesh:
         self._gate: Gate | None = None  # from start on
         self._sink: Sink | None = None  # from start until close
         self._keys: set[Key] = set()
+        self._encoded: list[bytes] | None = None  # the keys, as others are told of them
         self._changes: dict[Key, bool] = {}  # since the last tick: True for what is wanted now
         self._written_to: set[Peer] = set()
         self._prober: asyncio.TimerHandle | None = None
@@ -154,12 +155,14 @@ class Mesh:
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Have what others publish to these keys sent here."""
+        self._encoded = None
         for key in keys:
             self._keys.add(key)
             self._changes[key] = True
 
     def unsubscribe(self, keys: Iterable[Key]) -> None:
         """Have it sent no more."""
+        self._encoded = None
         for key in keys:
             self._keys.discard(key)
             self._changes[key] = False
@@ -216,7 +219,8 @@ class Mesh:
         for peer in self._peers:
             if peer.link is None:
                 continue
-            if peer.link.outbox.stalled:
+            outbox = peer.link.outbox
+            if peer.stale or outbox.stalled or outbox.full:
                 # it would only grow: all of it is told when there is room
                 peer.stale = True
             else:
@@ -224,12 +228,20 @@ class Mesh:
                 peer.link.write()
 
     def _tell_losses(self, link: Link, peer: Peer) -> None:
-        gap = link.outbox.owed()
+        """Tell, if there is room again, what is wanted here and could not be told, and what was dropped."""
+        # both are judged first: what is put in here takes room itself
+        gap, eased = link.outbox.owed(), link.outbox.eased
+        if peer.stale and eased:
+            peer.stale = False
+            link.put(*self._snapshot())
         if gap is not None:
-            if peer.stale:
-                peer.stale = False
-                link.put(*encode_snapshot(self._keys))
             link.put(encode_gap(gap))
+
+    def _snapshot(self) -> list[bytes]:
+        """Return what is wanted here; it is encoded once for all who link while it stays the same."""
+        if self._encoded is None:
+            self._encoded = encode_snapshot(self._keys)
+        return self._encoded
 
     def _probe(self) -> None:
         self._prober = self._loop.call_later(PROBE_SECONDS, self._probe)
@@ -244,7 +256,7 @@ class Mesh:
         """Say over a new link what is wanted here."""
         assert peer.link is not None, "this is about its link"
         peer.stale = False
-        peer.link.put(*encode_snapshot(self._keys))
+        peer.link.put(*self._snapshot())
         peer.link.write()
 
     def gone(self, peer: Peer) -> None:
@@ -311,7 +323,8 @@ class Mesh:
                 self._dropped += gap.lost
                 link.put(encode_gap(gap))
             for key, record in messages:
-                self._push(peer, key, record)
+                self._dropped += not self._push(peer, key, record)
+            self._tell_losses(link, peer)
             link.write()
         if peer.owes:
             peer.owes = False

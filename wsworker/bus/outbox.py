@@ -38,7 +38,7 @@ class Losses:
 
     def __init__(self) -> None:
         self._count = 0
-        self._keys: set[Key] | None = set()
+        self._by_key: dict[Key, int] | None = {}
 
     def __bool__(self) -> bool:
         return self._count > 0
@@ -46,16 +46,22 @@ class Losses:
     def add(self, key: Key) -> None:
         """Note one message more."""
         self._count += 1
-        if self._keys is not None:
-            self._keys.add(key)
-            if len(self._keys) > MOST_NAMES:
-                self._keys = None
+        if self._by_key is not None:
+            self._by_key[key] = self._by_key.get(key, 0) + 1
+            if len(self._by_key) > MOST_NAMES:
+                self._by_key = None
 
     def take(self) -> Gap:
         """Return all of it, and begin anew."""
-        gap = Gap(self._count, None if self._keys is None else frozenset(self._keys))
-        self._count, self._keys = 0, set()
+        gap = Gap(self._count, None if self._by_key is None else frozenset(self._by_key))
+        self._count, self._by_key = 0, {}
         return gap
+
+    def keep(self, wants: Callable[[Key], bool]) -> None:
+        """Forget what nobody has missed; all of it is kept if it is not known any more whose it was."""
+        if self._by_key is not None:
+            self._by_key = {key: count for key, count in self._by_key.items() if wants(key)}
+            self._count = sum(self._by_key.values())
 
 
 class Outbox:
@@ -72,6 +78,16 @@ class Outbox:
     def stalled(self) -> bool:
         """Whether something was dropped and is not told yet; what may wait should wait."""
         return bool(self._losses)
+
+    @property
+    def full(self) -> bool:
+        """Whether more waits than is to wait."""
+        return self.size > self._limit
+
+    @property
+    def eased(self) -> bool:
+        """Whether half of the queue, or more, is written."""
+        return self.size <= self._limit // 2
 
     def push(self, record: bytes, key: Key) -> bool:
         """Queue a message; False if it is dropped."""
@@ -111,7 +127,7 @@ class Outbox:
 
     def owed(self) -> Gap | None:
         """Return what is to be told, if something was dropped and it is time; then it counts as told."""
-        if not self._losses or self.size > self._limit // 2:
+        if not self._losses or not self.eased:
             return None
         return self._losses.take()
 
@@ -143,10 +159,11 @@ class Held:
             self._losses.add(lost)
 
     def release(self, wants: Callable[[Key], bool]) -> tuple[list[tuple[Key, bytes]], Gap | None]:
-        """Return the messages that the peer wants, and what it may have missed; nothing is held any more."""
+        """Return the messages that the peer wants, and what of those it has missed; nothing is held any more."""
         wanted = [(key, record) for _, key, record in self._waiting if wants(key)]
         self._count(-self._size)
         self._waiting.clear()
+        self._losses.keep(wants)
         return wanted, self._losses.take() if self._losses else None
 
     def _is_over(self, now: float) -> bool:

@@ -114,6 +114,10 @@ class Hello(NamedTuple):
     node: str
     version: int = VERSION
 
+    def __repr__(self) -> str:
+        # without the secret, wherever it may be shown
+        return f"<Hello of worker {self.worker} in slot {self.slot} of {self.node}>"
+
 
 class Gap(NamedTuple):
     """What the sender has dropped. lost: how many messages; keys: whose, None for any."""

@@ -194,9 +194,11 @@ class Ties:
             peer.dialling = None
             self._put_off(peer)
         elif peer.link is link:
+            was_live = peer.live
             self._peers.lost(peer)
             if not peer.left:
-                peer.owes = True
+                # who has not said yet what it wants has published nothing over it
+                peer.owes = peer.owes or was_live
                 logger.info("the link to worker %d is lost: %s", peer.member.slot, why)
             self.look()
         self.moved.set()

@@ -50,12 +50,15 @@ def check_name(name: str, what: str = "a topic") -> None:
         raise TypeError(f"{what} is a str, not {type(name).__name__}")
     if 0 < len(name) <= _SURELY_SHORT and name.isprintable():
         return
-    # a lone surrogate raises UnicodeEncodeError, which is a ValueError
-    size = len(name.encode())
+    shown = repr(name[:_SHOWN_CHARACTERS])
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has 1 to {MAX_NAME_BYTES} bytes of UTF-8, and this is no text: {shown}") from None
     if not 1 <= size <= MAX_NAME_BYTES:
-        raise ValueError(f"{what} has 1 to {MAX_NAME_BYTES} bytes of UTF-8, not {size}: {name[:_SHOWN_CHARACTERS]!r}")
+        raise ValueError(f"{what} has 1 to {MAX_NAME_BYTES} bytes of UTF-8, not {size}: {shown}")
     if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
-        raise ValueError(f"{what} has no control characters: {name[:_SHOWN_CHARACTERS]!r}")
+        raise ValueError(f"{what} has no control characters: {shown}")
 
 
 class Subscribers(Generic[Item]):
@@ -99,6 +102,7 @@ class Interest:
 
     def __init__(self) -> None:
         self._masks: dict[Key, int] = {}
+        self._bits = 0  # of those that have wanted something since they were forgotten
 
     def mask(self, key: Key) -> int:
         """Return who wants this key, 0 for nobody."""
@@ -106,6 +110,7 @@ class Interest:
 
     def add(self, bit: int, keys: Iterable[Key]) -> None:
         """Know that somebody wants these keys; bit: a mask with that one bit."""
+        self._bits |= bit
         for key in keys:
             self._masks[key] = self._masks.get(key, 0) | bit
 
@@ -125,4 +130,7 @@ class Interest:
 
     def forget(self, bit: int) -> None:
         """Know that somebody wants nothing."""
-        self.remove(bit, [key for key, mask in self._masks.items() if mask & bit])
+        # most often it is one that is new, and all keys need not be looked through
+        if self._bits & bit:
+            self._bits &= ~bit
+            self.remove(bit, [key for key, mask in self._masks.items() if mask & bit])

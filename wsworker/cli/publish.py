@@ -25,6 +25,9 @@ EXITS: Final[Mapping[int, str]] = {
     BAD_CONFIG: "no config",
 }
 
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of standard input, which may have no end."""
+
 
 @click.command(epilog=epilog(EXITS, "date | wsworker publish news -"))
 @click.argument("topic")
@@ -34,24 +37,35 @@ EXITS: Final[Mapping[int, str]] = {
 @click.pass_obj
 def publish(settings: Settings, topic: str, data: str, binary: bool) -> int:
     """Publish a message; - reads it from standard input, as it is."""
-    message = message_of(data, binary)
+    content = content_of(data)
+    message = content if binary else text_of(content)
+    # an argument is decoded as the locale has it; what the service knows is UTF-8
+    topic = os.fsencode(topic).decode(errors="surrogateescape")
     try:
         check_name(topic, "TOPIC")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     client.publish(topic, message, config=settings.config_path())
-    size = len(os.fsencode(message))
-    document = {"schema": SCHEMA, "result": "ok", "topic": topic, "bytes": size}
-    settings.result(f"published {counted(size, 'byte')} to {topic}", document)
+    document = {"schema": SCHEMA, "result": "ok", "topic": topic, "bytes": len(content)}
+    settings.result(f"published {counted(len(content), 'byte')} to {topic}", document)
     return OK
 
 
-def message_of(data: str, binary: bool) -> str | bytes:
-    """Return what is to be published. data: the argument; "-" reads standard input to its end."""
-    # what is no UTF-8 is in an argument as Python has it in file names: os.fsencode gives it back
-    content = sys.stdin.buffer.read() if data == "-" else os.fsencode(data)
-    if binary:
-        return content
+def content_of(data: str) -> bytes:
+    """Return the bytes to publish. data: the argument; "-" reads standard input to its end."""
+    if data != "-":
+        # what is no UTF-8 is in an argument as Python has it in file names: os.fsencode gives it back
+        return os.fsencode(data)
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed, so - has nothing to read")
+    content = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise click.UsageError(f"standard input has more than {MOST_BYTES >> 20} MiB, the most that is read")
+    return content
+
+
+def text_of(content: bytes) -> str:
+    """Return the text that this is."""
     try:
         return content.decode()
     except UnicodeDecodeError:

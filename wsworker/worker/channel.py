@@ -63,17 +63,20 @@ class Channel:
 
         They are close-on-exec. An order that comes with fewer than it says has lost them, and must not be obeyed.
         None: the channel has ended or speaks nonsense, so the master is dead.
+
+        All that is there is read: if the master dies with something unread, uvloop tells of it once, and never again.
         """
+        found: list[tuple[Order, list[int]]] = []
         try:
-            data = self._receive()
-            orders = [decode_order(line) for line in self._lines.feed(data)]
+            while data := self._receive():
+                orders = [decode_order(line) for line in self._lines.feed(data)]
+                # before the next are received: an order that has lost its descriptors would take those
+                found += [(order, self._take(order)) for order in orders]
         except BlockingIOError:
-            return []
+            return found
         except (OSError, WireError):
             return None
-        if not data:
-            return None
-        return [(order, self._take(order)) for order in orders]
+        return None
 
     def send(self, report: Report) -> None:
         """Send a report, behind those that wait. If the master is dying it is lost; the channel's end will tell."""

@@ -170,6 +170,9 @@ class Life:
             hub, acceptor = await self._boot()
         except BootError as error:
             self._channel.send(error.report)
+            if self._hub:
+                # with a goodbye: an app that fails at its start is no gap for the workers that go on
+                await self._hub.post.exchange.close(LINK_SECONDS)
             if self._admin:
                 await self._admin.close()
             return EX_CONFIG if error.report.kind == "app" else 1

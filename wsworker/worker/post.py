@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from contextvars import Context
 from typing import Protocol, TypeAlias
@@ -70,6 +71,8 @@ class Post:
             lambda name: self.exchange.subscribe(Key("user", name)),
             lambda name: self.exchange.unsubscribe(Key("user", name)),
         )
+        self._delivers = False
+        self._later: deque[tuple[Data, Collection[Connection]]] = deque()  # what was published within a delivery
         self._gap_told: asyncio.Task[None] | None = None  # the last call of an async on_bus_gap
 
     # What connections say
@@ -95,9 +98,10 @@ class Post:
         receivers = self._receivers(key)
         if exclude is not None:
             receivers = [connection for connection in receivers if connection is not exclude]
-        if receivers:
-            self._office.deliver(data, receivers)
+        # first, as what on_buffer_full publishes within the delivery comes behind it
         self.exchange.publish(Envelope(key, body, binary=not isinstance(data, str)))
+        if receivers:
+            self._deliver(data, receivers)
 
     def close_user(self, user: str, code: int, reason: str) -> None:
         """Close a user's connections, here and elsewhere. ValueError for a code that no Close carries."""
@@ -112,6 +116,21 @@ class Post:
         everybody = self.users.of(key.name) if key.kind == "user" else self._office.worker.connections.values()
         return [connection for connection in everybody if connection.state == "open"]
 
+    def _deliver(self, data: Data, receivers: Collection[Connection]) -> None:
+        """Send to connections here; within a delivery, once that is over, so that all get both in the same order."""
+        if self._delivers:
+            # of what may be changed until then, copies
+            self._later.append((data if isinstance(data, str) else bytes(data), tuple(receivers)))
+            return
+        self._delivers = True
+        try:
+            self._office.deliver(data, receivers)
+            while self._later:
+                self._office.deliver(*self._later.popleft())
+        finally:
+            self._delivers = False
+            self._later.clear()
+
     def _close(self, user: str, code: int, reason: str) -> None:
         for connection in self.users.of(user):
             connection.close(code, reason)
@@ -124,7 +143,7 @@ class Post:
             if envelope.closes:
                 self._close(envelope.key.name, *decode_close(envelope.body))
             elif receivers := self._receivers(envelope.key):
-                self._office.deliver(_data(envelope), receivers)
+                self._deliver(_data(envelope), receivers)
         except (ValueError, WireError) as error:
             self._office.log.warning("a message of another worker is dropped: %s", error)
 
