@@ -200,6 +200,12 @@ def test_bodies(record: bytes, decoded: object, decode: str) -> None:
         decoder(found.body[:1])
 
 
+def test_a_greeting_shows_no_secret() -> None:
+    """Wherever one may be printed, such as in a traceback."""
+    hello = Hello(b"0123456789abcdef", 7, 2, 999, "node")
+    assert "<Hello of worker 7 in slot 2 of node>" == repr(hello) == str(hello)
+
+
 def test_binary_is_marked() -> None:
     """Text and bytes are told apart by a flag."""
     for binary in (False, True):

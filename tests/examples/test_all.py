@@ -65,9 +65,12 @@ def test_pages(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config(name: str) -> None:
+def test_config(name: str, make_example: MakeExample) -> None:
     """Each config has the line for editors, the example's name, four workers, and the port that the document says."""
-    file = EXAMPLES / name / "config.yaml"
+    example = make_example(name)
+    if name == "wss":
+        give_certificate(example)
+    file = example.config
     assert file.read_text().startswith(HEADER)
     config = load(file, {}, {}).config
     port = 9999 if name == "broadcast" else 2346

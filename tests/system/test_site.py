@@ -40,7 +40,8 @@ def lay_out(daemon: Daemon) -> None:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One worker with a folder of files, which must be the same at the end of all these tests."""
-    with Daemon(HELLO, http={"static": "public", "health": "/healthz"}) as daemon:
+    # debug: of lines that strangers can cause, the log has one a minute otherwise
+    with Daemon(HELLO, http={"static": "public", "health": "/healthz"}, log={"level": "debug"}) as daemon:
         lay_out(daemon)
         before = daemon.start().workers
         yield daemon

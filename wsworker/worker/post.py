@@ -1,8 +1,9 @@
 """The post: who gets which message that is published, in this worker and, through the bus, from it and to it.
 
-A message goes to the subscribers here at once, before publish() returns, its frame built once. Then it is the
-exchange's, which hands it to the other workers at the end of the tick. What they publish comes in there and goes to the
-same subscribers. No message takes both ways.
+A message goes to the subscribers here at once, before publish() returns, its frame built once; one that a callback
+publishes while another is handed out comes behind that. And it goes to the exchange, which hands it to the other
+workers at the end of the tick. What they publish comes in there and goes to the same subscribers. No message takes both
+ways.
 
 A connection that is closing gets nothing more. Its topics are given up as soon as it is not open; its user's place is
 kept until its end, since that counts for websocket.max_per_user.

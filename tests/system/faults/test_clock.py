@@ -34,8 +34,12 @@ runpy.run_module("wsworker", run_name="__main__", alter_sys=True)
 
 DATES: Final = {
     ("worker/door.py", "_serve"): "the Date of an answer to plain HTTP, and how old its file is",
-    ("log.py", "_time"): "the date of a log line",
-    ("master/main.py", "_show_status"): "the date of a worker's last exit, for people",
+    ("lines.py", "format"): "the time of a log line on a terminal",
+    ("lines.py", "_local"): "the date of a log line",
+    ("master/main.py", "_look"): "the date of a worker's last exit, for people",
+    ("master/admin.py", "__init__"): "the metric wsworker_start_time_seconds",
+    ("worker/admin.py", "answer"): "the Date of an answer to an operator",
+    ("worker/admin.py", "data_received"): "the Date of such an answer that is an error",
 }
 """Where the wall clock may be read, and what for."""
 
