@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import psutil
 
 from wsworker.config import ListenAddress
+
+COMM_CHARACTERS: Final = 15
 
 
 def occupant(address: ListenAddress) -> str:
@@ -29,9 +32,19 @@ def occupant(address: ListenAddress) -> str:
         with contextlib.suppress(psutil.AccessDenied):  # a parent that is not ours to look at is no master of it
             while (parent := owner.parent()) and any(_holds(one, address) for one in parent.net_connections(kind)):
                 owner = parent
-        return f"pid {owner.pid} ({owner.name()})"
+        return f"pid {owner.pid} ({_title(owner)})"
     except (psutil.Error, OSError):
         return ""
+
+
+def _title(process: psutil.Process) -> str:
+    """Return the name of a process, whole. The kernel keeps 15 bytes of it, proc_pid_comm(5).
+
+    psutil looks for the rest in the command line too, but splits a title that fills its place to the last byte.
+    """
+    name = process.name()
+    line = Path(f"/proc/{process.pid}/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
+    return line if len(name) == COMM_CHARACTERS and line.startswith(name) else name
 
 
 def _holds(connection: Any, address: ListenAddress) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
 from wsworker.master.events import Action, Answer, ConnectionsRequested, Exit, Tell, WorkerAnswered
@@ -142,15 +140,3 @@ def test_there_may_not_be_too_many() -> None:
     assert "busy" == result(ask(story, reply=99))["error"]["code"]
     say(story, 1, reply=0)
     assert [1] == lists(ask(story, reply=100))
-
-
-@pytest.mark.parametrize("late", [3.0, 30.0])
-def test_a_pause_of_the_machine_is_nobody_s_fault(late: float) -> None:
-    """The time to answer moves along with all others."""
-    story = Story(workers=1).serve()
-    story.live(1, beating=[1])
-    ask(story)
-    until = story.now + PATIENCE_SECONDS
-    story.now += 1 + late
-    story.tell(events.SlotsRead({1: events.Reading(story.now)}))
-    assert until + late == story.supervisor.service.censuses[7].deadline_at

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.master.test_supervisor import Story, kinds
 from wsworker.master import events
 from wsworker.master.events import Notify, Reading
+from wsworker.master.inquiry import PATIENCE_SECONDS
+from wsworker.query import Query
 
 
 def test_a_worker_whose_loop_is_late_gets_hardly_any_clients() -> None:
@@ -45,3 +49,15 @@ def test_the_service_manager_is_told_only_what_changed() -> None:
     reading = events.SlotsRead({1: Reading(story.now, 4)})
     assert [Notify("status", "1/1 workers, 4 connections")] == kinds(story.tell(reading), Notify)
     assert not kinds(story.tell(reading), Notify)
+
+
+@pytest.mark.parametrize("late", [3.0, 30.0])
+def test_a_pause_of_the_machine_is_nobody_s_fault(late: float) -> None:
+    """The time that a worker has to answer moves along with all others."""
+    story = Story(workers=1).serve()
+    story.live(1, beating=[1])
+    story.tell(events.ConnectionsRequested(Query(), 7))
+    until = story.now + PATIENCE_SECONDS
+    story.now += 1 + late
+    story.tell(events.SlotsRead({1: events.Reading(story.now)}))
+    assert until + late == story.supervisor.service.censuses[7].deadline_at

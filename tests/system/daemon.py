@@ -370,13 +370,14 @@ class Daemon:
     @contextmanager
     def connect_to(self, worker: int) -> Iterator[ClientConnection]:
         """Be a client of one worker; worker: its pid; the app must be WHO, or answer like it."""
-        for _ in range(200):
+        # the fullest of 64 workers gets one of thousands
+        for _ in range(3000):
             with self.connect() as client:
                 client.send("who")
                 if str(client.recv(10)).split()[0] == str(worker):
                     yield client
                     return
-        raise AssertionError(f"200 clients, and none came to worker {worker}: {self.status()}")
+        raise AssertionError(f"3000 clients, and none came to worker {worker}: {self.status()}")
 
     def echo(self, text: str) -> str:
         """Return what a new client is answered."""
