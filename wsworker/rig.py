@@ -38,7 +38,7 @@ from wsworker.worker.connection import Connection
 from wsworker.worker.entrance import Entrance
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
-from wsworker.worker.main import end_tasks, new_loop
+from wsworker.worker.loops import end_tasks, new_loop
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

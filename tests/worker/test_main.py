@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import signal
 import socket
-import ssl
 import struct
 import subprocess
 import sys
 import time
-from asyncio import sslproto
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -1446,15 +1443,3 @@ def test_uvloop_is_loaded_when_it_is_used(tmp_path: Path, loop: str, loaded: boo
     done = subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE_SECONDS, check=False)
     # what is printed in a worker is a line of its log
     assert done.stdout.endswith(f" INFO  worker 1  0 {loaded}\n"), done.stderr
-
-
-def test_tls_on_asyncio_has_small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own size would cost 256 KiB for each connection; the place where it is set is there in each version."""
-    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", sslproto.SSLProtocol.max_size)
-    main.new_loop("asyncio").close()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    loop = asyncio.SelectorEventLoop()
-    made = sslproto.SSLProtocol(loop, asyncio.Protocol(), context, loop.create_future(), server_side=True)
-    assert main.TLS_BUFFER_BYTES == len(made.get_buffer(-1))
-    made.connection_lost(None)
-    loop.close()

@@ -25,10 +25,9 @@ import socket
 import sys
 import time
 import traceback
-from asyncio import sslproto
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from wsworker import log
 from wsworker.assignment import Assignment
@@ -46,11 +45,11 @@ from wsworker.worker.admin import Admin
 from wsworker.worker.app import Callback
 from wsworker.worker.channel import Channel, close_all
 from wsworker.worker.connection import Connection
-from wsworker.worker.delivery import OURS
 from wsworker.worker.entrance import Entrance
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 from wsworker.worker.listing import Moment
+from wsworker.worker.loops import end_tasks, new_loop
 from wsworker.worker.watcher import Watcher
 
 BEAT_SECONDS: Final = 1.0
@@ -60,9 +59,6 @@ LINK_SECONDS: Final = 1.0
 
 ALLOCATIONS_PER_COLLECTION: Final = 10_000
 """Python's 700 was chosen for small programs: here a connection is twenty objects, and each handshake would pay."""
-
-TLS_BUFFER_BYTES: Final = 32 * 1024
-"""Of a connection with TLS on asyncio: a record of 16 KiB, the most there may be, is read at once. RFC 8446, 5.1."""
 
 logger = logging.getLogger("wsworker.worker")
 
@@ -430,42 +426,3 @@ def preload(config: Config) -> None:
         importlib.import_module("uvloop")
     if config.admin.listen:
         importlib.import_module("wsworker.worker.metrics")
-
-
-def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """Return a loop; auto is uvloop, which is a dependency."""
-    if kind == "asyncio":
-        # each connection with TLS has a buffer of this size, all of it written at once; as it comes it is 256 KiB
-        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
-        return asyncio.SelectorEventLoop()
-    import uvloop
-
-    loop = uvloop.new_event_loop()
-    loop.set_exception_handler(_let_exits_pass)
-    return loop
-
-
-def _let_exits_pass(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """End the process when user code wants that in a read: uvloop takes it for a fault of the transport and goes on.
-
-    That a task has wanted it is no news: the loop ends of it, and what follows is that nobody asks the task any more.
-    """
-    exception = context.get("exception")
-    if not isinstance(exception, (SystemExit, KeyboardInterrupt)):
-        loop.default_exception_handler(context)
-    elif "transport" in context:
-        loop.call_soon(_throw, exception)
-
-
-def _throw(exception: BaseException) -> None:
-    raise exception
-
-
-def end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what user code left running and give it a second to end."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel(OURS)
-    if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-    loop.run_until_complete(loop.shutdown_asyncgens())
