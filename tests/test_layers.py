@@ -352,6 +352,7 @@ SMALL = [
     Place(1, "★", "master/events.py"),
     Place(3, " ", "master/main.py"),
     Place(4, " ", "worker/hub.py"),
+    Place(4, " ", "worker/loops.py"),
     Place(4, " ", "worker/main.py"),
     Place(5, " ", "__init__.py"),
 ]
