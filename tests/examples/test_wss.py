@@ -11,6 +11,7 @@ import pytest
 import trustme
 from websockets.sync.client import connect
 
+from tests.certificates import client_context
 from tests.examples.conftest import MakeExample
 from tests.examples.example import Example
 from tests.system.daemon import eventually
@@ -37,7 +38,7 @@ def give_certificate(example: Example) -> trustme.CA:
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """Return a client's context that trusts an authority."""
-    trust = ssl.create_default_context()
+    trust = client_context()
     authority.configure_trust(trust)
     return trust
 
@@ -49,7 +50,7 @@ def test_a_certificate(make_example: MakeExample) -> None:
     example.start()
     assert "hello tom, over TLS" == say_tom(example, "127.0.0.1", trust)
     with pytest.raises(ssl.SSLCertVerificationError):
-        say_tom(example, "127.0.0.1", ssl.create_default_context())
+        say_tom(example, "127.0.0.1", client_context())
 
     renewed = trusting(give_certificate(example))
     assert 0 == example.cli("reload").code
@@ -79,7 +80,7 @@ def test_the_script(make_example: MakeExample, require: Callable[[str], str]) ->
     subprocess.run([example.folder / "make-certificate.sh"], check=True, capture_output=True)
     assert 0o600 == (example.folder / "key.pem").stat().st_mode & 0o777
     example.start()
-    trust = ssl.create_default_context(cafile=str(example.folder / "certificate.pem"))
+    trust = client_context(example.folder / "certificate.pem")
     for host in ("localhost", "127.0.0.1"):
         assert "hello tom, over TLS" == say_tom(example, host, trust)
 
