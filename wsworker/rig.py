@@ -32,10 +32,8 @@ from wsworker.counters import Counters
 from wsworker.errors import AppError
 from wsworker.judging import validate
 from wsworker.worker import app as app_module
-from wsworker.worker.accept import Acceptor
 from wsworker.worker.app import App
-from wsworker.worker.connection import Connection
-from wsworker.worker.entrance import Entrance
+from wsworker.worker.boot import make_acceptor
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 from wsworker.worker.loops import end_tasks, new_loop
@@ -184,27 +182,14 @@ class Server:
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub = hub = self._make_hub(self._load(), loop)
-        entrance = Entrance(
-            loop,
-            lambda arrival: Connection(hub, arrival),
-            config=self._config,
-            tls=self._context,
-            changed=lambda: self._wake(),
-            counters=hub.counters,
-            log=hub.log,
-        )
-        acceptor = Acceptor(
-            loop,
+        acceptor = make_acceptor(
+            hub,
             [self._listener],
-            entrance,
+            tls=self._context,
             shared=(),
-            full=lambda: hub.full,
             others=lambda: False,
-            unfinished=lambda: hub.unfinished,
-            most_handshakes=self._config.websocket.max_handshakes,
-            changed=lambda: None,
-            counters=hub.counters,
-            log=hub.log,
+            changed=lambda: self._wake(),
+            short_changed=lambda: None,
         )
         self._wake = acceptor.wake
         if hub.app.on_worker_start:

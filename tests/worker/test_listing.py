@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 from websockets.frames import Opcode
 
 from tests.worker.clock import Wire, arrive, on_the_clock, passes
-from tests.worker.service import frame, head, make_app, make_hub, text
+from tests.worker.service import DEADLINE_SECONDS, frame, head, make_app, make_hub, text
+from tests.worker.ward import Start, until
 from wsworker.query import Query
-from wsworker.wire import MAX_LINE_BYTES, Report, encode
+from wsworker.wire import MAX_LINE_BYTES, Order, Report, encode
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 from wsworker.worker.listing import CONNECTIONS_PER_SLICE, MAX_TOPICS, ROW, Moment, reports
@@ -261,3 +263,48 @@ def test_no_connections() -> None:
 def test_the_keys_stand_in_the_order_of_their_interest() -> None:
     """The first one names the connection."""
     assert "id" == next(iter(ROW))
+
+
+# As the master has it
+
+LOUD = """\
+def on_connect(connection):
+    connection.user = connection.request.path[1:] or None
+
+def on_message(connection, data):
+    if data == "block":
+        block("hold")
+    connection.send(data)
+"""
+
+
+def test_it_lists_its_connections(start: Start) -> None:
+    """Those that fit the query, in its order; the answer has the master's token, and comes while clients are served."""
+    ward = start(LOUD)
+    ward.go()
+    for path in ("/ann", "/tom", "/max"):
+        client = ward.dial(head(path))
+        assert 101 == client.status()
+    until_at = time.monotonic() + DEADLINE_SECONDS
+    ward.tell(Order("list", token=9, until=until_at, query=Query(sort="user", limit=2)))
+    report = ward.report()
+    assert ("rows", 9, 3, True) == (report.name, report.token, report.total, report.last)
+    assert ["/ann", "/max"] == [row["path"] for row in report.rows]
+    assert {(1, ward.process.pid)} == {(row["slot"], row["pid"]) for row in report.rows}
+
+
+def test_it_does_not_list_for_nobody(start: Start) -> None:
+    """A worker that was busy drops the questions of those who have waited long enough."""
+    ward = start(LOUD)
+    ward.go()
+    # without connections it is done before it lets anybody else have a turn
+    ward.tell(Order("list", token=6, until=time.monotonic(), query=Query()))
+    ward.tell(Order("list", token=7, until=time.monotonic() + DEADLINE_SECONDS, query=Query()))
+    assert 7 == ward.report().token
+    client = ward.open(text("block"))
+    until(lambda: "blocked" in ward.journal())
+    ward.tell(Order("list", token=8, until=time.monotonic(), query=Query()))
+    ward.tell(Order("list", token=9, until=time.monotonic() + DEADLINE_SECONDS, query=Query()))
+    ward.release("hold")
+    assert 9 == ward.report().token
+    assert (Opcode.TEXT, b"block") == client.receive()

@@ -9,16 +9,20 @@ What a client or the app has chosen (path, topics) may be long: it is cut, so th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from wsworker.query import SORTS, Query, Rank, rank, within
-from wsworker.wire import Report
+from wsworker.wire import Order, Report
+from wsworker.worker.channel import Channel
 from wsworker.worker.connection import Connection
+from wsworker.worker.hub import Hub
 from wsworker.worker.wheel import TICK_SECONDS
 
 CONNECTIONS_PER_SLICE: Final = 250
@@ -60,6 +64,23 @@ ROW: Final[Mapping[str, Value]] = {
     "ping": lambda connection, at: connection._round_trip,
 }
 """What is shown of a connection, key by key: docs/json.md says what each means. One of them is what a list goes by."""
+
+
+async def answer(order: Order, hub: Hub, channel: Channel) -> None:
+    """Report the connections that the master wants to see, while somebody waits for them. order: one to list."""
+    query = order.query
+    assert query is not None, "decode_order sees to that"
+    if time.monotonic() > order.until:
+        # it lay in the channel while the loop was blocked
+        return
+    at = Moment(hub.loop.time(), hub.tick)
+    for report in reports(hub.worker.connections.values(), query, order.token, at):
+        if report is not None:
+            channel.send(report)
+            await channel.drained()
+        await asyncio.sleep(0)
+        if time.monotonic() > order.until:
+            return
 
 
 def reports(connections: Collection[Connection], query: Query, token: int, at: Moment) -> Iterator[Report | None]:

@@ -1,9 +1,8 @@
 """A worker's life: boot, serve, drain, exit.
 
 It runs in a fork of the master. It loads the user's module, lets on_worker_start do its work, reports ready, and
-accepts clients once the master says go. From then on the event loop does everything. Once a second the loop itself
-beats: it writes the counters and the time into this worker's seat of the shared table. A loop that is blocked does not
-beat, and the master sees that without asking.
+accepts clients once the master says go. From then on the event loop does everything. The steps of the boot are in
+boot.py, the order of things at the end in leaving.py; how the master sees that the loop still turns, in heartbeat.py.
 
 When it cannot boot, or its loop fails later on, it says why over its channel, with the user's own traceback, and exits.
 What it cannot say any more, as it is killed or hung, stands in its last words: faulthandler writes the stacks to a
@@ -16,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import importlib
 import logging
 import os
@@ -25,7 +23,6 @@ import socket
 import sys
 import time
 import traceback
-from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -35,40 +32,24 @@ from wsworker.bus.berth import Berth
 from wsworker.bus.local import Mesh
 from wsworker.config import Config
 from wsworker.counters import Counters
-from wsworker.errors import EX_CONFIG, AppError
-from wsworker.protocol.frames import MASKS_IN_C
+from wsworker.errors import EX_CONFIG
 from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
-from wsworker.worker import copies, listing
+from wsworker.worker import boot, copies, listing
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.admin import Admin
-from wsworker.worker.app import Callback
+from wsworker.worker.boot import BootError
 from wsworker.worker.channel import Channel, close_all
-from wsworker.worker.connection import Connection
-from wsworker.worker.entrance import Entrance
+from wsworker.worker.heartbeat import Heartbeat
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
-from wsworker.worker.listing import Moment
-from wsworker.worker.loops import end_tasks, new_loop
+from wsworker.worker.loops import end_tasks
 from wsworker.worker.watcher import Watcher
-
-BEAT_SECONDS: Final = 1.0
 
 LINK_SECONDS: Final = 1.0
 """How long a worker waits for the others, to hear what they want before it is ready, and to have its last word read."""
 
-ALLOCATIONS_PER_COLLECTION: Final = 10_000
-"""Python's 700 was chosen for small programs: here a connection is twenty objects, and each handshake would pay."""
-
 logger = logging.getLogger("wsworker.worker")
-
-
-class BootError(Exception):
-    """The worker cannot serve; report says why."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(report.error)
-        self.report = report
 
 
 def run(assignment: Assignment, watched: str = "") -> int:
@@ -79,7 +60,7 @@ def run(assignment: Assignment, watched: str = "") -> int:
     """
     channel = Channel(assignment.channel)
     try:
-        loop = _set_up(assignment)
+        loop = boot.set_up(assignment)
     except Exception as error:
         # the log may be what has failed, so the master says it
         text = f"a worker cannot start: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
@@ -97,25 +78,6 @@ def run(assignment: Assignment, watched: str = "") -> int:
         return 1
 
 
-def _set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
-    """Prepare the process for user code; return its loop."""
-    config = assignment.config
-    output = log.set_up(config.log, assignment.slot)
-    if config.log.file != "-":
-        # what the user's code prints belongs there too
-        log.redirect_output(output)
-    log.capture_output()
-    faulthandler.enable(file=assignment.words, all_threads=True)
-    faulthandler.register(signal.SIGUSR2, file=assignment.words, all_threads=True)
-    if not MASKS_IN_C:
-        logger.warning("websockets has no C extension here, so messages are unmasked slowly; reinstall it from a wheel")
-    # before user code, which may know better
-    gc.set_threshold(ALLOCATIONS_PER_COLLECTION)
-    loop = new_loop(config.loop)
-    asyncio.set_event_loop(loop)
-    return loop
-
-
 def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
     try:
         code = loop.run_until_complete(life.run())
@@ -124,7 +86,7 @@ def _live(life: Life, loop: asyncio.AbstractEventLoop) -> int:
         copies.end_if_copy(error)
         raise
     finally:
-        life.beat()
+        life.heartbeat.beat()
         end_tasks(loop)
     # not after a SystemExit: connections are open then, and uvloop warns of each, for ever if warnings are errors
     loop.close()
@@ -140,13 +102,12 @@ class Life:
         self._assignment = assignment
         self._config = assignment.config
         self._channel = channel
-        self._seat = assignment.seat
         self._loop = loop
         self._counters = Counters()
+        self.heartbeat = Heartbeat(loop, assignment.seat, self._counters)
         self._hub: Hub | None = None
         self._acceptor: Acceptor | None = None
         self._ready = False
-        self._beat_due_at = 0.0
         self._leaving = Leaving(loop, self._config)
         self._admin = Admin(loop, assignment.desk, self._config) if assignment.desk else None
         self._lists: set[asyncio.Task[None]] = set()
@@ -158,8 +119,7 @@ class Life:
         """Boot, serve until told to drain, drain; return the exit code."""
         self._channel.stop_blocking(self._loop)
         self._loop.add_reader(self._channel, self._listen)
-        self._beat_due_at = self._loop.time()
-        self._keep_beating()
+        self.heartbeat.start()
         if self._admin:
             self._admin.start()
         try:
@@ -245,16 +205,7 @@ class Life:
             sys.dont_write_bytecode = True
             self._watcher = Watcher(self._config.app_dir, self._watched, self._tell_change, time.monotonic)
             self._tell_change("", self._watcher.mark)
-        try:
-            folder = Path(self._config.app_dir)
-            app = app_module.load(self._config.app, folder, time.monotonic, assignment.app_set_at)
-        except AppError as error:
-            raise BootError(Report("failed", kind="app", error=error.message, trace=error.trace)) from None
-        finally:
-            log.keep_enabled()
-        # what is loaded by now stays for good: no collection looks at it again
-        gc.collect()
-        gc.freeze()
+        app = boot.load(self._config, assignment.app_set_at)
         self._hub = hub = Hub(
             config=self._config,
             app=app,
@@ -267,32 +218,19 @@ class Life:
             counters=self._counters,
             changed=self._count,
         )
-        entrance = Entrance(
-            self._loop,
-            lambda arrival: Connection(hub, arrival),
-            config=self._config,
-            tls=assignment.tls,
-            changed=self._count,
-            counters=self._counters,
-            log=logger,
-        )
-        self._acceptor = Acceptor(
-            self._loop,
+        self._acceptor = boot.make_acceptor(
+            hub,
             assignment.sockets,
-            entrance,
+            tls=assignment.tls,
             shared=assignment.shared,
-            full=lambda: hub.full,
             others=assignment.others,
-            unfinished=lambda: hub.unfinished,
-            most_handshakes=self._config.websocket.max_handshakes,
-            changed=self._show,
-            counters=self._counters,
-            log=logger,
+            changed=self._count,
+            short_changed=self.heartbeat.show,
         )
+        self.heartbeat.know(hub, self._acceptor)
         if assignment.berth:
             await self._join(assignment.berth, hub)
-        if app.on_worker_start:
-            await self._start_app(app.on_worker_start, hub)
+        await boot.start_app(hub)
         return hub, self._acceptor
 
     async def _join(self, berth: Berth, hub: Hub) -> None:
@@ -307,13 +245,11 @@ class Life:
         )
         await hub.post.exchange.join(self._mesh)
 
-    async def _start_app(self, callback: Callback, hub: Hub) -> None:
-        exception = await hub.caller.wait(callback, hub.worker)
-        log.keep_enabled()
-        if exception is not None:
-            # what the exception says stands in the trace, which is bounded and survives a __str__ that raises
-            text = f"on_worker_start ({callback.place}) raised {type(exception).__name__}"
-            raise BootError(Report("failed", kind="boot", error=text, trace=app_module.trace(exception)))
+    def _count(self) -> None:
+        """Know that a client has come or gone: the master must see it, and there may be room for another one."""
+        self.heartbeat.show()
+        if self._acceptor:
+            self._acceptor.wake()
 
     # The channel
 
@@ -326,7 +262,8 @@ class Life:
             self._obey(order, descriptors)
 
     def _obey(self, order: Order, descriptors: list[int]) -> None:
-        acceptor = self._acceptor
+        hub, acceptor = self._hub, self._acceptor
+        assert hub is not None
         assert acceptor is not None, "nothing is awaited before it is there, so the loop has not read any order yet"
         match order.name:
             case "lend" if len(descriptors) < order.fds:
@@ -350,64 +287,9 @@ class Life:
                 for descriptor in descriptors:
                     log.adopt(descriptor)
             case "list":
-                task = self._loop.create_task(self._list(order))
+                task = self._loop.create_task(listing.answer(order, hub, self._channel))
                 self._lists.add(task)
                 task.add_done_callback(self._lists.discard)
-
-    async def _list(self, order: Order) -> None:
-        """Report the connections that the master wants to see, while somebody waits for them."""
-        hub, query = self._hub, order.query
-        assert hub is not None
-        assert query is not None, "decode_order sees to that"
-        if time.monotonic() > order.until:
-            # it lay in the channel while the loop was blocked
-            return
-        at = Moment(self._loop.time(), hub.tick)
-        for report in listing.reports(hub.worker.connections.values(), query, order.token, at):
-            if report is not None:
-                self._channel.send(report)
-                await self._channel.drained()
-            await asyncio.sleep(0)
-            if time.monotonic() > order.until:
-                return
-
-    # The seat
-
-    def _keep_beating(self) -> None:
-        self.beat()
-        self._beat_due_at = self._loop.time() + BEAT_SECONDS
-        self._loop.call_at(self._beat_due_at, self._keep_beating)
-
-    def beat(self) -> None:
-        """Write this worker's seat, with how long the loop was kept; a stuck log is tried again."""
-        late = max(0.0, self._loop.time() - self._beat_due_at)
-        # a callback between two beats may have kept it for longer than this one is late
-        lag = max(late, self._hub.stalls.take_longest() if self._hub else 0.0)
-        log.keep_enabled()
-        log.flush()
-        self._counters.log_dropped = log.dropped()
-        self._counters.lags.add(late)
-        buffered = self._hub.buffered if self._hub else 0
-        links = self._hub.post.exchange.count() if self._hub else 0
-        now_ns, lag_us = time.monotonic_ns(), int(lag * 1e6)
-        self._seat.write(now_ns, lag_us, self._connections, self._full, self._counters, buffered, links)
-
-    @property
-    def _connections(self) -> int:
-        return len(self._hub.worker.connections) if self._hub else 0
-
-    @property
-    def _full(self) -> bool:
-        """Whether nobody is accepted for now."""
-        return (self._hub is not None and self._hub.full) or (self._acceptor is not None and self._acceptor.short)
-
-    def _show(self) -> None:
-        self._seat.count_connections(self._connections, self._full)
-
-    def _count(self) -> None:
-        self._show()
-        if self._acceptor:
-            self._acceptor.wake()
 
 
 def _listener(descriptor: int) -> socket.socket:

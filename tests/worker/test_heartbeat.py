@@ -1,0 +1,188 @@
+"""The heartbeat of a worker: what stands in its seat, and how soon."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from websockets.frames import Opcode
+
+from tests.worker.service import closing, head, text
+from tests.worker.ward import ECHO, HOARDS, WORKER, Start, beside_bytes, until
+from wsworker.sections import LogConfig
+from wsworker.worker import accept, drain, heartbeat
+
+# Beats
+
+
+def test_the_loop_beats(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seat is renewed with the time, the number of connections and whether there is room for more."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    before = time.monotonic()
+    ward = start(ECHO, worker_connections=2)
+    ward.go()
+    seen = {ward.reading().beat_at}
+    until(lambda: seen.add(ward.reading().beat_at) or len(seen) > 5)  # type: ignore[func-returns-value]
+    assert before < max(seen) < time.monotonic()
+    ward.open()
+    until(lambda: ward.reading().connections == 1)
+    assert not ward.reading().full
+    ward.open(text("hello"))
+    until(lambda: ward.reading().full)
+    until(lambda: beside_bytes(ward.reading().counters) == {"accepted": 2, "messages_in": 1, "messages_out": 1})
+    counters = ward.reading().counters
+    assert (2, 1) == (sum(counters.handshakes.counts), sum(counters.sync_calls.counts))
+    assert len(seen) <= sum(counters.lags.counts)
+    # heads, frames, masks and all
+    assert ward.reading().counters.bytes_in == 2 * len(head()) + len(text("hello"))
+    assert 503 == ward.dial(head()).status()
+    until(lambda: ward.reading().counters.rejected == 1)
+
+
+def test_a_beat_is_there_before_the_app_is(start: Start) -> None:
+    """The first one comes before anything of the user's runs, so that a slow import is no silence."""
+    ward = start("block('import')\n" + ECHO)
+    until(ward.journal)
+    assert ward.reading().beat_at > 0
+    ward.release("import")
+    ward.ready()
+
+
+def test_a_blocked_loop_does_not_beat(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another worker beats, it is silent; the first beat afterwards tells how late it comes."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
+    # the second block comes two turns of the loop later, just behind the beat that is overdue
+    blocked = start(
+        "def on_message(connection, data):\n"
+        "    block('first')\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    loop.call_soon(loop.call_soon, loop.call_soon, block, 'second')\n"
+    )
+    healthy = start(ECHO)
+    blocked.go()
+    healthy.ready()
+    blocked.open(text("block"))
+    until(lambda: blocked.journal() == ["blocked"])
+    silent_since = blocked.reading().beat_at
+    beats: set[float] = set()
+    until(lambda: beats.add(healthy.reading().beat_at) or len(beats) > 10)  # type: ignore[func-returns-value]
+    assert silent_since == blocked.reading().beat_at
+    blocked.release("first")
+    until(lambda: blocked.journal() == ["blocked", "blocked"])
+    assert blocked.reading().beat_at > silent_since
+    assert blocked.reading().lag_seconds > 0.1
+    assert healthy.reading().lag_seconds < blocked.reading().lag_seconds
+
+
+def test_a_stall_between_two_beats_is_shown(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the beat behind it comes in time; the one after that knows of it no more."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.5)
+    ward = start("import time\ndef on_message(connection, data):\n    time.sleep(0.1)\n")
+    ward.go()
+    first = ward.reading().beat_at
+    until(lambda: ward.reading().beat_at > first)
+    ward.open(text("block"))
+    until(lambda: ward.reading().lag_seconds >= 0.1)
+    until(lambda: ward.reading().lag_seconds < 0.1)
+
+
+# At once
+
+
+def test_a_full_worker_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the next beat, so that its clients need not wait for long; and so is one that has room again."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 3600.0)
+    ward = start(ECHO, worker_connections=1)
+    ward.table.claim(2, WORKER + 1)
+    ward.go()
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    assert (1, True) == (ward.reading().connections, ward.reading().full)
+    waiting = ward.dial(head())
+    client.send(closing(1000))
+    assert 101 == waiting.status()
+    assert client.receive()[0] is Opcode.CLOSE
+    waiting.send(closing(1000))
+    until(lambda: (ward.reading().connections, ward.reading().full) == (0, False))
+
+
+def test_a_worker_without_descriptors_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets go of no client, tells those who come, and takes them again as soon as it can."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
+    ward = start(HOARDS)
+    ward.go()
+    client = ward.open(text("take"))
+    assert (Opcode.TEXT, b"take") == client.receive()
+    refused = ward.dial(head())
+    until(lambda: ward.reading().full)
+    assert 503 == refused.status()
+    client.send(text("give"))
+    assert (Opcode.TEXT, b"give") == client.receive()
+    until(lambda: not ward.reading().full)
+    ward.open()
+    ward.leave("quick")
+    assert (0, None) == ward.exit()
+    assert 1 == ward.reading().counters.rejected
+    assert 1 == ward.stderr().count("out of file descriptors")
+
+
+# The log
+
+DISABLING = """\
+import logging.config
+
+def disable():
+    logging.config.dictConfig({"version": 1})
+
+disable()
+
+def on_worker_start(worker):
+    logging.getLogger("wsworker.worker").info("heard after the import")
+    disable()
+
+def on_message(connection, data):
+    connection.worker.log.info("heard again %s", data)
+    disable()
+    connection.send(data)
+"""
+
+
+def test_a_logging_config_of_user_code_does_not_silence_us(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It disables all loggers that it does not name; ours are heard again at the next step of the boot, or beat."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    ward = start(DISABLING)
+    ward.go()
+    client = ward.open()
+    for number in range(2):
+        client.send(text(str(number)))
+        client.receive()
+        beat_at = ward.reading().beat_at
+        until(lambda: ward.reading().beat_at > beat_at)  # noqa: B023
+    client.close()
+    ward.leave("stop")
+    assert (0, None) == ward.exit()
+    said = ward.stderr()
+    for line in ("heard after the import", "ready, pid", "heard again 0", "heard again 1", "left, pid"):
+        assert line in said
+
+
+def test_lost_log_lines_are_counted(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the next beat; a pipe that nobody empties neither blocks nor ends it."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    ward = start(
+        "def on_message(connection, data):\n    for _ in range(3000):\n        connection.worker.log.info('x' * 1000)\n"
+        "    connection.send(data)\n",
+        log=LogConfig(file=str(pipe)),
+    )
+    ward.go()
+    client = ward.open(text("hello"))
+    assert (Opcode.TEXT, b"hello") == client.receive()
+    until(lambda: ward.reading().counters.log_dropped > 0)
+    os.close(reader)
