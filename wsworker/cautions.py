@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from wsworker.config import Config
+from wsworker.kinds import GROUP_MODE
 
 
 def warnings(config: Config) -> dict[str, str]:
@@ -38,7 +39,7 @@ def advice(config: Config) -> dict[str, str]:
             "proxy_protocol lets only those in that forwarded_allow_ips names, and that is nobody beyond this machine; "
             "add the address of your proxy"
         )
-    if config.control_socket_mode == 0o660 and (config.user or config.group):
+    if config.control_socket_mode == GROUP_MODE and (config.user or config.group):
         found["control_socket_mode"] = (
             "control_socket_mode is 0660, and the group that it lets in is that of the workers: whoever gets into one "
             'may stop and reload the service; take "0600" and give commands as root, or by sudo'

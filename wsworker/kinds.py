@@ -182,6 +182,8 @@ Mode: TypeAlias = Annotated[
     ),
     Takes('an octal mode from "0001" to "0777", such as "0027"', "mode"),
 ]
+GROUP_MODE: Final = 0o660
+"""The SocketMode that lets a group give commands."""
 SocketMode: TypeAlias = Annotated[
     Literal[0o600, 0o660],
     BeforeValidator(read.mode),

@@ -226,11 +226,14 @@ def test_root_that_cannot_end_its_workers(place: Place) -> None:
 
 
 def test_whom_workers_run_as() -> None:
-    """Without `user` root stays root; with it, groups are those of the user unless `group` says otherwise."""
+    """Without `user` root stays root; with it, groups are those of the user, `group` in place of the primary one."""
     assert Worker("root", 0, frozenset({0})) == worker_of(Config(app="app"))
     nobody = worker_of(Config(app="app", user="nobody"))
     assert ("nobody", True) == (nobody.name, nobody.uid > 0)
     assert frozenset({0}) == worker_of(Config(app="app", user="nobody", group="root")).groups
+    groups = {one.pw_name: os.getgrouplist(one.pw_name, 0) for one in pwd.getpwall()}
+    name = max(groups, key=lambda name: len(groups[name]))
+    assert frozenset(groups[name]) == worker_of(Config(app="app", user=name, group="root")).groups
 
 
 def test_the_address_of_operators(place: Place) -> None:

@@ -90,7 +90,7 @@ def test_the_unit_of_a_service() -> None:
             ],
         ),
         ({"app_dir": "/home/ann/app"}, ["ProtectHome=read-only"]),
-        ({"tls.certfile": "/root/hello.pem"}, ["ProtectHome=read-only"]),
+        ({"tls.certfile": "/home/ann/hello.pem"}, ["ProtectHome=read-only"]),
         ({"app_dir": "/home2/app"}, []),
         ({"http.static": "/var/tmp/public"}, ["PrivateTmp=no"]),
         (

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.master.forks import in_child
-from wsworker.master.cgroup import OomCounter, usable_cpus
+from wsworker.config import Config
+from wsworker.master.cgroup import OomCounter, usable_cpus, with_number_of_workers
 
 
 def cgroup_tree(folder: Path, own: str, **quotas: str) -> tuple[Path, Path]:
@@ -65,6 +66,12 @@ def test_usable_cpus_follow_the_affinity() -> None:
 
     assert 1 == in_child(bound)
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_workers_auto_is_the_number_of_cpus() -> None:
+    """A number stays what it is."""
+    assert Config(app="app", workers=usable_cpus()) == with_number_of_workers(Config(app="app", workers="auto"))
+    assert Config(app="app", workers=200) == with_number_of_workers(Config(app="app", workers=200))
 
 
 # --- out of memory ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.config import Config
-from wsworker.master import events
+from wsworker.master import events, reload
 from wsworker.master.events import Adopt, Answer, Log, Notify, Progress, Spawn
 
 
@@ -298,3 +298,12 @@ def test_reloads_are_counted_by_their_result() -> None:
     story.tell(events.WorkerFailed(3, "app", "no module"))
     story.tell(events.WorkerExited(3, code=78))
     assert {"refused": 2, "ok": 1} == story.supervisor.status(story.now)["reload_results"]
+
+
+def test_a_wish_is_what_a_reload_may_apply() -> None:
+    """A key that it cannot change keeps its value and is named; of the others, those that have changed are."""
+    old = Config(app="app", workers=2, backlog=100)
+    new = Config(app="app", workers=3, backlog=200)
+    expected = events.ReloadRequested(old.model_copy(update={"workers": 3}), 7, ("backlog",), ("workers",))
+    assert expected == reload.wish(old, new, 7)
+    assert events.ReloadRequested(old, None, (), ()) == reload.wish(old, old, None)

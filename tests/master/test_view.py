@@ -9,9 +9,26 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import pytest
+
 from tests.master.forks import Child, in_child
+from wsworker.config import Config
 from wsworker.counters import Counters
-from wsworker.master.view import RATE_SECONDS, Rates, Sample, Service, document, memory_and_cpu, sample, sum_counters
+from wsworker.judging import validate
+from wsworker.master.view import (
+    RATE_SECONDS,
+    SAMPLE_SECONDS,
+    Rates,
+    Sample,
+    Service,
+    View,
+    memory_and_cpu,
+    sample,
+    shortfall,
+    sum_counters,
+    urls,
+)
+from wsworker.sections import LogConfig, TlsConfig
 from wsworker.stats import Table
 
 SERVICE = Service(
@@ -58,14 +75,13 @@ def shown(
     **changes: Any,
 ) -> dict[str, Any]:
     """Return the document, through JSON and back, as a client gets it. queues: slot to waiting clients, else 0."""
-    body = document(
-        SERVICE,
+    view = View(SERVICE, table)
+    view.samples = samples or {}
+    view.rates = rates or Rates()
+    body = view.document(
         status(*workers) | changes,
-        table,
-        samples or {},
-        now=NOW,
-        wall=WALL,
-        rates=rates or Rates(),
+        NOW,
+        WALL,
         queues=lambda slot: queues.get(slot, 0),
         steering="weights",
         log_dropped=log_dropped,
@@ -260,6 +276,58 @@ def test_a_row_shows_rates_and_what_waits_to_be_sent() -> None:
     assert [(4.0, 2.0, 0), (0.0, 0.0, 4096)] == [
         (worker["rate_in"], worker["rate_out"], worker["send_queue"]) for worker in workers
     ]
+
+
+def test_processes_are_measured_now_and_then_and_counters_each_time() -> None:
+    """What psutil says of a worker stands until the next sample; the rates do not wait for it."""
+    table = Table(1)
+    view = View(SERVICE, table)
+    assert 0 == view.rss(7)
+    pids = {7: os.getpid()}
+    seen = []
+    for second in range(round(SAMPLE_SECONDS) + 1):
+        count(table, 1, second, 0)
+        view.measure([1], pids, 100.0 + second)
+        seen.append((view.samples[7].at, view.rates.of(1)[0]))
+    assert [(100.0, 0.0), *[(100.0, 1.0)] * 4, (105.0, 1.0)] == seen
+    assert view.samples[7].rss == view.rss(7) > 1024 * 1024
+    view.measure([1], {}, 100.0 + 2 * SAMPLE_SECONDS)
+    assert 0 == view.rss(7)
+
+
+def test_an_accepted_configuration_is_shown() -> None:
+    """Its addresses and its log; what a reload cannot change stays."""
+    view = View(SERVICE, Table(1))
+    view.adopt(Config(app="app", log=LogConfig(file="/var/log/chat")))
+    assert ("chat", ("ws://127.0.0.1:2346",), "/var/log/chat") == (
+        view.service.name,
+        view.service.listen,
+        view.service.log,
+    )
+
+
+@pytest.mark.parametrize(("scheme", "certfile"), [("ws", None), ("wss", "/srv/cert.pem")])
+def test_addresses_are_shown_as_clients_write_them(scheme: str, certfile: str | None) -> None:
+    """With TLS the scheme is another one, also that of a unix socket."""
+    made = validate({"app": "app", "app_dir": ".", "listen": ["127.0.0.1:1", "unix:/run/ws"]}, "/srv")
+    assert isinstance(made, Config)
+    config = made.model_copy(update={"tls": TlsConfig.model_construct(certfile=certfile)})
+    assert (f"{scheme}://127.0.0.1:1", f"{scheme}+unix:/run/ws") == urls(config)
+
+
+def test_a_start_that_goes_well_for_all_lacks_nothing() -> None:
+    """There is nothing to say."""
+    assert "" == shortfall("chat", status(row(1, 1, state="ready"), row(2, 2, state="ready")))
+
+
+@pytest.mark.parametrize(
+    ("last_exit", "reason"), [(None, "starting"), ({"reason": "no module named 'hello'"}, "no module named 'hello'")]
+)
+def test_a_start_that_goes_well_for_some(last_exit: dict[str, Any] | None, reason: str) -> None:
+    """The first worker that is missing says why: by its last exit, or else by what it does."""
+    rows = [row(1, 1, state="ready"), row(2, 2, state="starting", last_exit=last_exit), row(3, state="parked")]
+    expected = f"chat runs degraded: 1 of 2 workers are ready; worker 2: {reason}; see `wsworker status`"
+    assert expected == shortfall("chat", status(*rows))
 
 
 def test_counters_are_summed_over_slots() -> None:

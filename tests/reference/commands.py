@@ -9,7 +9,7 @@ import click
 from tests.reference.template import filled, folded, table
 from wsworker.cli.failures import BAD_CONFIG, FAILED, INTERRUPTED, NOTHING_RUNNING, OK, PARKED, USAGE
 from wsworker.cli.main import COMMANDS, commands
-from wsworker.master.main import SIGNALS
+from wsworker.master.signals import SIGNALS
 
 EXITS = {
     OK: "done",

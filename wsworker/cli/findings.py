@@ -9,10 +9,8 @@ bind that joins nobody. Rights are asked for as the user who runs the check, who
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import resource
 import stat
 import subprocess
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from wsworker.values import ListenAddress
 
 Verdict: TypeAlias = Literal["ok", "warning", "failed"]
-
-GROUP_MODE: Final = 0o660
-"""The `control_socket_mode` that lets a group give commands."""
 
 SPARE_DESCRIPTORS: Final = 64
 """What a worker opens besides its connections: its loop, channel, listeners, log, and a little for the user."""
@@ -115,15 +110,15 @@ def imported(loaded: Loaded) -> dict[str, Any]:
 
     Returns "callbacks" and "file", or "error" and "trace".
     """
-    from wsworker.master.process import identity, may_signal_others
+    from wsworker.master.preconditions import CANNOT_END, can_end
+    from wsworker.master.process import identity
 
     config = loaded.config
     who = identity(config)
     becomes = os.geteuid() == 0 and who.gid is not None
-    if becomes and not may_signal_others():
+    if not can_end(who):
         # nor could we end a child that hangs
-        text = "ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`"
-        return {"error": text, "trace": ""}
+        return {"error": CANNOT_END, "trace": ""}
     asked: dict[str, Any] = {
         "path": sys.path,
         "app": config.app,
@@ -151,11 +146,14 @@ def imported(loaded: Loaded) -> dict[str, Any]:
 
 def worker_of(config: Config) -> rights.Worker:
     """Return whom root's workers run as. The accounts exist: a Config that was loaded has been asked for that."""
+    from wsworker.master.process import identity
+
     if config.user is None:
         return rights.Worker("root", 0, frozenset({0}))
-    account = pwd.getpwnam(config.user)
-    groups = [grp.getgrnam(config.group).gr_gid] if config.group else os.getgrouplist(config.user, account.pw_gid)
-    return rights.Worker(config.user, account.pw_uid, frozenset(groups))
+    who = identity(config)
+    assert who.uid is not None, "there is a user"
+    assert who.groups is not None, "a user has at least one"
+    return rights.Worker(config.user, who.uid, frozenset(who.groups))
 
 
 # Addresses and certificates
@@ -275,6 +273,8 @@ def rundir_findings(at: Paths) -> Iterator[Finding]:
 
 def control_findings(loaded: Loaded, at: Paths) -> Iterator[Finding]:
     """See whether the control socket can be made in its place, and whether a group that it is for would find it."""
+    from wsworker.kinds import GROUP_MODE
+
     config, place = loaded.config, loaded.place("control_socket")
     with contextlib.suppress(OSError):
         if not stat.S_ISSOCK(at.socket.lstat().st_mode):
@@ -297,9 +297,10 @@ def control_findings(loaded: Loaded, at: Paths) -> Iterator[Finding]:
 
 def user_findings(loaded: Loaded) -> Iterator[Finding]:
     """See whether workers can become who they are to be; nothing to say if they can. As root, the import tells."""
+    from wsworker.master.preconditions import can_become
     from wsworker.master.process import identity
 
-    if os.geteuid() != 0 and identity(loaded.config).takes_root:
+    if not can_become(identity(loaded.config)):
         key = "user" if loaded.config.user else "group"
         facts = f"`{key}` names somebody else than who runs this, which takes root; start as root, or remove it"
         yield Finding(key, "failed", f"{loaded.place(key)}: {facts}")

@@ -118,7 +118,7 @@ def notes(config: Config, environ: Mapping[str, str], needed: str) -> Iterable[s
     names = [name for name in environ if name.startswith("WSWORKER_") and not name.startswith("WSWORKER_TEST_")]
     for name in sorted(set(names) - {"WSWORKER_CONFIG"}):
         yield f"{visible(name)} is set here and not in the unit; write it into /etc/default/wsworker-{config.name}"
-    if needed and not config.user and not _has_user(needed):
+    if needed and not config.user and _entry(needed) is None:
         yield f"there is no user {needed} yet; create it with: useradd --system {needed}"
 
 
@@ -136,9 +136,8 @@ def hindrances(config: Config, paths: Iterable[str], user: Worker) -> Iterable[s
 def account(config: Config, where: Here) -> Worker:
     """Return whom the service will run as; one who is not here yet is a stranger to every file."""
     name = config.user or where.user
-    try:
-        found = pwd.getpwnam(name)
-    except KeyError:
+    found = _entry(name)
+    if found is None:
         return Worker(name, -1, frozenset())
     return Worker(name, found.pw_uid, frozenset(os.getgrouplist(name, found.pw_gid)))
 
@@ -253,17 +252,20 @@ def _any_below(paths: Iterable[str], folders: Iterable[str]) -> bool:
     return any(f"{place}/".startswith(f"{folder}/") for place in places for folder in folders)
 
 
-def _has_user(name: str) -> bool:
+def _entry(user: str) -> pwd.struct_passwd | None:
+    """Return what the account database has of a user, None of one that is not here yet."""
     try:
-        pwd.getpwnam(name)
+        return pwd.getpwnam(user)
     except KeyError:
-        return False
-    return True
+        return None
 
 
 def _group_of(user: str) -> str:
-    """Return the group of a user; of one that is not here yet, the group of that name."""
+    """Return the group of a user; where it has no name or the user is not here yet, the group named as the user is."""
+    found = _entry(user)
+    if found is None:
+        return user
     try:
-        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+        return grp.getgrgid(found.pw_gid).gr_name
     except KeyError:
         return user

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from wsworker.config import Config
+
 ROOT: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
@@ -29,6 +31,11 @@ def usable_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     for folder in _own_and_above(root, membership):
         cpus = min(cpus, _quota(folder / "cpu.max"))
     return max(1, math.ceil(cpus))
+
+
+def with_number_of_workers(config: Config) -> Config:
+    """Return a configuration whose `workers` is a number: for "auto" that of the CPUs."""
+    return config if config.workers != "auto" else config.model_copy(update={"workers": usable_cpus()})
 
 
 class OomCounter:

@@ -21,64 +21,37 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import setproctitle
 
 from wsworker import log
-from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.configfile import Loaded
-from wsworker.errors import OUT_OF_DESCRIPTORS, ConfigError, PlatformError
+from wsworker.errors import ConfigError, PlatformError
+from wsworker.kinds import GROUP_MODE
 from wsworker.listeners import Group
-from wsworker.master import events, view
+from wsworker.master import events, reload, view
 from wsworker.master.admin import Admin
 from wsworker.master.berths import Berths
-from wsworker.master.cgroup import OomCounter, usable_cpus
+from wsworker.master.cgroup import OomCounter, with_number_of_workers
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
-from wsworker.master.events import (
-    Event,
-    Exit,
-    ReloadRefused,
-    ReloadRequested,
-    ReopenRequested,
-    ScaleRequested,
-    StopRequested,
-    Token,
-)
+from wsworker.master.events import Event, Exit, ReloadRefused, ReopenRequested, StopRequested, Token
+from wsworker.master.following import Following
 from wsworker.master.health import READ_SECONDS
 from wsworker.master.ports import Ports
+from wsworker.master.preconditions import need_permission, need_pidfd
 from wsworker.master.presence import Presence
-from wsworker.master.process import identity, may_signal_others, reap_strangers
+from wsworker.master.process import identity, reap_strangers
 from wsworker.master.rundir import paths
-from wsworker.master.signals import SignalCatcher
+from wsworker.master.signals import SIGNALS, SILENT_SIGNALS, SignalCatcher
 from wsworker.master.supervisor import Supervisor
 from wsworker.master.systemd import Notifier, take_descriptors, take_environment
 from wsworker.stats import Table
 from wsworker.wire import Command
 
-SAMPLE_SECONDS: Final = 5.0
-GROUP_MODE: Final = 0o660
-"""The `control_socket_mode` that lets a group give commands."""
 EXTEND_SECONDS: Final = 10.0
 """What the service manager is asked for, once a second, while a start or a stop goes on within its own deadlines."""
-
-SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
-    signal.SIGTERM: (StopRequested(), "stopping"),
-    signal.SIGINT: (StopRequested(), "stopping"),
-    signal.SIGQUIT: (StopRequested(quick=True), "stopping"),
-    signal.SIGUSR1: (ReopenRequested(), "reopening the log"),
-    signal.SIGTTIN: (ScaleRequested(+1), "one worker more"),
-    signal.SIGTTOU: (ScaleRequested(-1), "one worker less"),
-}
-"""What each signal means, also in words; SIGHUP means a reload, which begins with reading the configuration."""
-
-SILENT_SIGNALS: Final = (
-    signal.SIGCHLD,  # a death is seen by its pidfd; it wakes the loop for children that are none of ours
-    signal.SIGWINCH,
-    signal.SIGPIPE,
-)
 
 logger = logging.getLogger("wsworker.master")
 
@@ -101,14 +74,13 @@ class Master:
         version: str,
         follows: bool = False,
     ) -> None:
-        self._follows = follows
-        self._last_change = self._last_tried = ""
+        self._following = Following(follows)
         self._loaded = loaded
         self._app_set_at = loaded.place("app")
         self._load_again = load_again
         self._leave = leave
         self._settled: Callable[[str], None] | None = settled
-        config = _with_number_of_workers(loaded.config)
+        config = with_number_of_workers(loaded.config)
         self._config = config
         self._paths = paths(config.name, config.control_socket, os.environ, os.geteuid())
         self._selector = selectors.DefaultSelector()
@@ -125,21 +97,20 @@ class Master:
         place = loaded.place("listen")
         self._ports = Ports([Group(address, config.backlog, place) for address in config.listen], self._notifier)
         self._oom = OomCounter()
-        self._samples: dict[int, view.Sample] = {}
-        self._rates = view.Rates()
         self._exit: Exit | None = None
         self._catcher = SignalCatcher(self._selector)
         self._now = time.monotonic()
-        self._read_at = self._sample_at = self._watchdog_at = self._now
-        self._view = view.Service(
+        self._read_at = self._watchdog_at = self._now
+        service = view.Service(
             name=config.name,
             pid=os.getpid(),
             version=version,
             config=str(loaded.path),
-            listen=_urls(config),
+            listen=view.urls(config),
             log=config.log.file,
             began_at=self._now,
         )
+        self._view = view.View(service, self._table)
         node = f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}"
         self._berths = Berths(self._paths.bus, node, self._identity, self._group, self._table.members)
         self._crew = Crew(
@@ -153,7 +124,7 @@ class Master:
             leave=self._leave_to,
             sockets=self._ports.sockets,
             lendable=self._ports.lendable,
-            rss=lambda worker: self._samples[worker].rss if worker in self._samples else 0,
+            rss=self._view.rss,
             oom=self._oom,
             now=time.monotonic,
             changed=self._files_changed,
@@ -188,8 +159,8 @@ class Master:
 
     def _set_up(self) -> int:
         """Make ready all that the master itself needs; return the number of slots."""
-        _need_pidfd()
-        self._need_permission()
+        need_pidfd()
+        need_permission(self._identity, self._loaded)
         os.umask(self._config.umask)
         setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
         self._catcher.catch((*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2))
@@ -200,11 +171,10 @@ class Master:
         self._berths.open(slots)
         self._admin.open()
         self._presence.show()
-        listen = ", ".join(self._view.listen)
         logger.info(
             "%s: listening on %s, %s, pid %d, config %s",
             self._config.name,
-            listen,
+            ", ".join(self._view.service.listen),
             f"{self._slots()} worker{'' if self._slots() == 1 else 's'}",
             os.getpid(),
             self._loaded.shown,
@@ -214,15 +184,6 @@ class Master:
         if os.geteuid() == 0 and self._config.user is None:
             logger.warning("workers run as root; set `user` in %s", self._loaded.shown)
         return slots
-
-    def _need_permission(self) -> None:
-        """Raise PlatformError if the workers could not become who they are to be, or could not be ended then."""
-        if os.geteuid() != 0 and self._identity.takes_root:
-            place = self._loaded.place("user" if self._config.user else "group")
-            text = "`user` and `group` name somebody else than who started this, which takes root"
-            raise PlatformError(f"{text}; start as root, or remove them ({place})")
-        if (self._config.user or self._config.group) and os.geteuid() == 0 and not may_signal_others():
-            raise PlatformError("ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`")
 
     def _slots(self) -> int:
         assert isinstance(self._config.workers, int)
@@ -245,7 +206,7 @@ class Master:
         deadline = self._supervisor.next_deadline()
         if deadline is not None and deadline <= self._now:
             self._feed(events.DeadlinePassed())
-        self._admin.post(self._now, self._look, self._samples, log.dropped())
+        self._admin.post(self._now, self._look, self._view.samples, log.dropped())
 
     def _read_if_due(self) -> None:
         self._now = time.monotonic()
@@ -286,10 +247,7 @@ class Master:
         self._crew.read_words()
         log.flush()
         self._feed(events.SlotsRead(self._crew.readings()))
-        self._rates.sample(self._supervisor.roster.slots, self._table, self._now)
-        if self._now >= self._sample_at:
-            self._sample_at = self._now + SAMPLE_SECONDS
-            view.sample(self._samples, self._crew.pids(), self._now)
+        self._view.measure(self._supervisor.roster.slots, self._crew.pids(), self._now)
 
     # What happens: signals, commands, reports, deaths
 
@@ -332,21 +290,10 @@ class Master:
                 self._feed(events.ConnectionsRequested(command.query, token))
 
     def _files_changed(self, worker: int, names: str, mark: str) -> None:
-        """Reload, once for all workers that have seen the same files. Nobody else's worker may ask for that.
-
-        names: empty if these files are what the worker is about to load. If that is a canary, they have had their
-        chance, also where they were saved after the reload was asked for.
-        """
         roll = self._supervisor.service.roll
-        if not self._follows:
-            return
-        if not names:
-            self._last_tried = mark if roll and roll.canary == worker else self._last_tried
-        elif mark != self._last_change:
-            self._last_change = mark
-            if mark != self._last_tried:
-                logger.info("%s changed, reloading", names)
-                self._reload(None)
+        if self._following.wants_reload(names, mark, by_canary=roll is not None and roll.canary == worker):
+            logger.info("%s changed, reloading", names)
+            self._reload(None)
 
     def _reload(self, token: Token | None) -> None:
         """Read the configuration anew. A bad one ends here: the supervisor never hears of it."""
@@ -356,15 +303,13 @@ class Master:
             self._feed(ReloadRefused(str(error), token))
             return
         self._app_set_at = loaded.place("app")
-        old, new = self._supervisor.service.config, _with_number_of_workers(loaded.config)
-        keys = restart_needed(old, new)
-        for key in keys:
+        wish = reload.wish(self._supervisor.service.config, with_number_of_workers(loaded.config), token)
+        for key in wish.restart_needed:
             text = f"{key} changed ({loaded.place(key)}): needs a restart"
             logger.warning("%s", text)
             if token is not None:
                 self._control.progress(token, {"event": "note", "text": text})
-        applied = tuple(key for key in KEYS if key not in keys and value_of(old, key) != value_of(new, key))
-        self._feed(ReloadRequested(carry_over(old, new), token, keys, applied))
+        self._feed(wish)
 
     # Actions
 
@@ -401,7 +346,7 @@ class Master:
         except PlatformError as error:
             logger.error("%s; the log stays where it was", error)
             return
-        self._view = replace(self._view, log=action.config.log.file, listen=_urls(action.config))
+        self._view.adopt(action.config)
 
     def _reopen_log(self, action: events.ReopenLog) -> None:
         try:
@@ -411,9 +356,9 @@ class Master:
             body: dict[str, Any] = {"result": "failed", "error": {"code": "log_failed", "message": str(error)}}
         else:
             if descriptor is not None:
-                self._crew.hand_log(self._view.log, descriptor)
+                self._crew.hand_log(self._view.service.log, descriptor)
                 logger.info("the log is reopened")
-            body = {"result": "ok", "file": self._view.log}
+            body = {"result": "ok", "file": self._view.service.log}
         if action.reply is not None:
             self._control.answer(action.reply, body)
 
@@ -430,14 +375,10 @@ class Master:
         """Return the document of `status`, and what the supervisor knows of it."""
         now = time.monotonic()
         status = self._supervisor.status(now)
-        document = view.document(
-            self._view,
+        document = self._view.document(
             status,
-            self._table,
-            self._samples,
             now,
             time.time(),
-            rates=self._rates,
             queues=self._ports.queue,
             steering=self._ports.steering,
             log_dropped=log.dropped(),
@@ -462,16 +403,7 @@ class Master:
         if self._settled is None:
             return
         settled, self._settled = self._settled, None
-        status = self._supervisor.status(time.monotonic())
-        missing = [row for row in status["workers"] if row["state"] != "ready"]
-        error = ""
-        if missing:
-            reason = missing[0]["last_exit"]["reason"] if missing[0]["last_exit"] else missing[0]["state"]
-            error = (
-                f"{self._config.name} runs degraded: {status['workers_ready']} of {status['workers_configured']} "
-                f"workers are ready; worker {missing[0]['slot']}: {reason}; see `wsworker status`"
-            )
-        settled(error)
+        settled(view.shortfall(self._config.name, self._supervisor.status(time.monotonic())))
 
     def _log(self, action: events.Log) -> None:
         text = f"{action.text}\n{action.trace}".rstrip()
@@ -500,23 +432,3 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Exit: Master._end,
 }
 """The one method that performs each kind of action; an event that it returns is handled next."""
-
-
-def _with_number_of_workers(config: Config) -> Config:
-    """Resolve `workers: auto`."""
-    return config if config.workers != "auto" else config.model_copy(update={"workers": usable_cpus()})
-
-
-def _urls(config: Config) -> tuple[str, ...]:
-    """Return the addresses as clients would write them; RFC 6455 section 3."""
-    urls = tuple(address.url for address in config.listen)
-    return urls if config.tls.certfile is None else tuple(f"wss{url.removeprefix('ws')}" for url in urls)
-
-
-def _need_pidfd() -> None:
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
-            raise PlatformError("; ".join(OUT_OF_DESCRIPTORS[error.errno])) from None
-        raise PlatformError("wsworker needs Linux 5.4 or later (pidfd_open(2) is missing here)") from None

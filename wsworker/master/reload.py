@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from wsworker.config import KEYS, Config, carry_over, restart_needed, value_of
 from wsworker.master import roll
 from wsworker.master.events import (
     Adopt,
@@ -20,6 +21,7 @@ from wsworker.master.events import (
     Progress,
     ReloadRefused,
     ReloadRequested,
+    Token,
     WorkerFailed,
 )
 from wsworker.master.roll import Replace, Roll, Wait
@@ -32,6 +34,16 @@ SHOWN_CHARACTERS: Final = 2000
 """As much of that as `status` goes on to show."""
 UNDYING_SECONDS: Final = 30.0
 """How long a reload waits for the end of a worker that was sent SIGKILL."""
+
+
+def wish(old: Config, new: Config, reply: Token | None) -> ReloadRequested:
+    """Return the wish for a configuration that was read anew: as much of it as a reload may apply.
+
+    old: the accepted one. reply: of who waits for the outcome.
+    """
+    needed = restart_needed(old, new)
+    applied = tuple(key for key in KEYS if key not in needed and value_of(old, key) != value_of(new, key))
+    return ReloadRequested(carry_over(old, new), reply, needed, applied)
 
 
 def ask(service: Service, event: ReloadRequested, now: float) -> None:

@@ -4,8 +4,8 @@ Two things are needed. A queue holds the numbers, in the order in which they cam
 signal.set_wakeup_fd, ends the wait of the selector: the interpreter writes a byte to it for each signal. The bytes only
 wake. They are not what is read for the numbers, as they are lost once the descriptor's buffer is full.
 
-What a signal leads to is for the loop to say. Only what tells one SIGHUP from another stands here: the kernel also
-sends it when the terminal goes away.
+What a signal leads to is for the loop to say, by SIGNALS. One thing cannot stand in a table, what tells one SIGHUP from
+another: the kernel also sends it when the terminal goes away.
 """
 
 from __future__ import annotations
@@ -17,8 +17,26 @@ import selectors
 import signal
 import socket
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
+
+from wsworker.master.events import Event, ReopenRequested, ScaleRequested, StopRequested
+
+SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
+    signal.SIGTERM: (StopRequested(), "stopping"),
+    signal.SIGINT: (StopRequested(), "stopping"),
+    signal.SIGQUIT: (StopRequested(quick=True), "stopping"),
+    signal.SIGUSR1: (ReopenRequested(), "reopening the log"),
+    signal.SIGTTIN: (ScaleRequested(+1), "one worker more"),
+    signal.SIGTTOU: (ScaleRequested(-1), "one worker less"),
+}
+"""What each signal means, also in words; SIGHUP means a reload, which begins with reading the configuration."""
+
+SILENT_SIGNALS: Final = (
+    signal.SIGCHLD,  # a death is seen by its pidfd; it wakes the loop for children that are none of ours
+    signal.SIGWINCH,
+    signal.SIGPIPE,
+)
 
 MOST_OF_A_KIND: Final = 16
 

@@ -7,15 +7,20 @@ appears only where a person wants a date.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psutil
 
+from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.stats import Table
+
+SAMPLE_SECONDS: Final = 5.0
+"""How often CPU and memory of the workers are measured."""
 
 RATE_SECONDS: Final = 5.0
 """Rates are over so long: workers count once a second, so over less they would jump."""
@@ -26,7 +31,7 @@ LATE_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The facts about a service that never change while it runs."""
+    """The facts about a service; only listen and log may change while it runs."""
 
     name: str
     pid: int
@@ -85,55 +90,121 @@ class Rates:
         return (last_in - first_in) / seconds, (last_out - first_out) / seconds
 
 
-def document(
-    service: Service,
-    status: Mapping[str, Any],
-    table: Table,
-    samples: Mapping[int, Sample],
-    now: float,
-    wall: float,
-    *,
-    rates: Rates,
-    queues: Callable[[int], int | None],
-    steering: str,
-    log_dropped: int,
-) -> dict[str, Any]:
-    """Return the JSON document of `status`; docs/json.md says what each key means.
+class View:
+    """What the master itself sees of a service, and the document that joins it with what the supervisor knows.
 
-    status: Supervisor.status; now, wall: the same moment on both clocks. queues: from a slot's number to how many
-    clients wait at its listeners, None where nobody knows. steering: who picks the slot of a new client: "weights",
-    "hash" (the kernel alone) or "shared" (one socket for all slots). log_dropped: log lines that the master lost.
+    You must call measure about once a second. samples: of the living workers, by id, the newest of each.
     """
-    # counters never go back, so those of slots that are closed by now count as well
-    totals = sum_counters(table, range(1, status["slots_ever"] + 1))
-    workers = [
-        _worker(row, table, samples, rates, wall - now) | {"queue": queues(row["slot"])} for row in status["workers"]
-    ]
-    return {
-        "schema": 1,
-        "name": service.name,
-        "state": status["state"],
-        "pid": service.pid,
-        "version": service.version,
-        "config": service.config,
-        "listen": list(service.listen),
-        "log": service.log,
-        "uptime": now - service.began_at,
-        "generation": status["generation"],
-        "reloads": status["reloads"],
-        "last_reload": status["last_reload"],
-        "workers_configured": status["workers_configured"],
-        "workers_ready": status["workers_ready"],
-        "over_budget": status["over_budget"],
-        "steering": steering,
-        "totals": {
-            "connections": sum(row["connections"] for row in workers),
-            **totals.plain(),
-            "log_dropped": totals.log_dropped + log_dropped,
-            "restarts": status["restarts"],
-        },
-        "workers": workers,
-    }
+
+    def __init__(self, service: Service, table: Table) -> None:
+        self.service = service
+        self.samples: dict[int, Sample] = {}
+        self.rates = Rates()
+        self._table = table
+        self._sample_at = -math.inf
+
+    def measure(self, slots: Iterable[int], pids: Mapping[int, int], now: float) -> None:
+        """Look at the counters of these slots, and now and then at the processes. pids: worker id to pid."""
+        self.rates.sample(slots, self._table, now)
+        if now >= self._sample_at:
+            self._sample_at = now + SAMPLE_SECONDS
+            sample(self.samples, pids, now)
+
+    def rss(self, worker: int) -> int:
+        """Return the resident bytes of a worker as last measured, 0 of one that was not measured yet."""
+        return self.samples[worker].rss if worker in self.samples else 0
+
+    def adopt(self, config: Config) -> None:
+        """Show an accepted configuration."""
+        self.service = replace(self.service, log=config.log.file, listen=urls(config))
+
+    def document(
+        self,
+        status: Mapping[str, Any],
+        now: float,
+        wall: float,
+        *,
+        queues: Callable[[int], int | None],
+        steering: str,
+        log_dropped: int,
+    ) -> dict[str, Any]:
+        """Return the JSON document of `status`; docs/json.md says what each key means.
+
+        status: Supervisor.status; now, wall: the same moment on both clocks. queues: from a slot's number to how many
+        clients wait at its listeners, None where nobody knows. steering: who picks the slot of a new client: "weights",
+        "hash" (the kernel alone) or "shared" (one socket for all slots). log_dropped: log lines that the master lost.
+        """
+        service = self.service
+        # counters never go back, so those of slots that are closed by now count as well
+        totals = sum_counters(self._table, range(1, status["slots_ever"] + 1))
+        workers = [self._worker(row, wall - now) | {"queue": queues(row["slot"])} for row in status["workers"]]
+        return {
+            "schema": 1,
+            "name": service.name,
+            "state": status["state"],
+            "pid": service.pid,
+            "version": service.version,
+            "config": service.config,
+            "listen": list(service.listen),
+            "log": service.log,
+            "uptime": now - service.began_at,
+            "generation": status["generation"],
+            "reloads": status["reloads"],
+            "last_reload": status["last_reload"],
+            "workers_configured": status["workers_configured"],
+            "workers_ready": status["workers_ready"],
+            "over_budget": status["over_budget"],
+            "steering": steering,
+            "totals": {
+                "connections": sum(row["connections"] for row in workers),
+                **totals.plain(),
+                "log_dropped": totals.log_dropped + log_dropped,
+                "restarts": status["restarts"],
+            },
+            "workers": workers,
+        }
+
+    def _worker(self, row: Mapping[str, Any], wall_offset: float) -> dict[str, Any]:
+        reading = self._table.read(row["slot"], row["id"]) if row["id"] else None
+        measured = memory_and_cpu(row["pid"]) if row["pid"] else None
+        cpu = self.samples.get(row["id"])
+        rate_in, rate_out = self.rates.of(row["slot"])
+        last_exit = row["last_exit"]
+        if last_exit:
+            at = last_exit["at"] + wall_offset
+            last_exit = {key: value for key, value in last_exit.items() if key != "at"} | {"time": at}
+        return {
+            **row,
+            "last_exit": last_exit,
+            "connections": reading.connections if reading else 0,
+            # the slot's counters, which go on over its workers' deaths
+            **self._table.totals(row["slot"]).plain(),
+            "rate_in": rate_in,
+            "rate_out": rate_out,
+            "send_queue": reading.send_buffer if reading else 0,
+            "loop_lag": reading.lag_seconds if reading else 0.0,
+            "cpu": cpu.share if cpu else 0.0,
+            "rss": measured[0] if measured else 0,
+        }
+
+
+def urls(config: Config) -> tuple[str, ...]:
+    """Return the addresses as clients would write them; RFC 6455 section 3."""
+    plain = tuple(address.url for address in config.listen)
+    return plain if config.tls.certfile is None else tuple(f"wss{url.removeprefix('ws')}" for url in plain)
+
+
+def shortfall(name: str, status: Mapping[str, Any]) -> str:
+    """Say what a start lacks of the workers that were asked for, "" if nothing. status: Supervisor.status."""
+    missing = [row for row in status["workers"] if row["state"] != "ready"]
+    if not missing:
+        return ""
+    first = missing[0]
+    reason = first["last_exit"]["reason"] if first["last_exit"] else first["state"]
+    return (
+        f"{name} runs degraded: {status['workers_ready']} of {status['workers_configured']} workers are ready; "
+        f"worker {first['slot']}: {reason}; see `wsworker status`"
+    )
 
 
 def sum_counters(table: Table, slots: range) -> Counters:
@@ -142,32 +213,6 @@ def sum_counters(table: Table, slots: range) -> Counters:
     for slot in slots:
         total = total.plus(table.totals(slot))
     return total
-
-
-def _worker(
-    row: Mapping[str, Any], table: Table, samples: Mapping[int, Sample], rates: Rates, wall_offset: float
-) -> dict[str, Any]:
-    reading = table.read(row["slot"], row["id"]) if row["id"] else None
-    measured = memory_and_cpu(row["pid"]) if row["pid"] else None
-    cpu = samples.get(row["id"])
-    rate_in, rate_out = rates.of(row["slot"])
-    last_exit = row["last_exit"]
-    if last_exit:
-        at = last_exit["at"] + wall_offset
-        last_exit = {key: value for key, value in last_exit.items() if key != "at"} | {"time": at}
-    return {
-        **row,
-        "last_exit": last_exit,
-        "connections": reading.connections if reading else 0,
-        # the slot's counters, which go on over its workers' deaths
-        **table.totals(row["slot"]).plain(),
-        "rate_in": rate_in,
-        "rate_out": rate_out,
-        "send_queue": reading.send_buffer if reading else 0,
-        "loop_lag": reading.lag_seconds if reading else 0.0,
-        "cpu": cpu.share if cpu else 0.0,
-        "rss": measured[0] if measured else 0,
-    }
 
 
 def memory_and_cpu(pid: int) -> tuple[int, float] | None:

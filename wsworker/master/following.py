@@ -1,0 +1,42 @@
+"""Following: whether a report of changed files means a reload, with `start --reload`.
+
+Each worker looks at the files that it is made of, so one save is told by all of them. A report carries a mark of the
+whole state on disk: who saw two saves as one and who saw them as two end with the same mark. The first report of a mark
+means a reload, the others do not.
+
+One more case needs none: a file that was saved after a reload was asked for and before its canary had loaded it. The
+canary tells before it loads what it has found; whatever comes of that reload, these files have had their chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Following:
+    """What is known of the files of one service. on: whether a change is to be followed at all.
+
+    changed: the mark of the newest change that a worker has told; tried: of what the newest canary has loaded.
+    """
+
+    on: bool
+    changed: str = ""
+    tried: str = ""
+
+    def wants_reload(self, names: str, mark: str, by_canary: bool) -> bool:
+        """Take a report of a worker; return whether it means a reload, which you must then begin.
+
+        names: of the files that have changed, or "" if the mark is of those that the worker is about to load.
+        by_canary: the worker is the first one of the reload under way.
+        """
+        if not self.on:
+            return False
+        if not names:
+            if by_canary:
+                self.tried = mark
+            return False
+        if mark == self.changed:
+            return False
+        self.changed = mark
+        return mark != self.tried
