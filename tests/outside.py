@@ -24,8 +24,10 @@ NODE = "node-1"
 
 
 class FakeWorker:
-    """A worker's side of the links. deaf: it accepts nothing; dies: it ends when something is published.
+    """A worker's side of the links.
 
+    deaf: it accepts nothing; dies: it ends when something is published; leaves: on so many links it hears nothing more
+    behind the greeting, as if it had just begun to drain.
     links: so many programs came; heard: every record of theirs.
     """
 
@@ -34,6 +36,7 @@ class FakeWorker:
         self.secret = secret
         self.deaf = False
         self.dies = False
+        self.leaves = 0
         self.links = 0
         self.heard: list[Record] = []
         self._connections: list[socket.socket] = []
@@ -76,6 +79,9 @@ class FakeWorker:
                     self.heard.append(record)
                     count += record.type == Type.MESSAGE
                     if record.type == Type.HELLO:
+                        if self.leaves:
+                            self.leaves -= 1
+                            connection.shutdown(socket.SHUT_RD)
                         hello = Hello(self.secret, 7, 1, 100 + EXTRA_BYTES, NODE)
                         connection.sendall(records.encode_hello(hello))
                     elif self.dies:

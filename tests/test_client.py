@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +63,33 @@ def test_a_worker_that_leaves_is_left(service: Service) -> None:
     assert 2 == service.asked
 
 
+def test_what_has_reached_nobody_is_sent_to_another_worker(service: Service) -> None:
+    """A worker that has just begun to leave hears no more; no signal is raised, whatever SIGPIPE means here."""
+    worker = service.worker()
+    worker.leaves = 2
+    raised: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, frame: raised.append(number))
+    try:
+        service.publish("1")
+        service.publish("2")
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert [] == raised
+    assert [b"1", b"2"] == [envelope.body for envelope in worker.messages]
+    assert (3, 3) == (worker.links, service.asked)
+
+
+def test_workers_that_always_leave(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an end to looking for another one."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    worker = service.worker()
+    worker.leaves = 10**6
+    with pytest.raises(PublishError, match=r"takes messages now|does not say where its workers are"):
+        service.publish("1")
+    worker.leaves = 0
+    assert [] == worker.messages
+
+
 def test_a_worker_that_dies_without_an_answer(service: Service) -> None:
     """Nobody knows whether the message came through, so it is not sent again; the next one finds another way."""
     worker = service.worker()
@@ -108,9 +137,35 @@ def test_a_master_that_hangs(
     """There is an end to waiting for it too."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     running({})
-    with pytest.raises(PublishError, match=f"{NAME} runs, but does not say where its workers are; see its log") as told:
-        client.publish("news", "1", control_socket=place.paths.socket)
+    for where in ({"control_socket": place.paths.socket}, {"config": place.config}):
+        name = NAME if "config" in where else f"the service at {place.paths.socket}"
+        sentence = f"^{name} runs, but does not say where its workers are; see its log"
+        with pytest.raises(PublishError, match=sentence) as told:
+            client.publish("news", "1", **where)
+        assert "timeout" == told.value.code
+
+
+def test_a_full_queue_at_a_socket_of_its_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A master that hangs is told as such also where its lock lies elsewhere: somebody listens, so it runs."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    path = place.paths.folder.parent / "own.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as caller:
+        listener.bind(str(path))
+        # the queue takes one all the same
+        listener.listen(0)
+        caller.connect(str(path))
+        with pytest.raises(PublishError, match=f"^the service at {path} runs, but gave no answer") as told:
+            client.publish("news", "1", control_socket=path)
     assert "timeout" == told.value.code
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a directory somebody else's")
+def test_a_socket_in_a_folder_of_somebody_else(service: Service) -> None:
+    """As that of a user whom the service runs as: who names it means it."""
+    worker = service.worker()
+    os.chown(service.control_socket.parent, 65534, 65534)
+    service.publish("1")
+    assert [b"1"] == [envelope.body for envelope in worker.messages]
 
 
 def test_what_is_too_large_is_not_sent(service: Service) -> None:
@@ -141,7 +196,7 @@ def test_what_cannot_be_published(service: Service) -> None:
 
 def test_nobody_takes_it(service: Service) -> None:
     """No worker is ready, nobody is at the socket, or whoever is there is not of this service."""
-    text = f"no worker of {NAME} takes messages now; see `wsworker status`"
+    text = f"no worker of the service at {service.control_socket} takes messages now; see `wsworker status`"
     with pytest.raises(PublishError, match=text):
         service.publish("1")
     worker = service.worker(secret=bytes(16))

@@ -9,6 +9,10 @@ The master is asked once where its workers are reached and for the secret of the
 to one of the workers, which publishes it as its own and answers. That link is kept: the next message takes a tenth of a
 millisecond. A worker that leaves says so, and another one is used.
 
+A message is sent again only if it has reached nobody: the kernel has not taken all of it, and a part of a record is
+none. A worker that leaves in good order answers all that was taken, see bus/outside.py, so a reload loses nothing. What
+was taken and is not answered, as when a worker is killed, is the caller's to judge: PublishError, `no_answer`.
+
 It needs the right to command the service, as `wsworker status` does: the same user, root, or the group of
 `control_socket_mode`. Nothing here imports an event loop or the settings' models, and all of it may be used from any
 thread, and after a fork.
@@ -44,7 +48,6 @@ from wsworker.cli import ask
 from wsworker.errors import ControlError, WireError
 from wsworker.errors import NotRunning as NotRunning  # for callers: `except client.NotRunning`
 from wsworker.errors import PublishError as PublishError
-from wsworker.master.rundir import Paths
 from wsworker.wire import Command
 
 Data: TypeAlias = str | bytes | bytearray | memoryview
@@ -77,20 +80,8 @@ def publish(
         message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
         raise PublishError("timeout", message)
     try:
-        worker, road.worker = road.worker, None
-        if worker is None or not worker.stays():
-            worker = _find(where, give_up_at)
-        if len(body) > worker.max_message:
-            road.worker = worker
-            over = f"a message of {len(body)} bytes is over bus.max_message = {worker.max_message}"
-            raise PublishError("too_large", f"{over}; raise it or send less")
-        try:
-            worker.publish(record, give_up_at)
-        except BaseException:
-            # whatever it was, nobody knows any more what the next answer would be about
-            worker.close()
-            raise
-        road.worker = worker
+        while not road.take(where, record, len(body), give_up_at):
+            pass  # that worker has left before it had the message
     finally:
         road.lock.release()
 
@@ -111,6 +102,26 @@ class Road:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.worker: WorkerLink | None = None
+
+    def take(self, where: Where, record: bytes, size: int, give_up_at: float) -> bool:
+        """Have a worker publish a message of this size; False if it has left, and the message has reached nobody."""
+        worker, self.worker = self.worker, None
+        if worker is None or not worker.stays():
+            worker = _find(where, give_up_at)
+        if size > worker.max_message:
+            self.worker = worker
+            over = f"a message of {size} bytes is over bus.max_message = {worker.max_message}"
+            raise PublishError("too_large", f"{over}; raise it or send less")
+        is_accepted = False
+        try:
+            is_accepted = worker.publish(record, give_up_at)
+        finally:
+            if is_accepted:
+                self.worker = worker
+            else:
+                # whatever it was, nobody knows any more what the next answer would be about
+                worker.close()
+        return is_accepted
 
 
 class WorkerLink:
@@ -155,21 +166,27 @@ class WorkerLink:
         self.close()
         return False
 
-    def publish(self, record: bytes, give_up_at: float) -> None:
-        """Send a MESSAGE and wait until it is accepted. Raises PublishError."""
+    def publish(self, record: bytes, give_up_at: float) -> bool:
+        """Send a MESSAGE and wait until it is accepted; False if it has reached nobody. Raises PublishError."""
         self._give_up_at = give_up_at
         self._socket.settimeout(self._left())
         self._published += 1
+        is_sent = False
         try:
-            self._socket.sendall(record)
+            # the program may have given SIGPIPE back its meaning, and would end here
+            self._socket.sendall(record, socket.MSG_NOSIGNAL)
+            is_sent = True
             while decode_accepted(self._await(Type.ACCEPTED).body) < self._published:
                 pass
         except TimeoutError:
             message = f"the worker gave no answer in {ANSWER_SECONDS:.0f} s; the message may come through all the same"
             raise PublishError("timeout", message) from None
         except (OSError, WireError):
+            if not is_sent:
+                return False
             message = "the worker ended before it answered; the message may have come through all the same"
             raise PublishError("no_answer", message) from None
+        return True
 
     def close(self) -> None:
         """Close the link."""
@@ -240,9 +257,7 @@ def _service(where: Where) -> ask.Service:
     config, control_socket = where
     if control_socket is None:
         return ask.locate(configfile.find(config, os.environ), os.environ)
-    path = Path(control_socket)
-    lock, pid = path.with_suffix(".lock"), path.with_suffix(".pid")
-    return ask.Service(path.stem, (Paths(path.parent, lock, path, pid),))
+    return ask.at_socket(Path(control_socket))
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -19,7 +19,8 @@ from tests.bus.contract import DEADLINE_SECONDS, Sink, Station
 from wsworker.bus.berth import Berth, socket_name
 from wsworker.bus.local import Mesh
 from wsworker.bus.members import Member, Standing
-from wsworker.bus.records import Hello, Reader, Record
+from wsworker.bus.records import Hello, Reader, Record, encode_key, encode_snapshot
+from wsworker.bus.topics import Key
 
 SECRET = b"0123456789abcdef"
 NODE = "node-1"
@@ -28,6 +29,11 @@ RIGHT = Hello(SECRET, 0, 0, 10**6, NODE)
 
 MAX_MESSAGE = 2**20
 PEER_QUEUE = 2**23
+
+
+def snapshot(*keys: Key) -> bytes:
+    """Return the records of one who wants these keys."""
+    return b"".join(encode_snapshot(map(encode_key, keys)))
 
 
 class Harbor:
@@ -138,11 +144,14 @@ async def circle(count: int) -> AsyncIterator[Sequence[Station]]:
 
 
 class Stranger:
-    """Whoever connects to a slot."""
+    """Whoever connects to a slot; or, if it accepts, whoever answers the first that has dialled there."""
 
-    def __init__(self, made: Harbor, slot: int = 1) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(made.path / f"{slot}.sock"))
+    def __init__(self, made: Harbor, slot: int = 1, accepts: bool = False) -> None:
+        if accepts:
+            self.socket, _ = made.listener(slot).accept()
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(made.path / socket_name(slot)))
         self.socket.setblocking(False)
         self.records: list[Record] = []
         self._reader = Reader(10**6)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from contextvars import copy_context
 from typing import Any
 
+import pytest
+
 from tests.worker.clock import on_the_clock, passes, turns
 from wsworker.bus.bus import BusStats, Sink
 from wsworker.bus.exchange import Exchange
@@ -184,6 +186,42 @@ def test_gaps_are_collected() -> None:
         assert 3 == len(made.gaps)
 
     on_the_clock(main)
+
+
+def test_gaps_are_logged_when_they_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """With sums: however many come, a line a second; those that nobody is told of any more are logged at the end."""
+
+    async def main() -> None:
+        made = Made()
+        await made.exchange.join(made.bus)
+        made.exchange.on_gap(frozenset({A}), 1)
+        await turns()
+        for _ in range(100):
+            made.exchange.on_gap(frozenset({A, B}), 2)
+        await passes(1)
+        made.exchange.on_gap(None, None)
+        await passes(1)
+        made.exchange.on_gap(None, None)
+        made.exchange.on_gap(frozenset({A}), 3)
+        await passes(1)
+        made.exchange.on_gap(frozenset({A}), 4)
+        await made.exchange.close(1)
+        await made.exchange.close(1)
+        await passes(2)
+        assert 4 == len(made.gaps)
+
+    on_the_clock(main)
+    died = "another worker has died, or its link was lost"
+    assert [
+        f"messages of {text} (on_bus_gap tells the app)"
+        for text in (
+            "1 topic or user may be missing: 1 was dropped on its way to this worker",
+            "2 topics or users may be missing: 200 were dropped on their way to this worker",
+            f"any topic may be missing: {died}",
+            f"any topic may be missing: {died}; 3 were dropped on their way to this worker",
+            "1 topic or user may be missing: 4 were dropped on their way to this worker",
+        )
+    ] == caplog.messages
 
 
 def test_what_the_adapter_says_is_handed_on() -> None:

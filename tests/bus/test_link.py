@@ -37,6 +37,8 @@ class Owner:
             raise WireError("no gap here")
         if record.type == Type.CLOSE:
             link.close()
+        if record.type == Type.PROBE:
+            raise RuntimeError("a mistake")
 
     def rested(self, link: Link) -> None:
         self.turns.append(self.count)
@@ -107,6 +109,23 @@ def test_faults_end_it_behind_what_came_before(run: Run) -> None:
             assert owner.count in (2, 3)
             assert b"" == theirs.recv(1)
             theirs.close()
+
+    run(main())
+
+
+def test_a_mistake_of_ours_ends_it(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is raised, and with however much that waits behind it: no link stays on which nothing is read."""
+
+    async def main() -> None:
+        link, theirs, owner = pair()
+        theirs.sendall(HELLO + encode(Type.MESSAGE) * 400 + encode(Type.PROBE) + encode(Type.MESSAGE) * 400)
+        await told_twice(owner)
+        assert ([7, "what came could not be handled"], 401) == (owner.told, owner.count)
+        assert not link.open
+        (logged,) = caplog.records
+        assert "what came over a link of the bus could not be handled" == logged.getMessage()
+        assert logged.exc_info
+        theirs.close()
 
     run(main())
 
@@ -205,6 +224,29 @@ def test_who_is_silent_is_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         await until(lambda: owner.told)
         assert ["no greeting came in time"] == owner.told
         assert not link.open
+        theirs.close()
+
+    run(main())
+
+
+def test_an_end_of_hearing(run: Run) -> None:
+    """What was sent before it is read to its end; who sends later knows that it was not. Still we can say something."""
+    record = encode(Type.MESSAGE, b"x", name="t")
+
+    async def main() -> None:
+        link, theirs, owner = pair()
+        theirs.send(HELLO + record * (RECORDS_PER_TURN + 1) + record[:5])
+        link.hear_out()
+        link.hear_out()
+        with pytest.raises(BrokenPipeError):
+            theirs.send(record)
+        link.put(record)
+        link.write()
+        await until(lambda: not link.open)
+        assert (RECORDS_PER_TURN + 1, record) == (owner.count, theirs.recv(1000))
+        assert [7, "it has ended without a word"] == [told for told in owner.told if told != "wrote"]
+        # a link that is closed hears nothing anyway
+        link.hear_out()
         theirs.close()
 
     run(main())

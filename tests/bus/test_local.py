@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.bus import contract
 from tests.bus.contract import OTHER, ROOM, Circle, Sink, Station, known, until
-from tests.bus.harbor import RIGHT, Stranger, circle, harbor
+from tests.bus.harbor import RIGHT, Stranger, circle, harbor, snapshot
 from tests.worker.conftest import Run
 from wsworker.bus import records
 from wsworker.bus.local import Mesh
 from wsworker.bus.members import Member, Standing
 from wsworker.bus.records import Type
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key
 
 
 async def linked(station: Station, count: int) -> None:
@@ -61,6 +62,92 @@ def test_a_worker_is_replaced_without_a_gap(run: Run) -> None:
             await until(lambda: three.bus.stats().links == four.bus.stats().links == 1)
             await known(three, four, key=ROOM)
             assert all([] == station.sink.gaps for station in (one, two, three, four))
+
+    run(main())
+
+
+def test_a_link_that_comes_about_while_a_worker_leaves(run: Run) -> None:
+    """It waits for one that is slow, and meanwhile a dial is answered, and somebody greets: all are told goodbye."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1), await made.boot(2)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            (slow,) = made.meshes[2].links
+            slow._set_reading(False)
+            one.publish(ROOM, *[bytes(100_000)] * 20)
+            mesh = made.meshes.pop(1)
+            guest = Stranger(made)
+            await until(lambda: len(mesh.links) == 2)
+            for number in (3, 4):
+                made.listener(number)
+                made.members[number] = Member(number, number, Standing.READY)
+            made.members[5] = Member(5, 5, Standing.STARTING)
+            mesh._ties.look()
+            answering, late = Stranger(made, 3, accepts=True), Stranger(made, 4, accepts=True)
+            leaves = asyncio.create_task(mesh.close(0.5))
+            await asyncio.sleep(0)
+            for number, stranger in ((3, answering), (5, guest)):
+                hello = records.encode_hello(RIGHT._replace(worker=number, slot=number))
+                stranger.say(hello, snapshot())
+            await leaves
+            mesh._berth.listener.close()
+            for number in (1, 3, 4, 5):
+                del made.members[number]
+            for stranger in (answering, guest, late):
+                await stranger.until_out()
+            assert [Type.HELLO, Type.SNAPSHOT, Type.GOODBYE] == [record.type for record in answering.records]
+            assert [Type.HELLO, Type.SNAPSHOT, Type.GOODBYE] == [record.type for record in guest.records]
+            assert [Type.HELLO, Type.GOODBYE] == [record.type for record in late.records]
+            slow._set_reading(True)
+
+    run(main())
+
+
+def test_what_is_held_is_handed_over_before_the_end(run: Run) -> None:
+    """A worker that leaves waits for who is just being dialled, and says goodbye behind the last message."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.listener(5)
+            made.members[5] = Member(5, 5, Standing.READY)
+            made.meshes[1]._ties.look()
+            one.publish(ROOM, b"last")
+            made.stand(1, Standing.DRAINING)
+            ending = asyncio.create_task(made.end(1))
+            await asyncio.sleep(0)
+            # nobody answers for so long
+            assert not ending.done()
+            peer = Stranger(made, slot=5, accepts=True)
+            peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), snapshot(ROOM))
+            told = await peer.hear(4)
+            expected = [Type.HELLO, Type.SNAPSHOT, Type.MESSAGE, Type.GOODBYE]
+            assert (expected, b"last") == ([record.type for record in told], told[2].body)
+            await ending
+            peer.socket.close()
+
+    run(main())
+
+
+def test_a_worker_does_not_wait_for_who_never_answers(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Its time is bounded, and it says that something was lost; for who wants nothing it does not wait at all."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            for worker, messages in ((1, []), (2, [b"last"])):
+                station = await made.boot(worker)
+                made.listener(5)
+                made.members[5] = Member(5, 5, Standing.READY)
+                mesh = made.meshes.pop(worker)
+                mesh._ties.look()
+                station.publish(ROOM, *messages)
+                await mesh.close(0.05)
+                mesh._berth.listener.close()
+                del made.members[worker], made.members[5]
+                lost = "some of what was published last could not be written to other workers"
+                assert [lost] * len(messages) == caplog.messages
 
     run(main())
 
@@ -168,7 +255,7 @@ def test_what_is_held_and_not_taken_is_told_at_once(run: Run) -> None:
             one.publish(ROOM, bytes(200_000))
             peer = Stranger(made)
             hello = RIGHT._replace(worker=5, slot=5, most=1000)
-            peer.say(records.encode_hello(hello), *records.encode_snapshot([ROOM]))
+            peer.say(records.encode_hello(hello), snapshot(ROOM))
             told = await peer.hear(3)
             assert [Type.HELLO, Type.SNAPSHOT, Type.GAP] == [record.type for record in told]
             assert records.Gap(1, frozenset({ROOM})) == records.decode_gap(told[2].body)
@@ -210,7 +297,7 @@ def test_a_peer_that_says_nonsense_later(run: Run) -> None:
                 records.encode(Type.GAP),
             ):
                 peer = Stranger(made)
-                peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), *records.encode_snapshot([ROOM]))
+                peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), snapshot(ROOM))
                 assert [Type.HELLO, Type.SNAPSHOT] == [record.type for record in (await peer.hear(2))[:2]]
                 await until(lambda: one.bus.stats().links == 1)
                 peer.say(nonsense)
@@ -219,6 +306,33 @@ def test_a_peer_that_says_nonsense_later(run: Run) -> None:
             del made.members[5]
             await until(lambda: [*made.meshes[1]._peers] == [])
             assert [(None, None)] * 6 == one.sink.gaps
+
+    run(main())
+
+
+def test_a_mistake_of_ours_costs_a_gap_and_no_link(run: Run) -> None:
+    """What was not handled is told on both sides, and then all is as before."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1), await made.boot(2)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            deliver, count = two.sink.on_envelope, 0
+
+            def deliver_but_one(envelope: Envelope) -> None:
+                nonlocal count
+                count += 1
+                if count == 400:
+                    raise RuntimeError("a mistake")
+                deliver(envelope)
+
+            two.sink.on_envelope = deliver_but_one  # type: ignore[method-assign]
+            one.publish(ROOM, *[b"x"] * 1000)
+            await until(lambda: one.sink.gaps and two.sink.gaps)
+            assert [(None, None)] == one.sink.gaps == two.sink.gaps
+            await known(one, two, key=ROOM)
+            await known(two, one, key=EVERYBODY)
 
     run(main())
 
@@ -232,15 +346,15 @@ def test_what_a_peer_says(run: Run) -> None:
             made.members[5] = Member(5, 5, Standing.STARTING)
             peer = Stranger(made)
             many = [Key("topic", f"{number:0255}") for number in range(400)]
-            first, *rest = records.encode_snapshot(many)
+            first, *rest = records.encode_snapshot(map(records.encode_key, many))
             peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), first)
             await peer.hear(2)
             interest = made.meshes[1]._peers.interest
             assert not interest.mask(many[0])
-            peer.say(*rest, *records.encode_interest([ROOM], [many[0]]))
+            peer.say(*rest, *records.encode_interest({ROOM: True, many[0]: False}))
             await until(lambda: interest.mask(ROOM))
             assert (0, True) == (interest.mask(many[0]), bool(interest.mask(many[-1])))
-            peer.say(*records.encode_snapshot([OTHER]), records.encode_gap(records.Gap(7, frozenset({ROOM}))))
+            peer.say(snapshot(OTHER), records.encode_gap(records.Gap(7, frozenset({ROOM}))))
             await until(lambda: one.sink.gaps)
             assert [(frozenset({ROOM}), 7)] == one.sink.gaps
             assert (0, True) == (interest.mask(ROOM), bool(interest.mask(OTHER)))

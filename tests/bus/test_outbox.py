@@ -110,9 +110,11 @@ def test_what_is_held_is_for_those_who_want_it() -> None:
     """In its order; nothing is held any more afterwards."""
     budget = Budget(1000)
     held = Held(100, budget)
+    assert not held
     held.push(b"1", A, 0.0)
     held.push(b"2", B, 0.0)
     held.push(b"3", A, HELD_SECONDS)
+    assert held
     assert 3 == budget.used
     assert ([(A, b"1"), (A, b"3")], None) == held.release(lambda key: key == A)
     assert (([], None), 0) == (held.release(lambda key: True), budget.used)

@@ -7,7 +7,7 @@ import pytest
 from tests.bus.contract import ROOM, until
 from tests.bus.harbor import RIGHT, SECRET, Stranger, harbor
 from tests.worker.conftest import Run
-from wsworker.bus import outside, records
+from wsworker.bus import gate, outside, records
 from wsworker.bus.members import Standing
 from wsworker.bus.records import Type
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
@@ -26,14 +26,70 @@ def test_a_program_outside_publishes(run: Run) -> None:
             assert (Type.HELLO, SECRET) == (hello.type, records.decode_hello(hello.body).secret)
             assert 3 == records.decode_accepted(accepted[-1].body)
             assert several == one.sink.outside
-            made.stand(1, Standing.DRAINING)
-            assert Type.GOODBYE == (await program.hear(3))[2].type
-            # what was on its way is still taken
-            program.say(records.encode_envelope(several[0]), records.encode(Type.GOODBYE))
-            assert 4 == records.decode_accepted((await program.hear(4))[3].body)
+            program.say(records.encode(Type.GOODBYE))
             program.socket.close()
             await until(lambda: made.meshes[1].links == [])
             assert 0 == one.bus.stats().links
+
+    run(main())
+
+
+def test_what_was_sent_before_a_worker_drains_is_taken(run: Run) -> None:
+    """It is published and answered before the worker ends; what is sent later reaches nobody, and the sender knows."""
+    first, second, third = (records.encode_envelope(Envelope(ROOM, body)) for body in (b"1", b"2", b"3" * 1000))
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            programs = [Stranger(made) for _ in range(3)]
+            for program in programs:
+                program.say(records.encode_hello(RIGHT))
+                await program.hear(1)
+            idle, sender, slow = programs
+            # nothing of it is read before the worker has said goodbye
+            sender.say(first, second)
+            slow.say(first, third[:500])
+            made.stand(1, Standing.DRAINING)
+            assert [] == one.sink.outside
+            for program in programs:
+                with pytest.raises(BrokenPipeError):
+                    program.say(third)
+            await made.meshes[1].hear_out()
+            # as of the exchange at the worker's end
+            one.sink.refuses = True
+            await made.end(1)
+            for program, accepted in ((idle, []), (sender, [2]), (slow, [1])):
+                await program.until_out()
+                hello, goodbye, *answers = program.records
+                assert (Type.HELLO, Type.GOODBYE) == (hello.type, goodbye.type)
+                assert accepted == [records.decode_accepted(answer.body) for answer in answers]
+            assert [b"1", b"1", b"2"] == sorted(envelope.body for envelope in one.sink.outside)
+
+    run(main())
+
+
+def test_a_worker_that_ends_waits_only_a_moment(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stranger that says nothing is none of its business; messages that are left unread are told."""
+    monkeypatch.setattr(gate, "LAST_SECONDS", 0.01)
+
+    async def main() -> None:
+        async with harbor() as made:
+            await made.boot(1)
+            mesh = made.meshes[1]
+            silent = Stranger(made)
+            await until(lambda: mesh.links)
+            made.stand(1, Standing.DRAINING)
+            await mesh.hear_out()
+            assert [] == caplog.messages
+            silent.say(records.encode_hello(RIGHT))
+            (link,) = mesh.links
+            link._read()
+            link._set_reading(False)
+            await mesh.hear_out()
+            assert ["some of what other programs have published last could not be read"] == caplog.messages
+            silent.socket.close()
 
     run(main())
 

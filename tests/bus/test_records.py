@@ -135,7 +135,9 @@ def test_a_key_that_is_none(flags: int, name: str, reason: str) -> None:
 @given(st.sets(keys, max_size=8), st.sets(keys, max_size=8))
 def test_lists_of_keys(wanted: set[Key], dropped: set[Key]) -> None:
     """What is wanted and what is no more, each in its list."""
-    (part,) = records.encode_keys(wanted, dropped)
+    (part,) = records.join_keys(
+        [*map(records.encode_key, wanted), *(records.encode_key(key, dropped=True) for key in dropped)]
+    )
     found = records.decode_keys(part)
     assert (wanted, dropped) == (set(found[0]), set(found[1]))
 
@@ -143,7 +145,7 @@ def test_lists_of_keys(wanted: set[Key], dropped: set[Key]) -> None:
 def test_long_lists_go_in_parts() -> None:
     """Each fits into the smallest record that a peer may take; the last one of a snapshot is marked."""
     many = [Key("topic", f"{number:0255}") for number in range(1000)]
-    stream = b"".join(records.encode_snapshot(many))
+    stream = b"".join(records.encode_snapshot(map(records.encode_key, many)))
     found, fault = read(stream, EXTRA_BYTES)
     assert "" == fault
     assert len(found) > 4
@@ -156,7 +158,7 @@ def test_long_lists_go_in_parts() -> None:
 
 def test_a_change_of_interest() -> None:
     """One record for a tick."""
-    (record,), _ = read(b"".join(records.encode_interest([Key("topic", "a")], [Key("user", "a")])))
+    (record,), _ = read(b"".join(records.encode_interest({Key("topic", "a"): True, Key("user", "a"): False})))
     assert (Type.INTEREST, ([Key("topic", "a")], [Key("user", "a")])) == (record.type, records.decode_keys(record.body))
 
 

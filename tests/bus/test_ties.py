@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 
+import pytest
+
 from tests.bus.contract import ROOM, Sink, Station, known, until
-from tests.bus.harbor import RIGHT, Stranger, harbor
+from tests.bus.harbor import RIGHT, Stranger, harbor, snapshot
 from tests.worker.conftest import Run
 from wsworker.bus.members import Member, Standing
 from wsworker.bus.records import encode_hello
@@ -139,6 +142,98 @@ def test_who_dies_before_it_has_said_a_word_is_no_gap(run: Run) -> None:
             made.bury(5)
             await until(lambda: [*made.meshes[1]._peers] == [])
             assert [] == one.sink.gaps
+
+    run(main())
+
+
+def test_a_worker_without_descriptors_dials_when_it_has_some(run: Run) -> None:
+    """It raises nothing, and looks again: what is short for a moment costs no link for good."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            await made.boot(1)
+            made.members[2] = Member(2, 2, Standing.READY)
+            made.listener(2)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                made.meshes[1]._ties.look()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert [] == made.meshes[1].links
+            for _ in range(2):
+                await until(lambda: made.meshes[1].links)
+                # who hangs up is dialled again as well
+                Stranger(made, 2, accepts=True).socket.close()
+                await until(lambda: made.meshes[1].links == [])
+
+    run(main())
+
+
+def test_it_looks_again_whatever_has_gone_wrong(run: Run) -> None:
+    """Such as a table that cannot be read: who waits is woken, and the next look comes."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            looks = 0
+
+            def members() -> list[Member]:
+                nonlocal looks
+                looks += 1
+                if looks == 1:
+                    raise RuntimeError("broken")
+                return [Member(1, 1, Standing.STARTING)]
+
+            ties = made.mesh(1, members=members)._ties
+            with pytest.raises(RuntimeError, match="broken"):
+                ties.look()
+            assert ties.moved.is_set()
+            await until(lambda: looks == 2)
+
+    run(main())
+
+
+def test_a_dial_that_is_answered_by_the_next_worker_of_the_slot(run: Run) -> None:
+    """The one that was dialled has left the table meanwhile: the link is used for the one that has answered."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[2] = Member(2, 2, Standing.READY)
+            made.listener(2)
+            ties = made.meshes[1]._ties
+            ties.look()
+            assert ties._timer is not None
+            ties._timer.cancel()  # the answer comes before the next look
+            answering = Stranger(made, 2, accepts=True)
+            del made.members[2]
+            made.members[3] = Member(3, 2, Standing.READY)
+            answering.say(encode_hello(RIGHT._replace(worker=3, slot=2)), snapshot())
+            await linked(one, 1)
+            assert [3] == [peer.member.worker for peer in made.meshes[1]._peers]
+            answering.socket.close()
+
+    run(main())
+
+
+def test_a_dial_that_is_answered_by_one_who_has_left_the_table(run: Run) -> None:
+    """It has died just after: there is nobody to be linked with, and nothing is left of the dial."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            await made.boot(1)
+            made.members[2] = Member(2, 2, Standing.READY)
+            made.listener(2)
+            ties = made.meshes[1]._ties
+            ties.look()
+            assert ties._timer is not None
+            ties._timer.cancel()
+            answering = Stranger(made, 2, accepts=True)
+            del made.members[2]
+            answering.say(encode_hello(RIGHT._replace(worker=2, slot=2)))
+            await until(lambda: ties.links == [])
+            assert [] == [*made.meshes[1]._peers]
+            answering.socket.close()
 
     run(main())
 

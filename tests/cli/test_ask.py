@@ -197,21 +197,45 @@ def test_no_permission(place: Place, tmp_path: Path, running: Callable[[Script],
     """Where we may not look, we cannot say whether anybody runs."""
     running({"status": [STATUS]})
     service = located(place)
+    named = ask.at_socket(place.paths.socket)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
-        for question in (ask.status, ask.holder):
+        for question in (lambda: ask.status(service), lambda: ask.holder(service), lambda: ask.status(named)):
             try:
-                question(service)
+                question()
             except ControlError as error:
                 os.write(writer, f"{error.code} ".encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
     with os.fdopen(reader) as answer:
-        assert "permission permission " == answer.read()
+        assert "permission permission permission " == answer.read()
+
+
+def test_a_socket_that_a_caller_names(place: Place, tmp_path: Path, running: Callable[[Script], Answering]) -> None:
+    """It is asked, in whatever folder it is; one that is not there, or that refuses, means that nobody runs."""
+    running({"status": [STATUS]})
+    assert ask.status(ask.at_socket(place.paths.socket)) == STATUS
+    dead, file = place.paths.folder / "dead.sock", tmp_path / "file"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(dead))
+    file.touch()
+    for path, leftovers in {tmp_path / "none": (), file: (), file / "x": (), dead: (str(dead),)}.items():
+        with pytest.raises(NotRunning) as caught:
+            ask.status(ask.at_socket(path))
+        error = caught.value
+        assert ("the service", str(path), leftovers) == (error.name, error.socket, error.leftovers)
+
+
+def test_what_is_no_control_socket(tmp_path: Path) -> None:
+    """It is told at once, with the reason."""
+    path = tmp_path / ("x" * 200)
+    with pytest.raises(ControlError, match=r"xxx cannot be asked: .*too long; name the control socket") as caught:
+        ask.status(ask.at_socket(path))
+    assert "no_answer" == caught.value.code
 
 
 def test_places_are_looked_at_in_turn(place: Place, running: Callable[[Script], Answering], tmp_path: Path) -> None:

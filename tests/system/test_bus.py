@@ -11,7 +11,9 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -396,6 +398,109 @@ def test_publishing_from_outside(daemon: Daemon) -> None:
     assert 7 == daemon.cli("publish", "news", "nobody").code
     with pytest.raises(NotRunning):
         client.publish("news", "nobody", control_socket=control)
+
+
+MOVING = """
+import asyncio
+
+def on_worker_start(worker):
+    worker.every(0.01, lambda: worker.publish("news", f"mark {worker.id}"))
+
+def on_connect(connection):
+    connection.subscribe("news")
+
+async def on_worker_reload(worker):
+    while worker.connections:
+        for connection in worker.connections.values():
+            connection.send("move")
+        await asyncio.sleep(0.01)
+"""
+"""A worker leaves at once if it has no clients, and otherwise as soon as they have gone, which they are told to do."""
+
+
+class Ear:
+    """A connection. heard: what came, and how often; marks: which workers have spoken last; told: it is to move."""
+
+    def __init__(self, one: AsyncClient) -> None:
+        self.one = one
+        self.heard: Counter[str] = Counter()
+        self.marks: deque[str] = deque(maxlen=20)
+        self.told = asyncio.Event()
+        self.listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        async for message in self.one:
+            match str(message).split():
+                case ["move"]:
+                    self.told.set()
+                case ["mark", worker]:
+                    self.marks.append(worker)
+                case _:
+                    self.heard[str(message)] += 1
+
+
+def test_a_reload_loses_nothing_from_outside() -> None:
+    """Programs publish without a pause while workers leave: each message is accepted, and heard exactly once."""
+    with Daemon(MOVING, workers=3) as daemon:
+        daemon.start()
+        asyncio.run(_publish_under(daemon, publishers=3, readers=2, reloads=3))
+        assert "may be missing" not in daemon.log
+        assert "could not be" not in daemon.log
+
+
+async def _publish_under(daemon: Daemon, publishers: int, readers: int, reloads: int) -> None:
+    control = daemon.run_dir / f"{daemon.name}.sock"
+    ended = threading.Event()
+
+    def publish(name: int) -> list[str]:
+        published: list[str] = []
+        while not ended.is_set():
+            text = f"{name} {len(published)}"
+            # each with a link of its own; the file is not read
+            client.publish("news", text, config=str(name), control_socket=control)
+            published.append(text)
+        return published
+
+    async def ear() -> Ear:
+        return Ear(await connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None))
+
+    async def move(ears: list[Ear]) -> None:
+        while True:
+            old = ears[-1]
+            await old.told.wait()
+            ears.append(await ear())
+            # until all who speak are heard by the new one too
+            old.marks.clear()
+            while len(old.marks) < 20 or not set(old.marks) <= set(ears[-1].marks):
+                await asyncio.sleep(0.01)
+            await old.one.close()
+
+    everybody = [[await ear()] for _ in range(readers)]
+    async with asyncio.timeout(10):
+        while not all(len(set(ears[0].marks)) == 3 for ears in everybody):
+            await asyncio.sleep(0.01)
+    movers = [asyncio.create_task(move(ears)) for ears in everybody]
+    programs = [asyncio.create_task(asyncio.to_thread(publish, name)) for name in range(publishers)]
+    try:
+        for _ in range(reloads):
+            outcome = await asyncio.to_thread(daemon.cli, "reload")
+            assert 0 == outcome.code, outcome.err
+    finally:
+        ended.set()
+    expected = {text for program in programs for text in await program}
+    for ears in everybody:
+        give_up_at = time.monotonic() + 5
+        while missing := expected - set().union(*(one.heard for one in ears)):
+            assert time.monotonic() < give_up_at, f"{len(missing)} of {len(expected)} are missing: {min(missing)}"
+            await asyncio.sleep(0.02)
+        assert len(ears) > reloads
+        assert {1} == {count for one in ears for count in one.heard.values()}
+    for mover in movers:
+        mover.cancel()
+    for ears in everybody:
+        await ears[-1].one.close()
+        for one in ears:
+            await one.listening
 
 
 def _address(daemon: Daemon) -> dict[str, Any]:

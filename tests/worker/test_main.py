@@ -17,7 +17,7 @@ from tests.worker.ward import ECHO, EVERYTHING, HOARDS, WORKER, Start, beside_by
 from wsworker.errors import WireError
 from wsworker.sections import LogConfig
 from wsworker.wire import DrainReason, Order, Report, decode_report, encode
-from wsworker.worker import accept, drain, heartbeat
+from wsworker.worker import accept, drain, heartbeat, watcher
 from wsworker.worker.hub import Hub
 
 CALLED_EXIT = "the app called sys.exit(); take that call out, as wsworker ends its workers itself"
@@ -68,6 +68,23 @@ def test_a_saved_file_is_reported(start: Start, tmp_path: Path, monkeypatch: pyt
     assert not (ward.folder / "__pycache__").exists()
     ward.leave("reload")
     assert (0, None) == ward.exit()
+
+
+@pytest.mark.parametrize(("slot", "generation"), [(1, 1), (2, 1), (1, 2)])
+def test_what_is_watched_is_told_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: int, generation: int
+) -> None:
+    """By the first worker of the first slot, and with it that there is too much: the others would repeat it."""
+    monkeypatch.setattr(watcher, "MOST_ENTRIES", 1)
+    (tmp_path / "config.yaml").write_text("")
+    ward = start(ECHO, watched=str(tmp_path / "config.yaml"), slot=slot, generation=generation)
+    ward.report()
+    ward.ready()
+    ward.leave("reload")
+    assert (0, None) == ward.exit()
+    is_told = (slot, generation) == (1, 1)
+    assert is_told == ("new files are not noticed" in ward.stderr())
+    assert is_told == ("a saved change is loaded at once" in ward.stderr())
 
 
 def test_nobody_is_accepted_before_go(start: Start) -> None:

@@ -167,7 +167,9 @@ def socket_of(sock: socket.socket) -> str:
 class Ward:
     """A worker as its master sees it. folder: where its app, its journal and its stderr are; watched: as of run()."""
 
-    def __init__(self, folder: Path, app: str, watched: str = "", **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, app: str, watched: str = "", slot: int = 1, generation: int = 1, **settings: Any
+    ) -> None:
         folder.mkdir()
         (folder / "chat.py").write_text(PREAMBLE + app)
         self.folder = folder
@@ -181,7 +183,7 @@ class Ward:
         self._reports: list[Report] = []
         self._clients: list[Client] = []
         self._over: tuple[int | None, str | None] | None = None
-        seat = self.table.claim(1, WORKER)
+        seat = self.table.claim(slot, WORKER)
         config = Config(app="chat", app_dir=str(folder), **settings)
 
         def prepare() -> None:
@@ -196,14 +198,14 @@ class Ward:
                 Assignment(
                     config=config,
                     worker=WORKER,
-                    slot=1,
-                    generation=1,
+                    slot=slot,
+                    generation=generation,
                     node="node",
                     sockets=[self.listener],
                     shared=[],
                     channel=theirs,
                     seat=seat,
-                    others=lambda: self.table.others(1),
+                    others=lambda: self.table.others(slot),
                     words=self.words,
                     tls=None,
                 ),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import os
 import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from wsworker.bus.members import Member
 from wsworker.bus.records import VERSION, Hello
 from wsworker.errors import WireError
+from wsworker.forked import let_go
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,8 @@ class Berth:
 
     def let_go(self) -> None:
         """Close all of it in a process that user code has forked."""
-        for descriptor in (self.folder, self.listener.detach()):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        let_go(self.folder)
+        let_go(self.listener)
 
 
 def socket_name(slot: int) -> str:

@@ -3,8 +3,8 @@
 What changes in the middle of a tick goes out at its end, once. A key that nobody here wants any more is given up half a
 second late: pages are changed and connections come again, and each time every other worker would have to be told.
 
-Gaps are collected, and told at most once a second: whoever reloads its state because of one need not do it again for
-each message that is missing.
+Gaps are collected, and logged and told at most once a second: whoever reloads its state because of one need not do it
+again for each message that is missing.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Exchange:
         self._leaving_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._gap: frozenset[Key] | None = frozenset()
+        self._gap_dropped = 0  # how many messages, as far as it is known
+        self._gap_severed = False  # a worker or a link was lost, and nobody knows with how many
         self._gap_timer: asyncio.TimerHandle | None = None
         self._told_at = -GAP_SECONDS
 
@@ -69,6 +71,10 @@ class Exchange:
         for timer in (self._gap_timer, self._leaving_timer):
             if timer is not None:
                 timer.cancel()
+        if self._gap_timer is not None:
+            # there is nobody left to be told
+            self._gap_timer = None
+            self._log_gap()
         if bus is not None:
             bus.flush()
             await bus.close(grace_seconds)
@@ -119,10 +125,8 @@ class Exchange:
     def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
         """Collect what may be missing, and tell of it soon."""
         self._counters.bus_gaps += 1
-        what = "messages" if count is None else "1 message" if count == 1 else f"{count} messages"
-        whose = "any topic" if keys is None else "1 topic or user" if len(keys) == 1 else f"{len(keys)} topics or users"
-        why = "another worker has died, or its link was lost" if count is None else "this worker was too slow for them"
-        logger.warning("%s of %s may be missing: %s (on_bus_gap tells the app)", what, whose, why)
+        self._gap_dropped += count or 0
+        self._gap_severed = self._gap_severed or count is None
         self._gap = None if self._gap is None or keys is None else self._gap | keys
         if self._gap_timer is None:
             self._gap_timer = self._loop.call_at(self._told_at + GAP_SECONDS, self._tell_gap, context=self._context)
@@ -130,8 +134,19 @@ class Exchange:
     def _tell_gap(self) -> None:
         self._told_at = self._loop.time()
         self._gap_timer = None
+        self._log_gap()
         keys, self._gap = self._gap, frozenset()
+        self._gap_dropped, self._gap_severed = 0, False
         self._tell(keys)
+
+    def _log_gap(self) -> None:
+        keys, dropped = self._gap, self._gap_dropped
+        whose = "any topic" if keys is None else "1 topic or user" if len(keys) == 1 else f"{len(keys)} topics or users"
+        reasons = ["another worker has died, or its link was lost"] if self._gap_severed else []
+        if dropped:
+            were = "1 was dropped on its way" if dropped == 1 else f"{dropped} were dropped on their way"
+            reasons.append(f"{were} to this worker")
+        logger.warning("messages of %s may be missing: %s (on_bus_gap tells the app)", whose, "; ".join(reasons))
 
     def _flush_soon(self) -> None:
         if not self._flushes:

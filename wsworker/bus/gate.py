@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -21,7 +22,11 @@ ACCEPTS_PER_TURN: Final = 32
 MOST_STRANGERS: Final = 256
 """Links without a greeting yet; each may stay a second."""
 
+LAST_SECONDS: Final = 0.25
+"""How long a worker that ends waits for what was sent to it before; a few milliseconds are the rule."""
+
 PAUSE_SECONDS: Final = 1.0
+LOG_SECONDS: Final = 60.0
 
 logger = logging.getLogger("wsworker.bus")
 
@@ -51,6 +56,8 @@ class Gate:
         self._outside = Outside(sink)
         self._open = False
         self._drains = False
+        self._left = asyncio.Event()
+        self._logged_at = -math.inf
         self.refused = 0
 
     @property
@@ -69,6 +76,18 @@ class Gate:
         self._open, self._drains = False, True
         self._outside.part()
 
+    async def hear_out(self) -> None:
+        """Wait until what was sent to us is published and answered; you must have shut the gate."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                while self.links:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            # a stranger that says nothing does not matter
+            if self._outside.links:
+                logger.warning("some of what other programs have published last could not be read")
+
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
@@ -77,7 +96,7 @@ class Gate:
                 return
             except OSError as error:
                 # for want of descriptors; the listener stays readable, so look away
-                logger.error("cannot accept another worker: %s", error.strerror)
+                self._log_failure(error)
                 self._loop.remove_reader(self._berth.listener)
                 self._loop.call_later(PAUSE_SECONDS, self._accept_again)
                 return
@@ -93,6 +112,12 @@ class Gate:
         if self._open:
             self._loop.add_reader(self._berth.listener, self._accept)
 
+    def _log_failure(self, error: OSError) -> None:
+        now = self._loop.time()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            logger.error("cannot accept on the bus (%s); it is tried again every second", error.strerror)
+
     def _may_connect(self, link: Link) -> bool:
         return self._berth.uids is None or link.peer_uid() in self._berth.uids
 
@@ -103,6 +128,7 @@ class Gate:
         self._berth.check(hello)
         if hello.slot:
             self._strangers.discard(link)
+            self._left.set()
             self._arrived(link, hello)
             return
         self._outside.admit(link, self._hello)
@@ -124,6 +150,7 @@ class Gate:
 
     def ended(self, link: Link, why: str) -> None:
         """Forget a program that has left, or a stranger that was turned away."""
+        self._left.set()
         if not self._outside.ended(link):
             self._strangers.discard(link)
             self.refused += 1

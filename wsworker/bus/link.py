@@ -11,8 +11,7 @@ user code forks its socket could not be found and closed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import logging
 import socket
 import struct
 from collections import deque
@@ -22,12 +21,15 @@ from typing import Final, Protocol
 from wsworker.bus.outbox import Outbox
 from wsworker.bus.records import Hello, Reader, Record, Type, decode_hello
 from wsworker.errors import WireError
+from wsworker.forked import let_go
 
 GREETING_SECONDS: Final = 1.0
 READ_BYTES: Final = 64 * 1024
 RECORDS_PER_TURN: Final = 256
 TURN_SECONDS: Final = 0.005
 _UCRED: Final = struct.Struct("3i")
+
+logger = logging.getLogger("wsworker.bus")
 
 
 class Owner(Protocol):
@@ -105,6 +107,14 @@ class Link:
             self.outbox.sent(sent)
             self.owner.wrote(self)
 
+    def hear_out(self) -> None:
+        """Take nothing that is sent from now on; what was sent before is read, and the end behind it.
+
+        On a unix socket, Linux draws that line for both sides at once: who sends later gets EPIPE, send(2).
+        """
+        if self.open:
+            self._socket.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         """Close; the owner is not told."""
         if self.open:
@@ -118,9 +128,7 @@ class Link:
 
     def let_go(self) -> None:
         """Close the descriptor in a process that user code has forked; the loop's epoll is shared with the worker."""
-        with contextlib.suppress(OSError):
-            # detached, so that the object does not close the number a second time when somebody else has it
-            os.close(self._socket.detach())
+        let_go(self._socket)
 
     def _writable(self) -> None:
         self._writes = False
@@ -153,14 +161,18 @@ class Link:
         """Handle what has come, for as long as a turn lasts."""
         until = monotonic() + TURN_SECONDS
         left = RECORDS_PER_TURN
-        while self.open and self._waiting and left and monotonic() < until:
-            left -= 1
-            try:
+        try:
+            while self.open and self._waiting and left and monotonic() < until:
+                left -= 1
                 self._take(self._waiting.popleft())
-            except WireError as error:
-                self._fail(error.reason)
-        if self.open:
-            self.owner.rested(self)
+            if self.open:
+                self.owner.rested(self)
+        except WireError as error:
+            self._fail(error.reason)
+        except Exception:
+            # a mistake of ours; the link would stay, and nothing more would be read of it
+            logger.exception("what came over a link of the bus could not be handled")
+            self._fail("what came could not be handled")
         if not self.open:
             return
         if self._waiting:

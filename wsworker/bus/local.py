@@ -44,6 +44,7 @@ from wsworker.bus.records import (
     encode_gap,
     encode_hello,
     encode_interest,
+    encode_key,
     encode_probe,
     encode_snapshot,
 )
@@ -83,8 +84,8 @@ class Mesh:
         self._ties = Ties(loop, berth, self._peers, self._hello, self._link, draw, self)
         self._gate: Gate | None = None  # from start on
         self._sink: Sink | None = None  # from start until close
-        self._keys: set[Key] = set()
-        self._encoded: list[bytes] | None = None  # the keys, as others are told of them
+        self._keys: dict[Key, bytes] = {}  # what is wanted here, encoded once: there may be very many
+        self._snapshot: list[bytes] | None = None  # of the keys; made once for all who link while they stay the same
         self._changes: dict[Key, bool] = {}  # since the last tick: True for what is wanted now
         self._written_to: set[Peer] = set()
         self._prober: asyncio.TimerHandle | None = None
@@ -115,28 +116,47 @@ class Mesh:
             self._gate.shut()
         self._ties.stand(Standing.DRAINING)
 
+    async def hear_out(self) -> None:
+        """Wait a moment until what programs outside sent before drain is published."""
+        if self._gate is not None:
+            await self._gate.hear_out()
+
     async def close(self, grace_seconds: float) -> None:
-        """Say goodbye to all, and wait so long at most until it is written."""
+        """Say goodbye to all, and wait so long at most until it is written, and what is held for who is dialled."""
+        give_up_at = self._loop.time() + grace_seconds
         self._sink = None
         if self._gate is not None:
             self._gate.shut()
         if self._prober is not None:
             self._prober.cancel()
+        handed_over = await self._until(lambda: not any(peer.waits for peer in self._peers), give_up_at)
         self._ties.close()
         linked = [peer.link for peer in self._peers if peer.link is not None]
         for link in linked:
             link.put(encode(Type.GOODBYE))
             link.write()
+        written = await self._until(lambda: not any(link.open and link.outbox.size for link in linked), give_up_at)
+        if not (handed_over and written):
+            logger.warning("some of what was published last could not be written to other workers")
+        for link in self._ties.links:
+            if link not in linked:
+                # it has come about while we waited; or the other one will find it, and that we have left
+                link.put(encode(Type.GOODBYE))
+                link.write()
+        for link in self.links:
+            link.close()
+
+    async def _until(self, fact: Callable[[], bool], give_up_at: float) -> bool:
+        """Wait until something about the links is true; False if the time is over before."""
         moved = self._ties.moved
         try:
-            async with asyncio.timeout(grace_seconds):
-                while any(link.open and link.outbox.size for link in linked):
+            async with asyncio.timeout_at(give_up_at):
+                while not fact():
                     moved.clear()
                     await moved.wait()
         except TimeoutError:
-            logger.warning("some of what was published last could not be written to other workers")
-        for link in self.links:
-            link.close()
+            return False
+        return True
 
     def let_go(self) -> None:
         """Close the links, in a process that user code has forked."""
@@ -155,16 +175,16 @@ class Mesh:
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Have what others publish to these keys sent here."""
-        self._encoded = None
+        self._snapshot = None
         for key in keys:
-            self._keys.add(key)
+            self._keys[key] = encode_key(key)
             self._changes[key] = True
 
     def unsubscribe(self, keys: Iterable[Key]) -> None:
         """Have it sent no more."""
-        self._encoded = None
+        self._snapshot = None
         for key in keys:
-            self._keys.discard(key)
+            self._keys.pop(key, None)
             self._changes[key] = False
 
     def publish(self, envelope: Envelope) -> bool:
@@ -184,8 +204,7 @@ class Mesh:
         """Tell the peers what is wanted here now, and write what waits for them."""
         changes, self._changes = self._changes, {}
         if changes:
-            wanted = [key for key, is_wanted in changes.items() if is_wanted]
-            self._tell_interest(encode_interest(wanted, [key for key in changes if not changes[key]]))
+            self._tell_interest(encode_interest(changes))
         written_to, self._written_to = self._written_to, set()
         for peer in written_to:
             if peer.link is not None:
@@ -233,15 +252,15 @@ class Mesh:
         gap, eased = link.outbox.owed(), link.outbox.eased
         if peer.stale and eased:
             peer.stale = False
-            link.put(*self._snapshot())
+            link.put(*self._wanted())
         if gap is not None:
             link.put(encode_gap(gap))
 
-    def _snapshot(self) -> list[bytes]:
-        """Return what is wanted here; it is encoded once for all who link while it stays the same."""
-        if self._encoded is None:
-            self._encoded = encode_snapshot(self._keys)
-        return self._encoded
+    def _wanted(self) -> list[bytes]:
+        """Return what others are told of all that is wanted here."""
+        if self._snapshot is None:
+            self._snapshot = encode_snapshot(self._keys.values())
+        return self._snapshot
 
     def _probe(self) -> None:
         self._prober = self._loop.call_later(PROBE_SECONDS, self._probe)
@@ -256,7 +275,7 @@ class Mesh:
         """Say over a new link what is wanted here."""
         assert peer.link is not None, "this is about its link"
         peer.stale = False
-        peer.link.put(*self._snapshot())
+        peer.link.put(*self._wanted())
         peer.link.write()
 
     def gone(self, peer: Peer) -> None:

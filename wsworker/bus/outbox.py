@@ -149,6 +149,9 @@ class Held:
         self._size = 0
         self._losses = Losses()
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def push(self, record: bytes, key: Key, now: float) -> None:
         """Hold a message; the oldest ones give way. now: seconds on any clock that only grows."""
         self._waiting.append((now, key, record))

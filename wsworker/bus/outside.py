@@ -2,7 +2,11 @@
 
 Such a program has asked the master for the secret, sends MESSAGEs for topics, and is answered how many were accepted so
 far, once for each turn in which some came. What it publishes is this worker's own from here on: same order, same
-promises. A worker that drains says goodbye to it, and goes on to take what was on its way.
+promises.
+
+A worker that drains says goodbye to it and shuts its ear: what was sent before that is in the stream, and is published
+and answered before the worker ends; who sends later gets an error, and knows that the message has reached nobody. So it
+may send it to another worker, and a reload neither loses nor doubles anything.
 """
 
 from __future__ import annotations
@@ -62,7 +66,8 @@ class Outside:
         return self._accepted.pop(link, None) is not None
 
     def part(self) -> None:
-        """Send all of them to another worker; what is on its way is still taken."""
+        """Send all of them to another worker; what they have sent by now is still taken. Harmless when repeated."""
         for link in [*self._accepted]:
             link.put(encode(Type.GOODBYE))
             link.write()
+            link.hear_out()

@@ -46,6 +46,11 @@ class Peer:
         """Whether it is not live, and is to be."""
         return not self.live and not self.left
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is held for it, and it can be dialled, as members.py has it."""
+        return self.awaited and bool(self.held) and self.member.standing == Standing.READY
+
 
 class Peers:
     """All other workers. limit: of what waits for one, in bytes; budget: of what waits for all."""

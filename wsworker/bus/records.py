@@ -24,7 +24,7 @@ bytes were cut, so the same bytes always mean the same.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple
 
@@ -206,18 +206,25 @@ def decode_hello(body: bytes) -> Hello:
     return Hello(secret, worker, slot, most, _text(body[_HELLO.size :]), version)
 
 
-def encode_keys(wanted: Iterable[Key], dropped: Iterable[Key] = ()) -> list[bytes]:
-    """Return bodies that list keys, each at most PART_BYTES long; one at least."""
-    marked = [*((0, key) for key in wanted), *((_DROPPED, key) for key in dropped)]
+def encode_key(key: Key, dropped: bool = False) -> bytes:
+    """Return a key as it stands in a list."""
+    name = key.name.encode()
+    return _NAME.pack(_KINDS.index(key.kind) | (_DROPPED if dropped else 0), len(name)) + name
+
+
+def join_keys(encoded: Iterable[bytes]) -> list[bytes]:
+    """Return bodies that list keys, each at most PART_BYTES long; one at least. encoded: what encode_key has given."""
     parts: list[bytes] = []
-    part = bytearray()
-    for mark, key in marked:
-        name = key.name.encode()
-        if len(part) + _NAME.size + len(name) > PART_BYTES:
-            parts.append(bytes(part))
+    part: list[bytes] = []
+    size = 0
+    for entry in encoded:
+        size += len(entry)
+        if size > PART_BYTES:
+            parts.append(b"".join(part))
             part.clear()
-        part += _NAME.pack(_KINDS.index(key.kind) | mark, len(name)) + name
-    return [*parts, bytes(part)]
+            size = len(entry)
+        part.append(entry)
+    return [*parts, b"".join(part)]
 
 
 def decode_keys(body: bytes) -> tuple[list[Key], list[Key]]:
@@ -236,20 +243,21 @@ def decode_keys(body: bytes) -> tuple[list[Key], list[Key]]:
     return wanted, dropped
 
 
-def encode_interest(wanted: Sequence[Key], dropped: Sequence[Key]) -> list[bytes]:
-    """Return the INTERESTs that tell of a change."""
-    return [encode(Type.INTEREST, part) for part in encode_keys(wanted, dropped)]
+def encode_interest(changes: Mapping[Key, bool]) -> list[bytes]:
+    """Return the INTERESTs that tell of a change; changes: True for what is wanted from now on."""
+    encoded = (encode_key(key, dropped=not is_wanted) for key, is_wanted in changes.items())
+    return [encode(Type.INTEREST, part) for part in join_keys(encoded)]
 
 
-def encode_snapshot(keys: Iterable[Key]) -> list[bytes]:
-    """Return the SNAPSHOTs that say what is wanted, the last one marked."""
-    *parts, last = encode_keys(keys)
+def encode_snapshot(encoded: Iterable[bytes]) -> list[bytes]:
+    """Return the SNAPSHOTs that say what is wanted, the last one marked. encoded: each key by encode_key."""
+    *parts, last = join_keys(encoded)
     return [*(encode(Type.SNAPSHOT, part) for part in parts), encode(Type.SNAPSHOT, last, LAST)]
 
 
 def encode_gap(gap: Gap) -> bytes:
     """Return a GAP; one with more keys than fit into a part concerns any key."""
-    parts = [] if gap.keys is None else encode_keys(gap.keys)
+    parts = [] if gap.keys is None else join_keys(map(encode_key, gap.keys))
     listed = parts[0] if len(parts) == 1 else b""
     return encode(Type.GAP, _GAP.pack(min(gap.lost, 2**32 - 1), len(parts) != 1) + listed)
 

@@ -110,15 +110,18 @@ class Ties:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._see()
-        now = self._loop.time()
-        for peer in self._peers:
-            idle = peer.link is None and peer.dialling is None and not peer.left
-            if idle and now >= peer.dial_at and dials(self._me, peer.member):
-                self._dial(peer)
-        self.moved.set()
-        busy = self._me.standing == Standing.DRAINING or any(peer.awaited for peer in self._peers)
-        self._timer = self._loop.call_later(QUICK_LOOK_SECONDS if busy else LOOK_SECONDS, self.look)
+        try:
+            self._see()
+            now = self._loop.time()
+            for peer in self._peers:
+                idle = peer.link is None and peer.dialling is None and not peer.left
+                if idle and now >= peer.dial_at and dials(self._me, peer.member):
+                    self._dial(peer)
+        finally:
+            # whatever goes wrong once, a worker that looks no more would never have its links again
+            self.moved.set()
+            busy = self._me.standing == Standing.DRAINING or any(peer.awaited for peer in self._peers)
+            self._timer = self._loop.call_later(QUICK_LOOK_SECONDS if busy else LOOK_SECONDS, self.look)
 
     def _see(self) -> None:
         members = {member.worker: member for member in self._berth.members()}
@@ -134,11 +137,9 @@ class Ties:
                 self._user.gone(peer)
 
     def _dial(self, peer: Peer) -> None:
-        dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            dialled.connect(self._berth.address(peer.member.slot))
+            dialled = self._connect(peer.member.slot)
         except OSError as error:
-            dialled.close()
             self._put_off(peer)
             logger.debug("cannot dial worker %d: %s", peer.member.slot, error.strerror)
             return
@@ -146,6 +147,15 @@ class Ties:
         self._of_link[link] = peer
         link.put(self._hello)
         link.write()
+
+    def _connect(self, slot: int) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            made.connect(self._berth.address(slot))
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def _put_off(self, peer: Peer) -> None:
         peer.tries += 1
@@ -163,13 +173,14 @@ class Ties:
     def answered(self, link: Link, hello: Hello) -> None:
         """Use a link that we have dialled, now that it is known who has answered. Raises WireError."""
         self._berth.check(hello)
-        self._see()
-        peer = self._peers.get(hello.worker)
         dialled = self._of_link[link]
-        if peer is not dialled:
-            # the old worker of the slot has answered instead of the new one, or the other way round
+        if hello.worker != dialled.member.worker:
+            # the old worker of the slot has answered instead of the new one, or the other way round; so the link is no
+            # dial of this one any more, and stays if this one has died
             dialled.dialling = None
             self._put_off(dialled)
+        self._see()
+        peer = self._peers.get(hello.worker)
         if peer is None or peer.link is not None:
             self._drop(link)
         else:
@@ -189,6 +200,7 @@ class Ties:
 
     def ended(self, link: Link, why: str) -> None:
         """Know that a link of ours is over."""
+        self.moved.set()
         peer = self._of_link.pop(link)
         if peer.dialling is link:
             peer.dialling = None
@@ -201,7 +213,6 @@ class Ties:
                 peer.owes = peer.owes or was_live
                 logger.info("the link to worker %d is lost: %s", peer.member.slot, why)
             self.look()
-        self.moved.set()
 
     def _use(self, link: Link, peer: Peer, hello: Hello) -> None:
         if peer.dialling is not None and peer.dialling is not link:

@@ -3,7 +3,8 @@
 The socket is found from name and control_socket of the config file. The run directory depends on the environment, and
 a service run by systemd has another environment than its administrator's shell, so /run/wsworker is searched as well.
 Whether a master runs is decided by its lock and by nothing else: a socket without a lock is a dead one's, a lock
-without an answer is a master that hangs, is stopped, or is in its first moments.
+without an answer is a master that hangs, is stopped, or is in its first moments. Only where a program names the socket
+and no config file is the lock unknown: there a socket that is missing or refuses means that nobody runs.
 
 Every wait here has an end. The first answer is due in 2 s, since the master's loop never blocks. A reload may take
 long, but whoever waits for it asks after 10 s of silence whether the master still answers, and the master has a
@@ -35,15 +36,19 @@ MAX_REPLY_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Service:
-    """A service as a client knows it. places: where its files may be, the likeliest first; never empty."""
+    """A service as a client knows it. name: also words for one whose name is not known.
+
+    places: where its files may be, the likeliest first; empty only if it is known by its socket alone, which is named.
+    """
 
     name: str
     places: tuple[Paths, ...]
+    named: Path | None = None
 
     @property
     def socket(self) -> str:
         """The path of the control socket to name in a message."""
-        return str(self.places[0].socket)
+        return str(self.named or self.places[0].socket)
 
 
 def locate(config: Path, environ: Mapping[str, str]) -> Service:
@@ -55,6 +60,11 @@ def locate(config: Path, environ: Mapping[str, str]) -> Service:
         others = [replace(other, socket=own.socket) for other in others]
     places = dict.fromkeys([own, *others])
     return Service(peek.name, tuple(places))
+
+
+def at_socket(path: Path) -> Service:
+    """Return the service whose control socket a caller names: nobody judges in whose folder that is."""
+    return Service(f"the service at {path}", (), path)
 
 
 def holder(service: Service) -> Paths | None:
@@ -73,7 +83,7 @@ def holder(service: Service) -> Paths | None:
             # a link or a directory in the lock's place: no master of ours made it
             continue
     if denied:
-        raise _no_permission(service, denied.lock)
+        raise _no_permission(f"{service.name} ({denied.lock})")
     return None
 
 
@@ -180,30 +190,61 @@ class Call:
 
 def _connect(service: Service, give_up_at: float) -> socket.socket:
     while True:
-        denied: Paths | None = None
-        for at in service.places:
-            # a socket that the configuration puts elsewhere is where its author wants it
-            if at.socket.parent == at.folder and not _is_trusted(at.folder):
-                continue
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                # with a timeout, a full queue is BlockingIOError at once: connect(2), EAGAIN
-                connection.settimeout(ANSWER_SECONDS)
-                connection.connect(str(at.socket))
-                return connection
-            except PermissionError:
-                denied = denied or at
-            except OSError:
-                # no such file, or nobody behind it, or a full queue: the lock tells which
-                pass
-            connection.close()
-        if denied:
-            raise _no_permission(service, denied.socket)
-        if not holder(service):
-            raise NotRunning(service.name, service.socket, leftovers(service))
+        connection = _dial_named(service, service.named) if service.named else _dial_places(service)
+        if connection:
+            return connection
         if time.monotonic() + RETRY_SECONDS > give_up_at:
             raise _no_answer_in_time(service)
         time.sleep(RETRY_SECONDS)
+
+
+def _dial_places(service: Service) -> socket.socket | None:
+    """Return a connection, or None if it runs, but cannot be reached at the moment. Raises as status does."""
+    denied: Paths | None = None
+    for at in service.places:
+        # a socket that the configuration puts elsewhere is where its author wants it
+        if at.socket.parent == at.folder and not _is_trusted(at.folder):
+            continue
+        try:
+            return _dial(at.socket)
+        except PermissionError:
+            denied = denied or at
+        except OSError:
+            # no such file, or nobody behind it, or a full queue: the lock tells which
+            pass
+    if denied:
+        raise _no_permission(f"{service.name} ({denied.socket})")
+    if not holder(service):
+        raise NotRunning(service.name, service.socket, leftovers(service))
+    return None
+
+
+def _dial_named(service: Service, path: Path) -> socket.socket | None:
+    """Do as _dial_places does for a service that is known by its socket alone."""
+    try:
+        return _dial(path)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise NotRunning("the service", str(path), (str(path),) if path.is_socket() else ()) from None
+    except PermissionError:
+        raise _no_permission(service.name) from None
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        message = f"{service.name} cannot be asked: {error.strerror or error}; name the control socket of a service"
+        raise ControlError("no_answer", message) from None
+
+
+def _dial(path: Path) -> socket.socket:
+    """Connect to a socket. Raises OSError; BlockingIOError if its queue is full."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # with a timeout, a full queue is BlockingIOError at once: connect(2), EAGAIN
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _is_trusted(folder: Path) -> bool:
@@ -221,9 +262,8 @@ def _is_trusted(folder: Path) -> bool:
     return owner in (0, os.geteuid()) or folder.is_relative_to("/run/wsworker")
 
 
-def _no_permission(service: Service, path: Path) -> ControlError:
-    message = f"no permission to talk to {service.name} ({path}); run this as the user it runs as, or as root"
-    return ControlError("permission", message)
+def _no_permission(whom: str) -> ControlError:
+    return ControlError("permission", f"no permission to talk to {whom}; run this as the user it runs as, or as root")
 
 
 def _no_answer_in_time(service: Service) -> ControlError:

@@ -1,5 +1,6 @@
 """Boot: the steps that make a worker out of a process that was just forked, in their order.
 
+    preload          in the master, before it forks: what every worker needs
     set_up           the process: its log, its last words, its garbage collector, its loop
     load             the user's module
     make_acceptor    the way of a client: accepted, let in by the entrance, a connection of the hub
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import gc
+import importlib
 import logging
 import signal
 import socket
@@ -49,6 +51,18 @@ class BootError(Exception):
     def __init__(self, report: Report) -> None:
         super().__init__(report.error)
         self.report = report
+
+
+def preload(config: Config) -> None:
+    """Load, in the master, what every worker needs: once for all of them, and as the user who may read it.
+
+    A worker that has become another user may not be able to read the interpreter's own files. `loop: asyncio` never
+    loads uvloop, and without `admin.listen` prometheus-client is not needed.
+    """
+    if config.loop != "asyncio":
+        importlib.import_module("uvloop")
+    if config.admin.listen:
+        importlib.import_module("wsworker.worker.metrics")
 
 
 def set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:

@@ -13,9 +13,7 @@ never hold a port that nobody supervises.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
-import importlib
 import logging
 import os
 import signal
@@ -30,9 +28,9 @@ from wsworker import log
 from wsworker.assignment import Assignment
 from wsworker.bus.berth import Berth
 from wsworker.bus.local import Mesh
-from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG
+from wsworker.forked import let_go
 from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
 from wsworker.worker import boot, copies, listing
@@ -114,6 +112,8 @@ class Life:
         self._watched = watched
         self._watcher: Watcher | None = None
         self._mesh: Mesh | None = None
+        # who says what all would say, and at every reload again
+        self._is_first = (assignment.slot, assignment.generation) == (1, 1)
 
     async def run(self) -> int:
         """Boot, serve until told to drain, drain; return the exit code."""
@@ -147,6 +147,8 @@ class Life:
             self._watcher.stop()
         self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
         await self._leaving.leave(hub, acceptor)
+        if self._mesh:
+            await self._mesh.hear_out()
         await hub.post.exchange.close(LINK_SECONDS)
         if self._admin:
             await self._admin.close()
@@ -154,7 +156,7 @@ class Life:
 
     def _watch(self, watcher: Watcher) -> None:
         count = watcher.start(self._loop)
-        if (self._assignment.slot, self._assignment.generation) == (1, 1):
+        if self._is_first:
             logger.info("watching %d file%s; a saved change is loaded at once", count, "" if count == 1 else "s")
 
     def _tell_change(self, names: str, mark: str) -> None:
@@ -186,15 +188,13 @@ class Life:
         if self._admin:
             self._admin.let_go()
         for sock in self._assignment.sockets:
-            with contextlib.suppress(OSError):
-                os.close(sock.detach())
+            let_go(sock)
         self._channel.let_go()
         if self._mesh:
             self._mesh.let_go()
         if self._assignment.berth:
             self._assignment.berth.let_go()
-        with contextlib.suppress(OSError):
-            os.close(self._assignment.words)
+        let_go(self._assignment.words)
 
     # Boot
 
@@ -203,7 +203,9 @@ class Life:
         if self._watched:
             # compiled code counts as current if size and second of the source are the same: an edit may fit into that
             sys.dont_write_bytecode = True
-            self._watcher = Watcher(self._config.app_dir, self._watched, self._tell_change, time.monotonic)
+            self._watcher = Watcher(
+                self._config.app_dir, self._watched, self._tell_change, time.monotonic, warns=self._is_first
+            )
             self._tell_change("", self._watcher.mark)
         app = boot.load(self._config, assignment.app_set_at)
         self._hub = hub = Hub(
@@ -296,15 +298,3 @@ def _listener(descriptor: int) -> socket.socket:
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)
     return sock
-
-
-def preload(config: Config) -> None:
-    """Load, in the master, what every worker needs: once for all of them, and as the user who may read it.
-
-    A worker that has become another user may not be able to read the interpreter's own files. `loop: asyncio` never
-    loads uvloop, and without `admin.listen` prometheus-client is not needed.
-    """
-    if config.loop != "asyncio":
-        importlib.import_module("uvloop")
-    if config.admin.listen:
-        importlib.import_module("wsworker.worker.metrics")
