@@ -194,6 +194,40 @@ def test_what_cannot_be_shown() -> None:
     assert "cannot format 'hi' of /srv/app.py:14 (IndexError)" == document["exception"]
 
 
+class Mute:
+    """What has no text at all."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("form", ["plain", "journal", "json"])
+def test_what_raises_for_every_text(form: str) -> None:
+    """The line names its type and the place, so that nobody looks for a full disk."""
+    made = record("hi")
+    made.msg, made.exc_info = Mute(), None
+    text = make(form).format(made)
+    said = json.loads(text)["message"] if form == "json" else text
+    assert said.endswith("cannot format a message of type Mute of /srv/app.py:14 (ValueError)")
+
+
+@pytest.mark.parametrize("form", ["plain", "journal"])
+def test_a_connection_without_a_text(form: str) -> None:
+    """It costs itself and not the record."""
+    assert "[cannot show a value of type Mute (ValueError)] hi" in formatted(form, "hi", connection=Mute())
+
+
+def test_extra_without_a_text() -> None:
+    """Nor does a key cost it, or the connection in JSON."""
+    made = record("hi", connection=Mute())
+    made.__dict__[Mute()] = 1  # type: ignore[index]
+    document = json.loads(make("json").format(made))
+    shown = "cannot show a value of type Mute (ValueError)"
+    assert ("hi", shown, 1) == (document["message"], document["connection"], document[shown])
+
+
 @pytest.mark.parametrize("form", ["plain", "journal", "json"])
 @pytest.mark.parametrize(("message", "args"), [("%d clients", ("many",)), ("%s %s", ("one",))])
 def test_arguments_that_do_not_fit(form: str, message: str, args: tuple[str, ...]) -> None:

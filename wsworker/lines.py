@@ -37,7 +37,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 class Line(logging.Formatter):
     """Makes the text of a record, without the last newline. slot: of the worker; None: this is the master.
 
-    Only what a __repr__ of the user's raises gets out of format().
+    No Exception that a __str__ or a __repr__ of the user's raises gets out of format().
     """
 
     def __init__(self, slot: int | None) -> None:
@@ -121,7 +121,7 @@ class Json(Line):
             fields["stack"] = self.formatStack(record.stack_info)
         for key, value in vars(record).items():
             if key not in _STANDARD:
-                name = str(key)
+                name = key if isinstance(key, str) else _shown(key)
                 fields[f"{name}_" if name in fields else name] = _with_json(value)
         return escape_json(json.dumps(fields, ensure_ascii=False))
 
@@ -139,7 +139,7 @@ def connection_of(record: logging.LogRecord) -> str | None:
     told = vars(record).get("connection", record)
     if told is record:
         return speaker.connection_id()
-    return None if told is None else str(told)
+    return told if told is None or isinstance(told, str) else _shown(told)
 
 
 def _local(record: logging.LogRecord) -> str:
@@ -155,7 +155,11 @@ def _colored(text: str, color: str) -> str:
 
 
 def _cannot_format(record: logging.LogRecord, exc: Exception) -> str:
-    return f"cannot format {record.msg!r} of {record.pathname}:{record.lineno} ({type(exc).__name__})"
+    try:
+        message = repr(record.msg)
+    except Exception:  # a __repr__ of the user's that raises too
+        message = f"a message of type {type(record.msg).__name__}"
+    return f"cannot format {message} of {record.pathname}:{record.lineno} ({type(exc).__name__})"
 
 
 def _with_json(value: object) -> object:

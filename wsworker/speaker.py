@@ -30,8 +30,8 @@ class Speaker(Protocol):
 class Floor:
     """What one connection at a time has. holder: whose sync callback runs in the main thread.
 
-    Set it before a call, and put back what was there before after it. An object with a slot, as a store to an attribute
-    of a module takes three times as long.
+    Set it before a call, and put back what was there before after it: None where no other call can be under way. An
+    object with a slot, as a store to an attribute of a module takes three times as long.
     """
 
     __slots__ = ("holder",)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.master.forks import in_child
 from tests.test_listeners import free_port
@@ -156,3 +158,27 @@ def test_cpu_time_never_goes_back() -> None:
     assert {1: 4.5, 2: 1.0} == cpu.seconds
     cpu.add({3: 1, 2: 2}, {3: sample(0.5), 2: sample(2.0)})
     assert {1: 4.5, 2: 2.0} == cpu.seconds
+
+
+TICKS = st.sampled_from((None, 0)) | st.integers(0, 500)
+
+
+@given(st.lists(st.tuples(TICKS, TICKS), min_size=20, max_size=40))
+def test_cpu_time_never_goes_back_by_rounding(turns: list[tuple[int | None, int | None]]) -> None:
+    """Whatever clock ticks are sampled, of workers that come and go: not by the last bit, as Prometheus compares."""
+    cpu, ticks, seen = CpuTime(), [0, 0], 0.0
+    for turn in turns:
+        for worker, more in enumerate(turn):
+            ticks[worker] += more or 0
+        living = {worker: 1 for worker, more in enumerate(turn) if more is not None}
+        cpu.add(living, {worker: sample(ticks[worker] / 100) for worker in living})
+        assert seen <= cpu.seconds.get(1, 0.0)
+        seen = cpu.seconds.get(1, 0.0)
+
+
+def test_a_sample_that_is_less_than_the_last_adds_nothing() -> None:
+    """A counter that goes back would count as one that began anew."""
+    cpu = CpuTime()
+    for seconds, expected in ((3.0, 3.0), (2.0, 3.0), (3.5, 3.5)):
+        cpu.add({1: 1}, {1: sample(seconds)})
+        assert {1: expected} == cpu.seconds

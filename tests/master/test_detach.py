@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.master.forks import Child, Pipe, in_child, readable, stay
-from wsworker.master.detach import announce, detach, open_standard_streams
+from wsworker.master.detach import announce, detach
 
 
 def make_output(pipe: Pipe) -> None:
@@ -180,17 +180,3 @@ def test_announcing_to_nobody_is_harmless() -> None:
     announce(writer, 0, "")
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writer)
-
-
-def test_closed_standard_streams_are_opened() -> None:
-    """`wsworker start <&- >&- 2>&-`: no file of ours takes the place of a standard stream."""
-
-    def closed() -> list[Any]:
-        for descriptor in (0, 1, 2):
-            os.close(descriptor)
-        sys.stdout = sys.stderr = None  # as Python leaves them when it finds them closed
-        open_standard_streams()
-        print("lost")
-        return [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (0, 1, 2)]
-
-    assert [os.devnull] * 3 == in_child(closed)

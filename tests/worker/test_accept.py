@@ -12,6 +12,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,7 @@ from tests.worker.service import DEADLINE_SECONDS, until
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.speaker import begin_task, connection_id
-from wsworker.worker import accept
+from wsworker.worker import accept, notices
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.entrance import Entrance
 
@@ -570,6 +571,37 @@ def test_a_full_worker_leaves_its_clients_to_others(run: Run, queue_of_clients: 
         close(*clients)
 
     run(main())
+
+
+def test_who_comes_in_sees_nothing_of_whoever_has_made_room(run: Run, listener: socket.socket) -> None:
+    """A connection that ends wakes us, and what its callbacks have set in the context is its own."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: list[str] = []
+
+    async def main() -> None:
+        guests, limit = Guests(), Limit()
+
+        def protocol(address: Any) -> asyncio.Protocol:
+            seen.append(tenant.get())
+            return guests(address)
+
+        acceptor = acceptor_of(asyncio.get_running_loop(), [listener], protocol, full=limit, others=lambda: True)
+        clients = [dial(listener)]
+        acceptor.start()
+        await until(lambda: limit.asked)
+        limit.reached = False
+        tenant.set("of the one that has gone")
+        acceptor.wake()
+        await until(lambda: len(guests.transports) == 1)
+        # as ever from now on
+        clients.append(dial(listener))
+        await until(lambda: len(guests.transports) == 2)
+        await acceptor.close()
+        guests.leave()
+        close(*clients)
+
+    run(main())
+    assert ["", ""] == seen
 
 
 def test_who_has_waited_for_long_is_taken_by_a_full_worker(
@@ -1147,6 +1179,29 @@ def test_without_memory_clients_wait(
         client.close()
 
     run(main())
+
+
+def test_what_goes_on_is_said_once_a_minute_with_how_often_it_was_left_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shortage and a crowd each have lines of their own."""
+
+    async def main() -> None:
+        acceptor = acceptor_of(asyncio.get_running_loop(), [], Guests())
+        for minute in range(2):
+            for _ in range(3):
+                acceptor._report(OSError(errno.ENOMEM, "no memory"))
+                acceptor._report_crowd()
+            if minute == 0:
+                monkeypatch.setattr(notices, "LOG_SECONDS", 0.0)
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    later = "(and 2 more like it since the last such line)"
+    for words, level in (("no memory", logging.ERROR), ("512 handshakes", logging.WARNING)):
+        lines = [record for record in caplog.records if words in record.getMessage()]
+        assert {level} == {record.levelno for record in lines}
+        assert [False, True] == [later in record.getMessage() for record in lines][:2]
 
 
 def test_a_listener_that_does_not_listen_is_not_spun_on(

@@ -239,6 +239,16 @@ def test_a_missing_app_names_the_nearest_of_several(project: Project) -> None:
     assert missing("chater", project.folder) == expected
 
 
+def test_a_missing_app_names_no_link_that_leads_nowhere(project: Project) -> None:
+    """Nor a folder with the name of a file."""
+    project.write(MESSAGE, "app.py")
+    (project.folder / "dang.py").symlink_to("nowhere")
+    (project.folder / "selfl.py").symlink_to("selfl.py")
+    (project.folder / "folder.py").mkdir()
+    expected = "cannot import app 'dang': no module 'dang' in DIR; found app.py. Did you mean 'app'?"
+    assert missing("dang", project.folder) == expected
+
+
 def test_a_missing_app_like_none_of_several(project: Project) -> None:
     """The list is cut after five, and no guess is made."""
     for letter in "abcdef":

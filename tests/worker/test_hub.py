@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -219,9 +220,9 @@ def test_a_bug_in_one_deadline_does_not_stop_the_others(run: Run, caplog: pytest
     assert record.getMessage().startswith("a bug in wsworker")
 
 
-@pytest.mark.parametrize("act", ["_flush", "_turn_away", "_give_up"])
+@pytest.mark.parametrize("act", ["_flush", "_turn_away", "_give_up", "deliver"])
 def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCaptureFixture, act: str) -> None:
-    """What the hub does for one after the other it does for all: a flush, the start of a drain, the end."""
+    """What the hub does for one after the other it does for all: a flush, the start of a drain, the end, a message."""
     calls: list[str] = []
 
     class Broken:
@@ -231,17 +232,22 @@ def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCapt
     class Sound:
         pass
 
-    def bug() -> None:
+    def bug(*args: object) -> None:
         raise RuntimeError
+
+    def served(*args: object) -> bool:
+        calls.append(act)
+        return True
 
     async def main() -> None:
         hub = make_hub(make_app())
         broken: Any = Broken()
         ones: list[Any] = [Sound(), broken, Sound()]
+        name = "_send_shared" if act == "deliver" else act
         for one in ones:
-            setattr(one, act, lambda: calls.append(act))
+            setattr(one, name, served)
         bug.__name__ = act
-        setattr(broken, act, bug)
+        setattr(broken, name, bug)
         for one in ones:
             hub.arrived(one)
         if act == "_flush":
@@ -249,14 +255,83 @@ def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCapt
                 hub.flush_later(one)
         elif act == "_turn_away":
             hub.drain()
-        else:
+        elif act == "_give_up":
             hub.terminate_all()
+        else:
+            assert 2 == hub.deliver("a", ones)
         await until(lambda: len(calls) == 3)
 
     run(main())
-    assert ["terminated", act, act] == sorted(calls, reverse=True)
+    assert [act, act, "terminated"] == sorted(calls, key=lambda call: call == "terminated")
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.getMessage().startswith(f"a bug in wsworker: {act} of ")
+
+
+@pytest.mark.parametrize("act", ["_flush", "_expire", "_turn_away", "_give_up"])
+def test_what_one_connection_sets_in_the_context_is_not_seen_by_another(run: Run, act: str) -> None:
+    """Of all that the hub does for one after the other, nor in a later round; what was set outside is not there."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: list[str] = []
+
+    class One:
+        pass
+
+    def call_back() -> None:
+        seen.append(tenant.get())
+        tenant.set("somebody's")
+
+    async def main() -> None:
+        hub = make_hub(make_app())
+        ones: list[Any] = [One(), One()]
+        tenant.set("of who asks")
+        for one in ones:
+            setattr(one, act, call_back)
+            hub.arrived(one)
+        for _ in range(2):
+            seen.clear()
+            for one in ones:
+                if act == "_flush":
+                    hub.flush_later(one)
+                elif act == "_expire":
+                    hub.schedule(one, 1)
+            if act == "_turn_away":
+                hub.drain()
+            elif act == "_give_up":
+                hub.terminate_all()
+            await until(lambda: len(seen) == 2)
+            assert ["", ""] == seen
+        assert "of who asks" == tenant.get()
+
+    run(main())
+
+
+def test_a_signal_has_a_context_of_its_own() -> None:
+    """A message to many fills their buffers: on_buffer_full of each, and on_buffer_drain, see nothing of the others."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: list[tuple[str, str]] = []
+
+    def on_buffer_full(connection: Connection) -> None:
+        seen.append(("full", tenant.get()))
+        tenant.set(connection.id)
+
+    async def on_buffer_drain(connection: Connection) -> None:
+        seen.append(("drain", tenant.get()))
+        tenant.set(connection.id)
+
+    async def main() -> None:
+        hub = make_hub(make_app(on_buffer_full=on_buffer_full, on_buffer_drain=on_buffer_drain), send_buffer=1000)
+        several = [arrive(hub, head()) for _ in range(2)]
+        for _, wire in several:
+            wire.takes = False
+        tenant.set("the publisher's")
+        hub.deliver(bytes(2000), [connection for connection, _ in several])
+        assert "the publisher's" == tenant.get()
+        for _, wire in several:
+            wire.open()
+        await turns()
+
+    on_the_clock(main)
+    assert [("full", ""), ("full", ""), ("drain", ""), ("drain", "")] == seen
 
 
 def test_a_drain_answers_open_handshakes_and_later_ones_with_503(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.worker.service import (
     make_arrival,
     make_hub,
     recorded,
+    serving,
     text,
     until,
 )
@@ -107,6 +109,28 @@ def test_reads_speak_for_nobody(run: Run) -> None:
         assert [None] == speakers
 
     run(main())
+
+
+def test_what_one_client_sets_in_the_context_is_not_seen_by_another(run: Run) -> None:
+    """Neither in the read nor in a turn that is left for later: what is kept there may be whose data is meant."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: dict[str, set[str]] = {"a": set(), "b": set()}
+
+    def on_message(connection: Connection, data: str) -> None:
+        seen[data].add(tenant.get())
+        tenant.set(data)
+
+    async def main() -> None:
+        count = 2 * FRAMES_PER_TURN + 1
+        async with serving(make_app(on_message=on_message)) as service:
+            for data in ("a", "b", "a", "b"):
+                before = service.hub.counters.messages_in
+                peer = await service.open(text(data) * count)
+                await until(lambda: service.hub.counters.messages_in == before + count)  # noqa: B023
+                peer.leave()
+
+    run(main())
+    assert {"a": {"", "a"}, "b": {"", "b"}} == seen
 
 
 def _alternating(count: int) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from tests.worker.service import (
 from wsworker.errors import Reject
 from wsworker.protocol.request import Address
 from wsworker.sections import HttpConfig
+from wsworker.speaker import begin_task, connection_id
 from wsworker.worker import connection as connection_module
 from wsworker.worker import link as link_module
 from wsworker.worker.connection import Connection
+from wsworker.worker.intake import FRAMES_PER_TURN
 
 KIB = 1024
 
@@ -819,7 +822,7 @@ def test_the_busiest_connection_comes_last(run: Run) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("how", ["lost", "lost for a reason", "closed", "failed", "terminated"])
+@pytest.mark.parametrize("how", ["lost", "lost for a reason", "lost for no reason", "closed", "failed", "terminated"])
 def test_on_close_follows_all_that_came_before(run: Run, how: str, is_async: bool) -> None:
     """Messages of the same read are handled first, sync or async; those that terminate() finds waiting are dropped."""
     calls: list[object] = []
@@ -841,12 +844,14 @@ def test_on_close_follows_all_that_came_before(run: Run, how: str, is_async: boo
         connection.data_received(text("a") + text("b") + end)
         if how == "terminated":
             connection.terminate()
-        connection.connection_lost(OSError("cable") if how == "lost for a reason" else None)
+        causes = {"lost for a reason": OSError("cable"), "lost for no reason": OSError()}
+        connection.connection_lost(causes.get(how))
         await until(connection._home.empty.is_set)  # type: ignore[attr-defined]
         code = 3000 if how == "closed" else 1006
         reason = {
             "lost": "the connection was lost",
             "lost for a reason": "the connection was lost: cable",
+            "lost for no reason": "the connection was lost",
             "closed": "bye",
             "failed": "we closed with 1002: frames from a client must be masked",
             "terminated": "terminate() was called",
@@ -887,6 +892,33 @@ def test_what_a_client_said_before_it_left_is_heard(run: Run, is_async: bool) ->
         assert connection._home.counters.messages_in == 600
 
     run(main())
+
+
+def test_what_is_heard_at_the_end_speaks_for_nobody_else(run: Run) -> None:
+    """Another connection's task may have dropped the socket; what the callbacks start is not that one's."""
+    speakers: list[str | None] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    class Somebody:
+        id = "srv-1.1.2"
+
+    async def note() -> None:
+        speakers.append(connection_id())
+
+    def on_message(connection: Connection, data: str | bytes) -> None:
+        tasks.append(asyncio.create_task(note()))
+
+    async def main() -> None:
+        connection, _ = recorded(make_app(on_message=on_message))
+        connection.data_received(text("a") * (FRAMES_PER_TURN + 1))
+        # as asyncio has it where that task's write has failed
+        of_its_task = copy_context()
+        of_its_task.run(begin_task, Somebody())
+        of_its_task.run(connection.connection_lost, None)
+        await asyncio.gather(*tasks)
+
+    run(main())
+    assert [None] * (FRAMES_PER_TURN + 1) == speakers
 
 
 def test_what_a_paused_connection_had_not_delivered_is_lost_with_it(run: Run) -> None:

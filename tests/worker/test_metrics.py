@@ -194,6 +194,22 @@ def test_both_formats_are_written(accept: str, parser: Any) -> None:
     assert (1 if parser is parse_open else 0) == text.count("# EOF")
 
 
+@pytest.mark.parametrize("version", ["x.y", "1.0.0é", '"1.0.0"', "1!1.0.0rc1+a.b", "9" * 5000, "1.é", ""])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_none(kind: str, version: str) -> None:
+    """The client gets what one gets that asks for nothing."""
+    answer, pieces = render(families(table(), notice(row(1, 1), row(2, 2)), 500, 0.0), f"{kind}; version={version}")
+    assert "text/plain; version=0.0.4; charset=utf-8" == answer
+    assert list(parse(b"".join(pieces).decode()))
+
+
+def test_a_version_that_is_one() -> None:
+    """It counts beside others, in whatever order."""
+    accepts = ("text/plain;version=1,application/openmetrics-text; version=1.0.0 ;q=0.1", OPEN_METRICS)
+    for accept in accepts:
+        assert render([], accept)[0].startswith("application/openmetrics-text; version=1.0.0")
+
+
 @pytest.mark.parametrize(("accept", "parser"), [("", parse), (OPEN_METRICS, parse_open)])
 def test_many_slots_come_in_small_pieces(accept: str, parser: Any) -> None:
     """Each is some milliseconds of work; together they are one metric with one head, and nothing is missing."""
@@ -217,6 +233,22 @@ def test_what_is_compressed_is_the_same() -> None:
     assert b"text" == gzip.decompress(compress(b"text", "deflate, gzip") or b"")
     assert compress(b"text", "") is None
     assert compress(b"text", "br") is None
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "taken"),
+    [
+        ("gzip;q=0", False),
+        ("br, GZIP ; Q=0.000", False),
+        ("identity, gzip;q=0.0", False),
+        ("gzip;q=0.001", True),
+        ("deflate;q=0, gzip; q=1.0", True),
+        ("Gzip", True),
+    ],
+)
+def test_who_refuses_gzip_gets_none(accept_encoding: str, taken: bool) -> None:
+    """A weight of 0 is a refusal."""
+    assert taken == (compress(b"text", accept_encoding) is not None)
 
 
 def test_states_and_reasons_are_those_that_the_master_knows() -> None:

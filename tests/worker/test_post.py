@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from websockets.frames import Opcode
 
 from tests.bus.contract import Sink
-from tests.worker.clock import Wire, arrive, on_the_clock, passes, turns
+from tests.worker.clock import Wire, arrive, on_the_clock, passes, state, turns
 from tests.worker.service import head, make_app, make_hub
 from wsworker.bus.bus import Loopback
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
@@ -313,6 +314,34 @@ def test_a_publish_within_a_delivery_comes_behind_it(comes_from: str) -> None:
     on_the_clock(main)
 
 
+def test_what_is_asked_for_within_a_delivery_keeps_its_order() -> None:
+    """A last word and then the close of its user, here and elsewhere: both come behind what is handed out."""
+
+    def on_buffer_full(connection: Connection) -> None:
+        if connection.user is None:
+            connection.worker.send_to("ann", "bye")
+            connection.worker.close_user("ann", 4001, "out")
+
+    async def main() -> None:
+        here = Here(make_app(on_buffer_full=on_buffer_full), send_buffer=1000)
+        await here.start(3)
+        anns = here.clients[1:]
+        here.wires[0].takes = False
+        for connection in anns:
+            connection.user = "ann"
+        for connection in here.clients:
+            connection.subscribe("room")
+        here.elsewhere.subscribe([ROOM, Key("user", "ann")])
+        here.hub.worker.publish("room", "x" * 2000)
+        assert ["closing"] * 2 == [state(connection) for connection in anns]
+        await turns()
+        last = [(TEXT, b"x" * 2000), (TEXT, b"bye"), (CLOSE, b"\x0f\xa1out")]
+        assert [last, last] == here.sent()[1:]
+        assert [b"x" * 2000, b"bye", b"\x0f\xa1out"] == here.sink.bodies
+
+    on_the_clock(main)
+
+
 # Gaps
 
 
@@ -344,8 +373,8 @@ def test_a_gap_without_a_callback_is_logged_and_counted(caplog: pytest.LogCaptur
         assert 1 == here.hub.counters.bus_gaps
 
     on_the_clock(main)
-    why = "this worker was too slow for them (on_bus_gap tells the app)"
-    assert f"3 messages of any topic may be missing: {why}" in caplog.messages
+    why = "3 were dropped on their way to this worker (on_bus_gap tells the app)"
+    assert f"messages of any topic may be missing: {why}" in caplog.messages
 
 
 def test_what_on_bus_gap_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -392,6 +421,75 @@ def test_calls_of_an_async_on_bus_gap_do_not_overlap() -> None:
         assert ["begin", "end"] * 2 == steps
 
     on_the_clock(main)
+
+
+def test_gaps_during_a_slow_call_are_told_as_one() -> None:
+    """However many they are, nothing piles up; it names what any of them has named, and all once one has named none."""
+    told: list[frozenset[str]] = []
+    gate = asyncio.Event()
+
+    async def on_bus_gap(worker: object, topics: frozenset[str]) -> None:
+        told.append(topics)
+        await gate.wait()
+        gate.clear()
+
+    async def main() -> None:
+        here = Here(make_app(on_bus_gap=on_bus_gap))
+        await here.start(1)
+        for topic in ("a", "b", "c", "d"):
+            here.clients[0].subscribe(topic)
+        before = len(asyncio.all_tasks())
+
+        async def miss(*topics: str) -> None:
+            keys = frozenset(Key("topic", topic) for topic in topics) or None
+            here.hub.post.exchange.on_gap(keys, 1)
+            await passes(1)
+            assert before + 1 == len(asyncio.all_tasks())
+
+        for topic in "abac":
+            await miss(topic)
+        assert [{"a"}] == told
+        gate.set()
+        await turns()
+        assert [{"a"}, {"a", "b", "c"}] == told
+        await miss("a")
+        await miss()
+        await miss("b")
+        gate.set()
+        await turns()
+        assert [{"a", "b", "c", "d"}] == told[2:]
+        gate.set()
+        await turns()
+        assert (3, before) == (len(told), len(asyncio.all_tasks()))
+        await miss("d")
+        assert [{"d"}] == told[3:]
+
+    on_the_clock(main)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_on_bus_gap_sets_in_the_context_is_seen_nowhere_else(is_async: bool) -> None:
+    """It is a round of the worker's, as others are that serve connections."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: list[str] = []
+
+    def on_bus_gap(worker: object, topics: object) -> None:
+        seen.append(tenant.get())
+        tenant.set("everybody's")
+
+    async def later(worker: object, topics: object) -> None:
+        on_bus_gap(worker, topics)
+
+    async def main() -> None:
+        here = Here(make_app(on_bus_gap=later if is_async else on_bus_gap))
+        await here.start(0)
+        for _ in range(2):
+            here.hub.post.exchange.on_gap(None, None)
+            await passes(1)
+        seen.append(here.hub.context.run(tenant.get))
+
+    on_the_clock(main)
+    assert ["", "", ""] == seen
 
 
 # From outside

@@ -280,3 +280,13 @@ def test_a_huge_app_dir_is_told_once(
     assert [str(app_dir / "app.py")] == [*watched._tree()]
     text = f"{app_dir} holds more than 2 files and folders; new files are not noticed, set `app_dir` to a smaller one"
     assert [text] == caplog.messages
+
+
+def test_a_huge_app_dir_is_told_by_one_worker(
+    app_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others watch the same files, and say nothing of it."""
+    monkeypatch.setattr(watcher, "MOST_ENTRIES", 2)
+    watched = Watcher(str(app_dir), "/none", lambda *change: None, time.monotonic, warns=False)
+    assert [str(app_dir / "app.py")] == [*watched._tree()]
+    assert [] == caplog.messages

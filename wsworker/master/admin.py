@@ -30,19 +30,29 @@ _SLOT: Final = 1  # of a group that has but one socket
 
 
 class CpuTime:
-    """CPU seconds of each slot since the start of the service."""
+    """CPU time of each slot since the start of the service.
+
+    Counted in whole microseconds: sums of floats are rounded, now and then downwards, and Prometheus takes a counter
+    that goes back by a trillionth for one that began anew.
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[int, float] = {}
-        self._last: dict[int, float] = {}
+        self._used: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """The seconds of each slot."""
+        return {slot: used / 1_000_000 for slot, used in self._used.items()}
 
     def add(self, slots: Mapping[int, int], samples: Mapping[int, Sample]) -> None:
         """Take the newest samples. slots: worker id to slot, of the living; samples: by worker id."""
         before, self._last = self._last, {}
         for worker, slot in slots.items():
-            last = before.get(worker, 0.0)
-            self._last[worker] = samples[worker].seconds if worker in samples else last
-            self.seconds[slot] = self.seconds.get(slot, 0.0) + self._last[worker] - last
+            last = before.get(worker, 0)
+            newest = round(samples[worker].seconds * 1_000_000) if worker in samples else last
+            self._last[worker] = max(last, newest)
+            self._used[slot] = self._used.get(slot, 0) + self._last[worker] - last
 
 
 def notice(

@@ -10,8 +10,7 @@ The command ends when the start is settled, so its exit code is that of the serv
 script would take the service for started before a port is bound. The daemon writes two lines of JSON; when the pipe
 ends without the second one, that is a failure too.
 
-Of what the shell had open only the standard streams stay. That they are open at all is made sure of first, for a start
-in the foreground too: with one of them closed, the next file opened gets its number.
+Of what the shell had open only the standard streams stay. That they are open at all cli/streams.py has made sure of.
 """
 
 from __future__ import annotations
@@ -26,19 +25,6 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from wsworker.master.process import leave_child
-
-
-def open_standard_streams() -> None:
-    """Put /dev/null where standard input, output or error is closed: the next file opened would take their place.
-
-    `wsworker start 2>&-` is enough for that, and the log would then go into whatever was opened first.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    # Python leaves a stream None that it found closed
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def detach(daemon: Callable[[int], int]) -> tuple[int, str]:

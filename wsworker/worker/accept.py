@@ -28,18 +28,17 @@ down here (that would hit every holder), only closed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
-import os
 import socket
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from wsworker import speaker
 from wsworker.counters import Counters
+from wsworker.forked import let_go
 from wsworker.worker.entrance import Entrance
-from wsworker.worker.notices import LOG_SECONDS
+from wsworker.worker.notices import Notices
 from wsworker.worker.reserve import Reserve
 from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 
@@ -115,7 +114,8 @@ class Acceptor:
         self._most_handshakes = most_handshakes
         self._changed = changed
         self._counters = counters
-        self._log = log
+        self._notices = Notices(log, loop.time)
+        self._context = speaker.aside()  # else clients would come in within that of a connection that has ended
         self._reserve = Reserve(mute=entrance.secure)
         self._started = False
         self._leaving = False  # nobody follows: who waits now is told at once
@@ -125,8 +125,6 @@ class Acceptor:
         self._again_at = 0.0
         self._short_until = 0.0  # at least; it has no meaning while we are not short
         self._came_at = 0.0
-        self._logged_at = -LOG_SECONDS
-        self._crowd_logged_at = -LOG_SECONDS
         self._take_up(listeners)
 
     # What the worker says
@@ -213,9 +211,7 @@ class Acceptor:
     def let_go(self) -> None:
         """Close the listeners in a process that user code has forked; the loop's epoll is shared with the worker."""
         for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                # detached, so that the object does not close the number a second time when somebody else has it
-                os.close(listener.detach())
+            let_go(listener)
 
     # Accepting
 
@@ -278,8 +274,8 @@ class Acceptor:
 
     def _look_away(self, seconds: float) -> None:
         self._unwatch()
-        # aside: a connection that ends may have woken us, and from here on listeners are watched and clients come in
-        self._look_timer = self._loop.call_later(seconds, self._look, context=speaker.aside())
+        # it may be a connection that has woken us, and from there listeners are watched and clients come in
+        self._look_timer = self._loop.call_later(seconds, self._look, context=self._context)
 
     def _look(self) -> None:
         """See who waits, deal with them if it is time, and go on as ever unless there is still a reason not to."""
@@ -329,21 +325,14 @@ class Acceptor:
             self._changed()
 
     def _report(self, error: OSError) -> None:
-        now = self._loop.time()
-        if now - self._logged_at < LOG_SECONDS:
-            return
-        self._logged_at = now
         what, hint = "cannot accept", ""
         if error.errno in SHORTAGES:
             what, hint = "out of file descriptors or memory", ", see LimitNOFILE= or ulimit -n"
-        self._log.error("%s (%s); new clients wait%s", what, error.strerror, hint)
+        self._notices.tell("accept", "%s (%s); new clients wait%s", what, error.strerror, hint, level=logging.ERROR)
 
     def _report_crowd(self) -> None:
-        now = self._loop.time()
-        if now - self._crowd_logged_at >= LOG_SECONDS:
-            self._crowd_logged_at = now
-            text = "%d handshakes are under way, as many as websocket.max_handshakes allows; new clients wait"
-            self._log.warning(text, self._most_handshakes)
+        text = "%d handshakes are under way, as many as websocket.max_handshakes allows; new clients wait"
+        self._notices.tell("crowd", text, self._most_handshakes, level=logging.WARNING)
 
     def _close(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from typing import Any, Final, Literal, cast
 
 from wsworker.assignment import Desk
 from wsworker.config import Config
+from wsworker.forked import let_go
 from wsworker.protocol import plain
 from wsworker.protocol.events import HttpRequest
 from wsworker.protocol.handshake import Opening
@@ -93,8 +93,7 @@ class Admin:
 
     def let_go(self) -> None:
         """Close the listener in a process that user code has forked; the loop's epoll is shared with the worker."""
-        with contextlib.suppress(OSError):
-            os.close(self._desk.listener.detach())
+        let_go(self._desk.listener)
 
     # Visits
 
@@ -184,7 +183,7 @@ class Admin:
     # Answers
 
     async def answer(self, request: HttpRequest) -> Answer:
-        """Answer a request; whatever fails is a bug, and said in the log."""
+        """Answer a request; whatever fails is a bug, and said in the log: once a minute, as who asks could fill it."""
         now = time.time()
         try:
             notice, age = self._notice()
@@ -193,7 +192,8 @@ class Admin:
                 assert notice is not None, "without one there are no metrics"
                 return await self._metrics(request, notice, age, now)
         except Exception:
-            logger.exception("a bug in wsworker: %s cannot be answered", request.path)
+            text = "a bug in wsworker: %s cannot be answered"
+            self._notices.tell("bug", text, request.path, level=logging.ERROR, exc_info=True)
             return routes.said(500, "A bug in wsworker; its log says more.", request.method == "HEAD", now)
         return answer
 

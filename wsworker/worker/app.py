@@ -176,8 +176,9 @@ def _not_found(name: str, folder: str) -> str:
         return f"no module {name!r}: {inside} is not a folder; set `app` and `app_dir`"
     # what nobody serves is not offered: tests, conftest.py, __init__.py
     paths = [path for path in sorted(inside.iterdir()) if not path.name.startswith(("_", ".", "test_", "conftest"))]
-    files = {path.stem: path.name for path in paths if path.suffix == ".py"}
-    files |= {path.name: f"{path.name}/" for path in paths if (path / "__init__.py").is_file()}
+    # os.path.isfile: one that we may not look at, or a link that leads nowhere, is none
+    files = {path.stem: path.name for path in paths if path.suffix == ".py" and os.path.isfile(path)}
+    files |= {path.name: f"{path.name}/" for path in paths if os.path.isfile(path / "__init__.py")}
     if not files:
         return f"no module {name!r} in {inside}, and no Python file either; set `app_dir`"
     shown = ", ".join(list(files.values())[:5]) + (", ..." if len(files) > 5 else "")

@@ -23,6 +23,7 @@ import socket
 from typing import Final
 
 from wsworker.errors import WireError
+from wsworker.forked import let_go
 from wsworker.wire import Lines, Order, Report, decode_order, encode
 
 READ_BYTES: Final = 64 * 1024
@@ -111,9 +112,7 @@ class Channel:
     def let_go(self) -> None:
         """Close all that is open here, in a process that user code has forked."""
         close_all(self._descriptors)
-        with contextlib.suppress(OSError):
-            # detached, so that the object does not close the number a second time when somebody else has it
-            os.close(self._socket.detach())
+        let_go(self._socket)
 
     def _receive(self) -> bytes:
         # not socket.recv_fds: it ignores its flags, and a thread of the user could fork and exec before a later fcntl

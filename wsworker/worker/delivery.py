@@ -199,6 +199,9 @@ class Delivery:
 
         This is what a worker does all day, so it repeats Caller.run without its calls. The time is taken once for all
         messages: others are blocked by the sum of them anyway. You must stop the turn in _crowded and in _broke.
+
+        You must call it from no callback, and in a context that speaks for nobody, as reads and the worker's own rounds
+        have it: so there is neither a holder of the floor to be put back, nor anything to be cleared.
         """
         caller = self._caller
         callback = caller.app.on_message
@@ -207,10 +210,7 @@ class Delivery:
         if callback.is_async or self._task is not None or self._waiting:
             return self._line_up(callback, messages, turn)
         function, client, count, raised = callback.function, self._client, 0, None
-        before, floor.holder = floor.holder, client
-        if outer := of_task.get():
-            # another connection's task has brought this about; the tasks that the callback starts are not its own
-            of_task.set("")
+        floor.holder = client
         try:
             began_at = monotonic()
             try:
@@ -240,9 +240,7 @@ class Delivery:
                 raised = None
             return count
         finally:
-            floor.holder = before
-            if outer:
-                of_task.set(outer)
+            floor.holder = None
 
     def _line_up(self, callback: Callback, messages: list[str | bytes], turn: Turn) -> int:
         for count, message in enumerate(messages, 1):
@@ -283,6 +281,7 @@ class Delivery:
     def _run(self, callback: Callback, *args: object) -> None:
         before, floor.holder = floor.holder, self._client
         if outer := of_task.get():
+            # another connection's task has brought this about; the tasks that the callback starts are not its own
             of_task.set("")
         try:
             exc = self._caller.run(callback, self._client, *args)

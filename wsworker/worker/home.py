@@ -32,7 +32,8 @@ class Home(Protocol):
     wheel, which a connection's deadline is counted from; visitors: how many come from each address; site: the files of
     http.static, None if there are none; users: the connections of each; trusted: proxies that may name the client;
     spans: how long an open connection may take for what; notices: for what strangers do; access: None if it is off;
-    context: of what is scheduled here, it speaks for nobody.
+    context: of what is scheduled here: it speaks for nobody, and callbacks run in copies of it, so that none sees what
+    another has set.
     """
 
     config: Config

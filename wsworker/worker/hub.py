@@ -109,7 +109,7 @@ class Worker:
 
 
 class Hub:
-    """The home of a worker's connections: loop.create_server(lambda: Connection(hub)).
+    """The home of a worker's connections. The entrance makes one for each client: Connection(hub, arrival).
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
     random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its handshake
@@ -174,7 +174,7 @@ class Hub:
         self._wheel_began_at = loop.time()
         self._wheel_turns = False
         self._stood_still = False  # at the turn before; then what is due is due, or it would be put off for ever
-        self.context = speaker.aside()  # else a round would speak for the connection whose callback has asked for it
+        self.context = speaker.aside()
         self.post = Post(self, self.context)
         self.users = self.post.users
 
@@ -260,7 +260,14 @@ class Hub:
         on_buffer_full is free to bring about.
         """
         message = Shared(data)
-        return sum(connection._send_shared(message) for connection in tuple(connections))
+        accepted = 0
+        for connection in tuple(connections):
+            # as _guarded does it, without a context for each: on_buffer_full, all that it can lead to, has its own
+            try:
+                accepted += connection._send_shared(message)
+            except Exception as error:
+                self._drop(connection, "deliver", error)
+        return accepted
 
     # What a drain needs
 
@@ -291,13 +298,19 @@ class Hub:
             self._guarded(connection, connection._give_up)
 
     def _guarded(self, connection: Connection, act: Callable[[], None]) -> None:
-        """Do what concerns many connections for one of them: a bug that it meets costs this one and not the others."""
+        """Do what concerns many connections for one of them: a bug that it meets costs this one and not the others.
+
+        Nor do they see what its callbacks set in the context.
+        """
         try:
-            act()
+            self.context.copy().run(act)
         except Exception as error:
-            self._failed(error)
-            self.log.exception("a bug in wsworker: %s of %r", act.__name__, connection)
-            connection.terminate()
+            self._drop(connection, act.__name__, error)
+
+    def _drop(self, connection: Connection, act: str, error: Exception) -> None:
+        self._failed(error)
+        self.log.error("a bug in wsworker: %s of %r", act, connection, exc_info=error)
+        connection.terminate()
 
     def _now(self) -> int:
         # a timer may fire up to the clock's resolution early, which must not count as the tick before

@@ -200,7 +200,7 @@ class Intake(asyncio.Protocol):
         if not self._scheduled:
             self._scheduled = True
             # not in the context of whose callback asks for it: asyncio would have it in all later reads as well
-            self._home.loop.call_soon(self._deliver_now, context=self._home.context)
+            self._home.loop.call_soon(self._deliver_now, context=self._home.context.copy())
 
     def _deliver_now(self) -> None:
         self._scheduled = False

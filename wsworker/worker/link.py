@@ -26,7 +26,9 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.protocol.events import Closed, Event
 from wsworker.protocol.request import Address
+from wsworker.speaker import of_task
 from wsworker.worker.access import Farewell, Side
+from wsworker.worker.app import Callback
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.cork import Cork
 from wsworker.worker.delivery import MESSAGES_WAITING, Delivery
@@ -126,6 +128,8 @@ class Link(Intake):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Finish: the socket is gone, and on_close comes as soon as nothing waits before it."""
+        # asyncio calls this in the context of whoever has dropped the socket, which may be another connection's task
+        of_task.set("")
         self._enter("gone")
         self._transport = GONE
         self._cork.lose(GONE)
@@ -145,7 +149,8 @@ class Link(Intake):
             # what a paused connection had not delivered is not delivered any more
             self._delivery.drop()
         self._delivery.release()
-        reason = f"the connection was lost: {exc}" if exc else "the connection was lost"
+        cause = str(exc or "")
+        reason = f"the connection was lost: {cause}" if cause else "the connection was lost"
         self._blame(Farewell("nobody", 1006, reason))
         self._end(1006, reason)
         self._settle()
@@ -226,11 +231,15 @@ class Link(Intake):
 
     def _filled(self) -> None:
         if self._stage == "open":
-            self._delivery.signal(self._home.app.on_buffer_full)
+            self._signal(self._home.app.on_buffer_full)
 
     def _emptied(self) -> None:
         if self._stage == "open":
-            self._delivery.signal(self._home.app.on_buffer_drain)
+            self._signal(self._home.app.on_buffer_drain)
+
+    def _signal(self, callback: Callback | None) -> None:
+        # often another connection's callback has led here, by a message to many, and its context is its own affair
+        self._home.context.copy().run(self._delivery.signal, callback)
 
     def _hold_open(self, reason: int) -> None:
         # only while open: once we close, the client's answer has to be read

@@ -123,5 +123,6 @@ def _filter(query: Query) -> Callable[[Connection], bool]:
     if user is not None:
         tests.append(lambda connection: connection.user == user)
     if topic is not None:
-        tests.append(lambda connection: topic in connection.topics)
+        # not `topics`, which makes a set anew for each connection
+        tests.append(lambda connection: topic in (connection._topics or ()))
     return lambda connection: all(test(connection) for test in tests)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any, Final
@@ -23,7 +24,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from wsworker.counters import BOUNDS, Counters, Histogram
@@ -61,8 +62,8 @@ COUNTED: Final[Mapping[str, tuple[str, str]]] = {
     "slow_callbacks": ("slow_callbacks", "Times that a sync callback kept the loop for more than 100 ms."),
     "bus_published": ("bus_published", "Messages published, for this worker's clients and for other workers."),
     "bus_received": ("bus_received", "Published messages that came from other workers."),
-    "bus_dropped": ("bus_dropped", "Published messages that another worker was too slow to take, once for each."),
-    "bus_gaps": ("bus_gaps", "Times that published messages may have been missed, as on_bus_gap is told."),
+    "bus_dropped": ("bus_dropped", "Published messages dropped on their way to another worker, once for each."),
+    "bus_gaps": ("bus_gaps", "Times that published messages may have been missed; see on_bus_gap."),
     "bus_reconnects": ("bus_reconnects", "Lost links to other workers that came back."),
 }
 """Field of Counters: name and help of a metric with the slot as its only label."""
@@ -73,6 +74,10 @@ BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
     "raised": ("callback_errors", "callback", "Exceptions that callbacks and timers have raised."),
 }
 """Field of Counters: name, second label and help."""
+
+_VERSION: Final = re.compile(r"version=([^;,]*)")
+_PLAIN_VERSION: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
+_NO_WEIGHT: Final = re.compile(r"q=0(\.0*)?")
 
 SAMPLES_PER_PIECE: Final = 256
 SLOTS_PER_STEP: Final = 16
@@ -88,7 +93,9 @@ def render(metrics: Iterable[Metric | None], accept: str) -> tuple[str, Iterator
     metrics: as families yields them; accept: the header, or "". With 256 slots all of it takes half a second, so let
     others run between the pieces.
     """
-    encoder, content_type = choose_encoder(accept)
+    # choose_encoder raises for a version that is none, or writes it into the Content-Type as it came
+    is_plain = all(_PLAIN_VERSION.fullmatch(version.strip()) for version in _VERSION.findall(accept))
+    encoder, content_type = choose_encoder(accept if is_plain else "")
     return content_type, _pieces(metrics, encoder)
 
 
@@ -111,7 +118,16 @@ def _pieces(metrics: Iterable[Metric | None], encoder: Callable[[Collector], byt
 def compress(body: bytes, accept_encoding: str) -> bytes | None:
     """Return the body compressed, None if the client does not say that it takes that."""
     # a quick level: the text is full of repetitions, and the loop waits
-    return gzip.compress(body, compresslevel=1) if gzip_accepted(accept_encoding) else None
+    return gzip.compress(body, compresslevel=1) if _takes_gzip(accept_encoding) else None
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for each in accept_encoding.lower().split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip() == "gzip":
+            # RFC 9110 section 12.5.3: with a qvalue of 0 it is "not acceptable"
+            return not _NO_WEIGHT.fullmatch(weight.strip())
+    return False
 
 
 class _Part(Collector):

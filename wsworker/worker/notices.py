@@ -24,12 +24,18 @@ class Notices:
         self._told: dict[str, tuple[float, int]] = {}  # when the last line of a kind came, and how many since
 
     def tell(
-        self, kind: str, text: str, *facts: object, level: int = logging.INFO, connection: str | None = None
+        self,
+        kind: str,
+        text: str,
+        *facts: object,
+        level: int = logging.INFO,
+        connection: str | None = None,
+        exc_info: bool = False,
     ) -> None:
         """Log a line, or count it and log it for debugging only.
 
         kind: one of few, never made of what a client sends. text: as logging takes it, with its facts. connection: the
-        id of the one that it is about, if it has one.
+        id of the one that it is about, if it has one. exc_info: with the traceback of what was just raised.
         """
         now = self._clock()
         said_at, left_out = self._told.get(kind, (-math.inf, 0))
@@ -39,4 +45,4 @@ class Notices:
         else:
             self._told[kind] = (now, 0)
             text += f" (and {left_out} more like it since the last such line)" if left_out else ""
-        self._log.log(level, text, *facts, extra={"connection": connection})
+        self._log.log(level, text, *facts, exc_info=exc_info, extra={"connection": connection})

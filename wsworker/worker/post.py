@@ -1,9 +1,9 @@
 """The post: who gets which message that is published, in this worker and, through the bus, from it and to it.
 
 A message goes to the subscribers here at once, before publish() returns, its frame built once; one that a callback
-publishes while another is handed out comes behind that. And it goes to the exchange, which hands it to the other
-workers at the end of the tick. What they publish comes in there and goes to the same subscribers. No message takes both
-ways.
+publishes while another is handed out comes behind that, and so does the close of a user. And it goes to the exchange,
+which hands it to the other workers at the end of the tick. What they publish comes in there and goes to the same
+subscribers. No message takes both ways.
 
 A connection that is closing gets nothing more. Its topics are given up as soon as it is not open; its user's place is
 kept until its end, since that counts for websocket.max_per_user.
@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from wsworker.bus.exchange import Exchange
@@ -58,7 +59,7 @@ class Handle(Protocol):
 
 
 class Post:
-    """The post of one worker. context: of what is scheduled here. You must close the exchange at the end."""
+    """The post of one worker. context: of what is scheduled here, see Home. You must close the exchange at the end."""
 
     def __init__(self, office: Office, context: Context) -> None:
         self._office = office
@@ -73,8 +74,10 @@ class Post:
             lambda name: self.exchange.unsubscribe(Key("user", name)),
         )
         self._delivers = False
-        self._later: deque[tuple[Data, Collection[Connection]]] = deque()  # what was published within a delivery
-        self._gap_told: asyncio.Task[None] | None = None  # the last call of an async on_bus_gap
+        self._later: deque[Callable[[], object]] = deque()  # what was asked for within a delivery
+        self._gap_waits = False  # until on_bus_gap, if it is async, is told of it
+        self._gap_keys: frozenset[Key] | None = frozenset()  # of the gap that waits, None for all
+        self._gap_told: asyncio.Task[None] | None = None  # the last one that calls it
 
     # What connections say
 
@@ -108,8 +111,9 @@ class Post:
         """Close a user's connections, here and elsewhere. ValueError for a code that no Close carries."""
         if not is_close_code(code):
             raise ValueError(f"a Close carries 1000-1003, 1007-1014 or 3000-4999, not {code}")
-        self._close(user, code, reason)
+        # first, as in publish
         self.exchange.publish(Envelope(Key("user", user), encode_close(code, cut_reason(reason)), closes=True))
+        self._close(user, code, reason)
 
     def _receivers(self, key: Key) -> Collection[Connection]:
         if key.kind == "topic":
@@ -118,23 +122,28 @@ class Post:
         return [connection for connection in everybody if connection.state == "open"]
 
     def _deliver(self, data: Data, receivers: Collection[Connection]) -> None:
-        """Send to connections here; within a delivery, once that is over, so that all get both in the same order."""
+        """Send to connections here."""
         if self._delivers:
-            # of what may be changed until then, copies
-            self._later.append((data if isinstance(data, str) else bytes(data), tuple(receivers)))
+            # it has to wait: of what may be changed until then, copies
+            data, receivers = data if isinstance(data, str) else bytes(data), tuple(receivers)
+        self._in_order(partial(self._office.deliver, data, receivers))
+
+    def _close(self, user: str, code: int, reason: str) -> None:
+        self._in_order(partial(_close_all, self.users.of(user), code, reason))
+
+    def _in_order(self, act: Callable[[], object]) -> None:
+        """Do it at once; within a delivery, once that is over, so that all get everything in the same order."""
+        if self._delivers:
+            self._later.append(act)
             return
         self._delivers = True
         try:
-            self._office.deliver(data, receivers)
+            act()
             while self._later:
-                self._office.deliver(*self._later.popleft())
+                self._later.popleft()()
         finally:
             self._delivers = False
             self._later.clear()
-
-    def _close(self, user: str, code: int, reason: str) -> None:
-        for connection in self.users.of(user):
-            connection.close(code, reason)
 
     # What the exchange says
 
@@ -156,26 +165,39 @@ class Post:
         return True
 
     def _tell_gap(self, keys: frozenset[Key] | None) -> None:
-        """Call on_bus_gap with those topics of a gap that somebody here wants, one call after the other."""
+        """Call on_bus_gap; while an async call goes on, gaps are collected, and told as one when it is done."""
         office = self._office
         callback = office.app.on_bus_gap
         if callback is None:
             return
-        topics = frozenset(self.subscribers.keys())
-        if keys is not None:
-            topics = topics.intersection(key.name for key in keys if key.kind == "topic")
-        if callback.is_async:
-            call = self._call_gap(callback, topics, self._gap_told)
-            self._gap_told = office.loop.create_task(call, context=self._context)
-        elif (exception := office.caller.run(callback, office.worker, topics)) is not None:
-            office.caller.report(callback, exception)
+        if not callback.is_async:
+            exception = self._context.copy().run(office.caller.run, callback, office.worker, self._wanted(keys))
+            if exception is not None:
+                office.caller.report(callback, exception)
+            return
+        self._gap_waits = True
+        self._gap_keys = None if self._gap_keys is None or keys is None else self._gap_keys | keys
+        if self._gap_told is None or self._gap_told.done():
+            self._gap_told = office.loop.create_task(self._call_gap(callback), context=self._context.copy())
 
-    async def _call_gap(self, callback: Callback, topics: frozenset[str], before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait({before})
-        exception = await self._office.caller.wait(callback, self._office.worker, topics)
-        if exception is not None:
-            self._office.caller.report(callback, exception)
+    async def _call_gap(self, callback: Callback) -> None:
+        caller = self._office.caller
+        while self._gap_waits:
+            topics = self._wanted(self._gap_keys)
+            self._gap_waits, self._gap_keys = False, frozenset()
+            exception = await caller.wait(callback, self._office.worker, topics)
+            if exception is not None:
+                caller.report(callback, exception)
+
+    def _wanted(self, keys: frozenset[Key] | None) -> frozenset[str]:
+        """Return the topics of a gap that somebody here wants."""
+        topics = frozenset(self.subscribers.keys())
+        return topics if keys is None else topics.intersection(key.name for key in keys if key.kind == "topic")
+
+
+def _close_all(connections: Iterable[Connection], code: int, reason: str) -> None:
+    for connection in connections:
+        connection.close(code, reason)
 
 
 def _body(data: Data) -> bytes:

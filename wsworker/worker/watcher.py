@@ -42,15 +42,23 @@ class Watcher:
     """Looks at the sources of one worker; make it before the app is imported, and start it after.
 
     app_dir, config: absolute paths. changed: is called with the names of what has changed, and a mark by which the
-    master knows the same state of the disk from another worker. clock: seconds, monotonic.
+    master knows the same state of the disk from another worker. clock: seconds, monotonic. warns: tell if app_dir is
+    too large; for one of the workers, as all see the same.
     """
 
     def __init__(
-        self, app_dir: str, config: str, changed: Callable[[str, str], None], clock: Callable[[], float]
+        self,
+        app_dir: str,
+        config: str,
+        changed: Callable[[str, str], None],
+        clock: Callable[[], float],
+        *,
+        warns: bool = True,
     ) -> None:
         self._app_dir = app_dir
         self._changed = changed
         self._clock = clock
+        self._warns = warns
         self._foreign = {
             str(Path(__file__).parents[1]),
             *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")),
@@ -97,6 +105,7 @@ class Watcher:
         if not is_all:
             # which ones another look would find depends on what else comes and goes there
             self._only = files
+        if not is_all and self._warns:
             text = "%s holds more than %d files and folders; new files are not noticed, set `app_dir` to a smaller one"
             logger.warning(text, self._app_dir, MOST_ENTRIES)
         return files
