@@ -62,6 +62,25 @@ def test_an_endless_line() -> None:
     assert ["x" * MOST_BYTES] == paper.lines
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_long_line(end: str) -> None:
+    """It is cut also if it comes at once and whole, and never in the midst of a character; no record is too long."""
+    for text in ("x" * (3 * MOST_BYTES), "x" + "é" * MOST_BYTES, "xy" + "😀" * MOST_BYTES, "x" * MOST_BYTES + "y"):
+        paper = Paper()
+        print(text, end=end, flush=True, file=paper.stream)
+        sizes = [len(line.encode()) for line in paper.lines]
+        assert text == "".join(paper.lines)
+        assert max(sizes) <= MOST_BYTES
+        assert min(sizes[:-1]) > MOST_BYTES - 4
+
+
+def test_a_long_line_of_bytes_that_are_no_text() -> None:
+    """It is cut wherever it is."""
+    paper = Paper()
+    paper.stream.buffer.write(b"\x80" * (MOST_BYTES + 1) + b"\n")
+    assert ["\\x80" * MOST_BYTES, "\\x80"] == paper.lines
+
+
 def test_a_traceback_stays_readable() -> None:
     """It is said line by line, as it was printed."""
     paper = Paper()

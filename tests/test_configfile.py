@@ -108,6 +108,8 @@ def test_find_takes_the_first_of_four(folder: Path) -> None:
     assert Path("config.yaml") == find(None, {"WSWORKER_CONFIG": ""})
     assert Path("x.yaml") == find(None, {"WSWORKER_CONFIG": "x.yaml"})
     assert Path("y.yaml") == find("y.yaml", {"WSWORKER_CONFIG": "x.yaml"})
+    # who names nothing means something, and not the next one
+    assert Path() == find("", {"WSWORKER_CONFIG": "x.yaml"})
 
 
 def test_find_what_cannot_be_seen(folder: Path, tmp_path: Path) -> None:
@@ -345,6 +347,16 @@ def test_peek_ignores_what_is_wrong_elsewhere(folder: Path) -> None:
     assert Peek("x", "auto") == peek(Path("config.yaml"), {})
     Path("config.yaml").write_text("- 1\n", encoding="utf-8")
     assert Peek("hello", "auto") == peek(Path("config.yaml"), {})
+
+
+def test_peek_reads_what_stands_above_broken_syntax(folder: Path) -> None:
+    """There the name is, mostly; without one above, that of the folder may not be meant."""
+    Path("config.yaml").write_text("name: x\napp: 'hello\nlisten: 1\n", encoding="utf-8")
+    assert Peek("x", "auto") == peek(Path("config.yaml"), {})
+    Path("config.yaml").write_text("app: 'hello\nname: x\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config.yaml:1:6: error: this quote is never closed"):
+        peek(Path("config.yaml"), {})
+    assert Peek("z", "auto") == peek(Path("config.yaml"), {"WSWORKER_NAME": "z"})
 
 
 def test_peek_tells_broken_syntax(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.worker.service import Recorder, make_app, recorded
-from wsworker.fakes import FakeConnection, FakeRequest, FakeTimer, FakeWorker
+from wsworker.fakes import MOST_TOPICS, FakeConnection, FakeRequest, FakeTimer, FakeWorker
 from wsworker.protocol.request import Address
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Worker
@@ -96,6 +96,20 @@ def subscribing(connection: Any) -> list[Any]:
     return [*found, connection.subscribe("late"), connection.unsubscribe("room"), connection.topics]
 
 
+def subscribing_too_much(connection: Any) -> list[Any]:
+    """Use one topic more than there may be, then one of them again, and another in place of one."""
+    for number in range(MOST_TOPICS):
+        connection.subscribe(f"room {number}")
+    with pytest.raises(ValueError, match="topics") as caught:
+        connection.subscribe("hall")
+    connection.subscribe("room 7")
+    connection.unsubscribe("room 7")
+    connection.subscribe("hall")
+    found = [str(caught.value), connection.topics]
+    connection.close()
+    return [*found, connection.subscribe("late")]
+
+
 def publishing(connection: Any) -> list[Any]:
     """Publish to topics, users and all, with good and bad arguments."""
     worker = connection.worker
@@ -169,6 +183,7 @@ def decorating(connection: Any) -> list[Any]:
         closing,
         terminating,
         subscribing,
+        subscribing_too_much,
         publishing,
         closing_a_user,
         naming,
@@ -287,6 +302,27 @@ def test_two_connections_have_two_ids() -> None:
     one, other = FakeConnection(), FakeConnection()
     assert one.id != other.id
     assert one.worker is not other.worker
+
+
+def test_another_worker() -> None:
+    """A connection that is given one leaves its first; one that has ended is not reached there either."""
+    connection, worker = FakeConnection(), FakeWorker()
+    first = connection.worker
+    connection.worker = worker
+    connection.subscribe("room")
+    worker.publish("room", "hi")
+    first.publish("room", "lost")
+    assert ({}, {connection.id: connection}, ["hi"]) == ({**first.connections}, {**worker.connections}, connection.sent)
+    connection.end()
+    connection.worker = first
+    assert ({}, {}, first) == ({**first.connections}, {**worker.connections}, connection.worker)
+
+
+def test_another_request() -> None:
+    """It brings the address it came from."""
+    connection = FakeConnection()
+    connection.request = FakeRequest("/x", remote=Address("192.0.2.1", 1))
+    assert ("/x", "192.0.2.1:1") == (connection.request.path, str(connection.remote))
 
 
 def test_requests() -> None:

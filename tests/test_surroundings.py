@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsworker.surroundings import objections
+from wsworker.surroundings import file_of, objections
 
 
 @pytest.fixture
@@ -65,6 +65,16 @@ def test_files_beside_the_config_file(folder: Path, static: str) -> None:
     assert "http.static" == key
     assert "holds this config file, " in sentence
     assert sentence.endswith("config.yaml, which must not be served; give the files a folder of their own")
+
+
+def test_file_of(tmp_path: Path) -> None:
+    """A package is taken before a module of its name, as Python does; what is not there would be a module."""
+    folder = str(tmp_path)
+    assert f"{folder}/chat.py" == file_of("chat:app", folder)
+    assert f"{folder}/chat/rooms.py" == file_of("chat.rooms", folder)
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "__init__.py").touch()
+    assert f"{folder}/chat/__init__.py" == file_of("chat", folder)
 
 
 def test_files_beside_the_app(folder: Path) -> None:

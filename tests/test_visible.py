@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.visible import escape, escape_json, escape_line
+from wsworker.visible import escape, escape_json, escape_line, is_colorless
 
 HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -49,3 +49,17 @@ def test_json_says_what_was_said(text: str) -> None:
     document = escape_json(json.dumps(text, ensure_ascii=False))
     assert HARMFUL.search(document) is None
     assert re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) == json.loads(document)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True),
+        ({"TERM": "dumb"}, True),
+    ],
+)
+def test_who_wants_no_colour(environ: dict[str, str], expected: bool) -> None:
+    """NO_COLOR if it holds anything, and a dumb terminal."""
+    assert expected is is_colorless(environ)

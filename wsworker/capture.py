@@ -5,9 +5,10 @@ with process and connection in front of it like any other, so nothing that is pr
 and each line stays valid where lines are JSON. A traceback that traceback.print_exc() prints is some records that stand
 below each other.
 
-A line ends where the text says so, and also at a flush: who flushes wants it out now. It ends as well when it has
-MOST_BYTES. Lines of nothing but blanks are left out, and so is the \r with which progress bars begin. One inside a line
-stays: what stands before it would be hidden, and a client may have sent it.
+A line ends where the text says so, and also at a flush: who flushes wants it out now. The end of one that has
+MOST_BYTES is not waited for, and a longer one becomes several records. Lines of nothing but blanks are left out, and so
+is the \r with which progress bars begin. One inside a line stays: what stands before it would be hidden, and a client
+may have sent it.
 
 print("a", 1) is several writes. So the parts of lines are kept apart by thread and connection, or those that print at
 the same time would tear each other's lines.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from wsworker import speaker
@@ -105,7 +106,17 @@ class Stream(io.RawIOBase):
         self.flush()
 
     def _end_line(self, printer: Printer) -> None:
-        part = self._parts.pop(printer, bytearray())
-        line = part.decode("utf-8", "backslashreplace").strip("\r")
-        if line.strip():
-            self._say(line, printer[1])
+        for piece in _pieces(self._parts.pop(printer, bytearray())):
+            line = piece.decode("utf-8", "backslashreplace").strip("\r")
+            if line.strip():
+                self._say(line, printer[1])
+
+
+def _pieces(line: bytearray) -> Iterator[bytearray]:
+    """Yield a line in pieces of at most MOST_BYTES, cut between characters where it is UTF-8; the line is used up."""
+    while len(line) > MOST_BYTES:
+        # a byte 10xxxxxx goes on with a character, and no character has more than three of them: RFC 3629 section 3
+        end = next((at for at in range(MOST_BYTES, MOST_BYTES - 4, -1) if line[at] & 0xC0 != 0x80), MOST_BYTES)
+        yield line[:end]
+        del line[:end]
+    yield line

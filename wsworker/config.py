@@ -6,7 +6,7 @@ reads what a person writes, sets the bounds and carries the words for a refusal.
 Two ways in. judging.validate() is for a file: it gives all mistakes by key, and relative paths start at the file's
 folder. Config(app="hello") is for code: paths stay as they are, and pydantic raises.
 
-Nothing is opened or looked up here. Whether a user exists or a folder is there is asked in configfile.py.
+Nothing is opened or looked up here. Whether a user exists or a folder is there is asked in surroundings.py.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
 
     The first two are not looked at here. Raises ConfigError when neither is given and neither of the last two is there.
     """
-    if named := explicit or environ.get("WSWORKER_CONFIG"):
+    if explicit is not None:
+        return Path(explicit)
+    if named := environ.get("WSWORKER_CONFIG"):
         return Path(named)
     for path in (WORKING_FILE, SYSTEM_FILE):
         if _is_there(path):
@@ -98,14 +100,18 @@ def load(path: Path, environ: Mapping[str, str], flags: Mapping[str, tuple[str, 
 def peek(path: Path, environ: Mapping[str, str]) -> Peek:
     """Return name and control socket as load would, without judging anything else.
 
-    A name that load refuses is returned all the same: no master runs under it. Raises ConfigError if the file cannot be
-    read or is no YAML.
+    A name that load refuses is returned all the same: no master runs under it. A file that is no YAML counts as far as
+    it is. Raises ConfigError if it cannot be read, or no name is given so far.
     """
     source = read_file(path)
     document = yamlfile.read(source.text)
+    entries = _entries(document)
     if document.root is None and document.faults:
-        raise ConfigError(str(path), tuple(source.problem(fault.spot, fault.message) for fault in document.faults))
-    entries = document.root.entries if isinstance(document.root, Table) else {}
+        broken = document.faults[0]
+        entries = _entries(yamlfile.read("\n".join(yamlfile.lines(source.text)[: broken.spot.line - 1])))
+        # that of the folder is none, as another may stand below; if only control_socket does, the lock still tells
+        if "name" not in entries and _variable("name") not in environ:
+            raise ConfigError(str(path), tuple(source.problem(fault.spot, fault.message) for fault in document.faults))
 
     def text_of(key: str) -> str:
         variable = _variable(key)
@@ -281,6 +287,10 @@ def _reserved(variable: str) -> bool:
 
 def _variable(key: str) -> str:
     return PREFIX + key.upper().replace(".", "__")
+
+
+def _entries(document: yamlfile.Document) -> Mapping[str, yamlfile.Entry]:
+    return document.root.entries if isinstance(document.root, Table) else {}
 
 
 def _readable(node: Node) -> bool:

@@ -109,8 +109,9 @@ class Counters:
     were accepted and gave way to others; errors: exceptions of callbacks; log_dropped: lines for the log that were
     lost; slow_callbacks: times a sync callback has kept the loop for too long; cut: connections that were still open
     when the time to drain was over. bus_published: messages for all who want them, in this worker and others;
-    bus_received: those that came from other workers; bus_dropped: what another worker was too slow to take, for each;
-    bus_gaps: times that messages may have been missing; bus_reconnects: lost links to other workers that came again.
+    bus_received: those that came from other workers; bus_dropped: what was dropped on its way to another worker, for
+    each; bus_gaps: times that messages may have been missing; bus_reconnects: lost links to other workers that came
+    again.
 
     closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS.
     handshakes: from accept to 101; sync_calls: sync callbacks; async_calls: async ones, from the first step to the

@@ -226,12 +226,20 @@ class NotRunning(WsworkerError):
     socket: str
     leftovers: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    @property
+    def _fact_and_cure(self) -> tuple[str, str]:
         if self.leftovers:
-            return (
-                f"{self.name} is not running: its master died; `wsworker start` removes {' and '.join(self.leftovers)}"
-            )
-        return f"{self.name} is not running (no socket at {self.socket}); start it with `wsworker start`"
+            return "its master died", f"`wsworker start` removes {' and '.join(self.leftovers)}"
+        return f"no socket at {self.socket}", "start it with `wsworker start`"
+
+    @property
+    def reason(self) -> str:
+        """Why, and the next step; without the name, for who has said that already."""
+        return "; ".join(self._fact_and_cure)
+
+    def __str__(self) -> str:
+        fact, cure = self._fact_and_cure
+        return f"{self.name} is not running ({fact}); {cure}"
 
 
 @dataclass(eq=False)

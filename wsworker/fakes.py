@@ -21,11 +21,15 @@ from typing import Any, Final, Literal, TypeAlias
 from wsworker.bus.topics import check_name
 from wsworker.protocol import frames
 from wsworker.protocol.request import Address, Request
+from wsworker.sections import WebSocketConfig
 
 Message: TypeAlias = str | bytes
 Data: TypeAlias = str | bytes | bytearray | memoryview
 
 HOME: Final = Address("127.0.0.1", 50000)
+
+MOST_TOPICS: Final = WebSocketConfig().max_topics
+"""The default: a fake connection has no settings."""
 
 _numbers = itertools.count(1)
 
@@ -136,31 +140,28 @@ class FakeConnection:
 
     sent: every message that send() has taken, and what was published to it; closed: (code, reason) once it was closed
     from this side, else None; full: set it to True to have send() return False, as it does for a client that does not
-    read; paused: between pause() and resume(). worker, request, subprotocol, remote and data may be set. It takes no
-    other attributes, as the real one takes none: what you keep for a connection goes into data.
+    read; paused: between pause() and resume(). worker, request (which brings its remote), subprotocol, remote and data
+    may be set. It takes no other attributes, as the real one takes none: what you keep for a connection goes into data.
     """
 
     __slots__ = (
+        "_request",
         "_state",
         "_topics",
         "_user",
+        "_worker",
         "closed",
         "data",
         "full",
         "id",
         "paused",
         "remote",
-        "request",
         "sent",
         "subprotocol",
-        "worker",
     )
 
     def __init__(self, worker: FakeWorker | None = None, request: Request | None = None) -> None:
         self.id = f"fake.1.{next(_numbers)}"
-        self.worker = worker or FakeWorker()
-        self.request = request or FakeRequest()
-        self.remote = self.request.remote
         self.subprotocol: str | None = None
         self.data: dict[Any, Any] = {}
         self.sent: list[Message] = []
@@ -170,10 +171,36 @@ class FakeConnection:
         self._user: str | None = None
         self._topics: set[str] = set()
         self._state: Literal["open", "closing", "closed"] = "open"
-        self.worker._open[self.id] = self
+        self._worker = worker or FakeWorker()
+        self._worker._open[self.id] = self
+        self.request = request or FakeRequest()
 
     def __repr__(self) -> str:
         return f"<FakeConnection {self.id}, {self.state}>"
+
+    @property
+    def worker(self) -> FakeWorker:
+        """The worker that it belongs to."""
+        return self._worker
+
+    @worker.setter
+    def worker(self, worker: FakeWorker) -> None:
+        """Move it to another worker, which reaches it from now on unless it has ended."""
+        self._worker._open.pop(self.id, None)
+        self._worker = worker
+        if self._state != "closed":
+            worker._open[self.id] = self
+
+    @property
+    def request(self) -> Request:
+        """What the client has asked for."""
+        return self._request
+
+    @request.setter
+    def request(self, request: Request) -> None:
+        """Give it another request; remote becomes that of the request."""
+        self._request = request
+        self.remote = request.remote
 
     @property
     def state(self) -> Literal["open", "closing", "closed"]:
@@ -241,10 +268,13 @@ class FakeConnection:
         self.paused = False
 
     def subscribe(self, topic: str) -> None:
-        """Add a topic to topics; no effect unless open. ValueError for what cannot be a topic."""
+        """Add a topic to topics; no effect unless open. ValueError for what cannot be a topic, and over MOST_TOPICS."""
         check_name(topic)
-        if self._state == "open":
-            self._topics.add(topic)
+        if self._state != "open" or topic in self._topics:
+            return
+        if len(self._topics) >= MOST_TOPICS:
+            raise ValueError(f"a connection has at most {MOST_TOPICS} topics, see websocket.max_topics")
+        self._topics.add(topic)
 
     def unsubscribe(self, topic: str) -> None:
         """Take a topic out of topics, if it is there and this is open; errors as for subscribe."""

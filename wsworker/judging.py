@@ -76,7 +76,7 @@ def _item(error: ErrorDetails) -> int | None:
 def _message(key: str, item: int | None, error: ErrorDetails, value: object) -> str:
     if error["type"] == "missing":
         return f"{key} is missing; add `{key}: module`, the module with your on_message"
-    # only a refusal of values.py has the type value_error; all others are pydantic's, whose text is dropped
+    # what our own checks of a value raise has the type value_error; all others are pydantic's, whose text is dropped
     refusal = error["ctx"]["error"] if error["type"] == "value_error" else ValueError()
     if isinstance(refusal, read.Sentence):
         return f"{key} {refusal}"

@@ -28,6 +28,7 @@ from wsworker.capture import Stream
 from wsworker.errors import PlatformError
 from wsworker.lines import Console, Journal, Json, Line
 from wsworker.sink import Sink
+from wsworker.visible import is_colorless
 
 Format: TypeAlias = Literal["auto", "console", "journal", "json"]
 
@@ -294,7 +295,7 @@ def _line(wanted: Format, slot: int | None, fd: int) -> Line:
     if wanted == "journal" or (wanted == "auto" and _is_journal(fd, os.environ.get("JOURNAL_STREAM", ""))):
         return Journal(slot)
     on_terminal = os.isatty(fd)
-    has_color = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    has_color = on_terminal and not is_colorless(os.environ)
     return Console(slot, dated=not on_terminal, colored=has_color if _color is None else _color)
 
 

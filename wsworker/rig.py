@@ -31,6 +31,7 @@ from wsworker.config import KEYS, Config
 from wsworker.counters import Counters
 from wsworker.errors import AppError
 from wsworker.judging import validate
+from wsworker.surroundings import file_of
 from wsworker.worker import app as app_module
 from wsworker.worker.app import App
 from wsworker.worker.boot import make_acceptor
@@ -242,7 +243,7 @@ def top_of(app: str) -> str:
 
 def holds(folder: Path, top: str) -> bool:
     """Whether a module or package lies in a folder."""
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+    return Path(file_of(top, str(folder))).is_file()
 
 
 def need_own(top: str, folder: Path) -> None:

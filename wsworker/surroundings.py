@@ -43,6 +43,16 @@ def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str
             yield key, f"{key}: there is no file {full}; create it, or correct the path"
 
 
+def file_of(app: str, app_dir: str) -> str:
+    """Return the file that an app would be imported from out of app_dir, as Python looks for it; it need not exist.
+
+    app: a dotted module, with or without its attribute.
+    """
+    module = os.path.join(app_dir, *app.partition(":")[0].split("."))
+    package = os.path.join(module, "__init__.py")
+    return package if os.path.exists(package) else f"{module}.py"
+
+
 def _site_objections(raw: Mapping[str, object], site: str, file: Path) -> Iterator[str]:
     """Object to a folder of files for everybody that holds files which are for nobody. site: absolute."""
     for what, path in _private_files(raw, file):
@@ -57,10 +67,7 @@ def _private_files(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str,
     yield "this config file", str(file)
     app_dir = values.path(str(raw.get("app_dir", ".")), folder)
     yield "app_dir", app_dir
-    module = os.path.join(app_dir, *str(raw.get("app", "")).partition(":")[0].split("."))
-    package = os.path.join(module, "__init__.py")
-    # as Python looks for them
-    yield "the app", package if os.path.exists(package) else f"{module}.py"
+    yield "the app", file_of(str(raw.get("app", "")), app_dir)
     for key in ("tls.keyfile", "tls.certfile", "log.file"):
         if isinstance(path := raw.get(key), str):
             yield key, values.path(path, folder)

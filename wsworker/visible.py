@@ -8,6 +8,7 @@ Backslashes stay as they are: who sends the four characters \x1b has them shown 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 # C0, DEL and C1; what Unicode also calls a line end; the marks that reorder text on a screen; surrogates, which have no
@@ -37,6 +38,11 @@ def escape_json(document: str) -> str:
     either form, becomes the visible text \udc80.
     """
     return _UNSAFE.sub(_visible_in_json, document)
+
+
+def is_colorless(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for no colour: NO_COLOR (no-color.org), or a terminal that calls itself dumb."""
+    return bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -173,7 +173,7 @@ def test_what_clients_chose_is_escaped(wsworker: Callable[..., Result], running:
 def test_a_long_text_costs_no_column(
     wsworker: Callable[..., Result], running: Callable[[Script], Answering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One client's path, name or topics are shortened on a terminal; a pipe and --json have the whole of them."""
+    """One client's path, name and topics share what is left on a terminal; a pipe and --json have the whole of them."""
     long = ROW | {"path": "/" + "p" * 500, "user": "u" * 255, "topics": ["t" * 255, "news"]}
     running(answers(ROW, long))
     for text in (long["path"], long["user"], ",".join(long["topics"])):
@@ -182,8 +182,22 @@ def test_a_long_text_costs_no_column(
     monkeypatch.setattr("wsworker.cli.connections.terminal_width", lambda: 180)
     heading, first, second = wsworker("connections").out.splitlines()
     assert [column.heading for column in COLUMNS] == heading.split()
+    assert 180 == len(second)
     assert first.split()[3:5] == ["/", "-"]
-    assert {f"/{'p' * 28}…", f"{'u' * 29}…", f"{'t' * 29}…"} < {*second.split()}
+    short = {word[0]: len(word) for word in second.split() if word.endswith("…")}
+    assert {"/": 36, "u": 35, "t": 35} == short
+
+
+def test_a_long_path_on_a_terminal_of_80(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves the others what they need, and one column at most goes that would have had room without it."""
+    running(answers(ROW, ROW | {"path": "/" + "p" * 47}))
+    monkeypatch.setattr("wsworker.cli.connections.terminal_width", lambda: 80)
+    heading, _, second, note = wsworker("connections").out.splitlines()
+    assert ["WORKER", "ID", "REMOTE", "PATH", "USER", "SINCE", "IN", "OUT", "SENDQ"] == heading.split()
+    assert f"/{'p' * 8}…" == second.split()[3]
+    assert "too narrow for: PING, TOPICS" == note
 
 
 def test_control_c(running: Callable[[Script], Answering]) -> None:

@@ -105,21 +105,34 @@ def test_long_values_are_whole() -> None:
     assert value == render(PLAIN, painted(value))
 
 
-STRANGERS = (Column("A", "<", most=5), Column("B", "<", rank=1), Column("C", "<", rank=2, most=6))
+STRANGERS = (Column("A", "<", fewest=5), Column("B", "<", rank=1), Column("C", "<", rank=2, fewest=4))
 
 
 def test_long_texts_of_strangers_are_shortened_first() -> None:
-    """Where the whole of them would cost a column; the columns go only if that is not enough."""
+    """To what is left; the columns go only if that is not enough, and then the rest has their room."""
     row = ("a" * 9, "b" * 9, "c" * 6)
     whole = ["A          B          C", f"{row[0]}  {row[1]}  {row[2]}"]
     for width, expected in {
         None: whole,
         28: whole,
-        27: ["A      B          C", f"aaaa…  {row[1]}  {row[2]}"],
-        24: ["A      B          C", f"aaaa…  {row[1]}  {row[2]}"],
-        23: ["A      B", f"aaaa…  {row[1]}", "too narrow for: C"],
+        27: ["A         B          C", f"{'a' * 7}…  {row[1]}  {row[2]}"],
+        25: ["A       B          C", f"{'a' * 5}…  {row[1]}  {row[2]}"],
+        24: ["A       B          C", f"{'a' * 5}…  {row[1]}  cccc…"],
+        22: ["A      B          C", f"aaaa…  {row[1]}  ccc…"],
+        21: ["A          B", f"{row[0]}  {row[1]}", "too narrow for: C"],
+        17: ["A       B", f"{'a' * 5}…  {row[1]}", "too narrow for: C"],
+        15: ["A        C", f"{'a' * 6}…  {row[2]}", "too narrow for: B"],
+        10: ["A", f"{row[0]}", "too narrow for: B, C"],
+        4: ["A", "aaaa…", "too narrow for: B, C"],
     }.items():
         assert expected == render(PLAIN, table(STRANGERS, [row], width)).split("\n")
+
+
+def test_a_narrow_column_stays_where_a_wide_one_had_no_room() -> None:
+    """So no room is left blank that a column would fit in."""
+    columns = (Column("A"), Column("B", rank=1), Column("C", rank=2), Column("D", rank=3))
+    assert [0, 2] == fitting(columns, [("1", "2" * 20, "3", "4")], 4)
+    assert [0, 2, 3] == fitting(columns, [("1", "2" * 20, "3", "4")], 22)
 
 
 @given(texts, st.integers(1, 40))
@@ -164,8 +177,29 @@ def test_what_fits_fits(rows: list[tuple[str, str, str]], ranks: tuple[int, ...]
     kept = fitting(columns, rows, width)
     assert sorted(kept) == kept
     assert {index for index, rank in enumerate(ranks) if rank == 0} <= {*kept}
-    needed = sum(max(1, *(cell_len(row[index]) for row in rows), 0) + draw.GAP for index in kept) - draw.GAP
+    widths = draw.natural_widths(columns, rows)
+    needed = sum(widths[index] + draw.GAP for index in kept) - draw.GAP
     assert needed <= width or all(ranks[index] == 0 for index in kept)
+    assert all(needed + draw.GAP + widths[index] > width for index in {0, 1, 2} - {*kept} if kept)
+
+
+@given(
+    rows=st.lists(st.tuples(texts, texts, texts), max_size=5),
+    fewest=st.tuples(*[st.integers(2, 12)] * 3),
+    width=st.integers(1, 100),
+)
+def test_shortened_columns_fill_the_terminal(
+    rows: list[tuple[str, str, str]], fewest: tuple[int, ...], width: int
+) -> None:
+    """None is narrower than it may be nor wider than its text, and no place is left that a shortened one could have."""
+    columns = [Column(name, rank=1, fewest=least) for name, least in zip("ABC", fewest, strict=True)]
+    kept = fitting(columns, rows, width)
+    natural = draw.natural_widths(columns, rows)
+    widths = draw.shared_widths(columns, rows, kept, width)
+    assert all(min(natural[index], fewest[index]) <= widths[index] <= natural[index] for index in kept)
+    needed = sum(widths[index] + draw.GAP for index in kept) - draw.GAP
+    whole = all(widths[index] == natural[index] for index in kept)
+    assert needed <= width if whole else needed == width
 
 
 def test_no_terminal_has_no_width(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def test_help_of_the_program(place: Place) -> None:
     """It loads no command, and no YAML."""
     _, modules = imported("--help")
     assert [] == heavy(modules, {"yaml", "socket", "logging", "json"})
-    assert ["failures", "main", "options", "version"] == sorted(
+    assert ["failures", "main", "options", "streams", "version"] == sorted(
         module.rpartition(".")[2] for module in modules if module.startswith("wsworker.cli.")
     )
     assert len(modules) < 160

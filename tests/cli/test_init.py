@@ -69,6 +69,29 @@ def test_a_name_with_blanks(init: Callable[..., Result]) -> None:
     assert "name: hello-world\n" in Path("my apps/hello world/config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    "name", ["-x", "-", "--help", "a\nb", "caf\udce9'\\", "\x1b[31m\u202eü", "ü ☕", "~", "$HOME`id`", "é" * 99]
+)
+def test_what_is_next_can_be_typed(init: Callable[..., Result], name: str) -> None:
+    """Whatever the name is, the line does no harm on a terminal, and bash reads it."""
+    following = init("--", name).out.splitlines()[-1].removeprefix("next:    ")
+    assert following.isprintable()
+    command = following.replace("wsworker start", "pwd -P; ls")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    assert os.fsencode(os.path.realpath(name)) + b"\n" == done.stdout.partition(b"app.py")[0]
+
+
+def test_a_folder_that_is_gone(init: Callable[..., Result], tmp_path: Path) -> None:
+    """Nothing can be made in it, and the sentence says where to go; a whole path is another matter."""
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+    sentence = "error: this folder is gone; cd to another one\n"
+    assert Result(1, "", sentence) == init("hello")
+    assert Result(1, "", sentence) == init()
+    assert 0 == init(str(tmp_path / "hello")).code
+
+
 def test_a_name_that_is_not_that_of_the_folder_is_told(init: Callable[..., Result]) -> None:
     """Nobody would look for "service" else."""
     told = init("ü").out.splitlines()[1]

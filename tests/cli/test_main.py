@@ -13,7 +13,8 @@ from collections.abc import Callable
 import click
 import pytest
 
-from tests.cli.conftest import Place, Result
+from tests.cli.conftest import Answering, Place, Result, Script
+from tests.cli.test_imports import DOCUMENT
 from wsworker.cli.main import COMMANDS, commands, main
 
 
@@ -103,6 +104,39 @@ def test_a_full_disk(place: Place, arguments: tuple[str, ...], code: int, unbuff
         )
     text = "error: cannot write to standard output: No space left on device\n"
     assert (code, text) == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("status", "--json"), ("stop", "--json"), ("schema",), ("--help",), ("status", "--help")],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_gone(place: Place, arguments: tuple[str, ...], unbuffered: str) -> None:
+    """`wsworker status | true` ends silently, and as every program in a pipe: 1 would mean a dead service."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "wsworker", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    os.close(writer)
+    assert (141, "") == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize("command", ["status >&-", "status --json >&-", "reload 2>&-", "stop 2>&-", "stop >&- 2>&-"])
+def test_closed_streams(running: Callable[[Script], Answering], command: str) -> None:
+    """They change nothing in what is done, nor in the exit code."""
+    reloaded = {"result": "ok", "generation": 1, "workers": [], "asked": 0, "seconds": 0.1}
+    running({"status": [DOCUMENT], "reload": [reloaded], "stop": [{"result": "stopped"}]})
+    script = f"exec {sys.executable} -m wsworker {command}"
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (0, "") == (ended.returncode, ended.stderr)
 
 
 def test_debug(wsworker: Callable[..., Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -49,6 +50,14 @@ def test_the_environment_names_the_file(
     assert wsworker("status", "-c", "config.yaml").out.startswith("cli-test  ")
 
 
+@pytest.mark.parametrize("arguments", [("-c", "", "status"), ("status", "-c", ""), ("-c", "", "stop", "-c", "x.yaml")])
+def test_an_empty_name_of_a_file(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> None:
+    """It is a mistake, such as a variable that is not set, and no word for the file of this folder."""
+    result = wsworker(*arguments)
+    assert (2, "") == (result.code, result.out)
+    assert result.err.startswith("error: FILE of -c is empty; name a file, or leave -c out (see `wsworker")
+
+
 @pytest.mark.parametrize("arguments", [("--version",), ("status", "--version")])
 def test_version(wsworker: Callable[..., Result], arguments: tuple[str, ...]) -> None:
     """--version needs no config file and runs no command."""
@@ -62,6 +71,16 @@ def test_results_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     settings.progress("on the way")
     settings.result(click.style("done", fg="green"), {"schema": 1})
     assert ("done\n", "on the way\n") == tuple(capsys.readouterr())
+
+
+def test_progress_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to end half-way."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        stream = io.TextIOWrapper(full, write_through=True)
+        monkeypatch.setattr(sys, "stderr", stream)
+        Settings().progress("on the way")
+        # it would try once more at its end
+        stream.detach()
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsworker.cli.rights import Rights, Worker, file_of, look, objection, of_app
+from wsworker.cli.rights import Rights, Worker, look, objection, of_app
 
 WWW = Worker("www", 33, frozenset({33, 44}))
 ROOT = Worker("root", 0, frozenset({0}))
@@ -63,13 +63,3 @@ def test_look(tmp_path: Path) -> None:
 def test_of_app(app: str, file: str, expected: list[str]) -> None:
     """An app is its folder, the folder of its package, and its file."""
     assert expected == of_app(app, "/srv", file)
-
-
-def test_file_of(tmp_path: Path) -> None:
-    """A package is taken before a module of its name, as Python does; what is not there would be a module."""
-    folder = str(tmp_path)
-    assert f"{folder}/chat.py" == file_of("chat:app", folder)
-    assert f"{folder}/chat/rooms.py" == file_of("chat.rooms", folder)
-    (tmp_path / "chat").mkdir()
-    (tmp_path / "chat" / "__init__.py").touch()
-    assert f"{folder}/chat/__init__.py" == file_of("chat", folder)

@@ -324,7 +324,9 @@ def test_dead(place: Place, wsworker: Callable[..., Result]) -> None:
     result = wsworker("status", "--json")
     document = json.loads(result.out)
     assert (1, "dead", NAME) == (result.code, document["state"], document["name"])
-    assert str(place.paths.pid) in document["reason"]
+    reason = f"its master died; `wsworker start` removes {place.paths.pid}"
+    assert reason == document["reason"]
+    assert f"{NAME}  dead  {reason}\n" == wsworker("status").out
 
 
 def test_unknown(wsworker: Callable[..., Result], deaf: Callable[[str], subprocess.Popen[str]]) -> None:
@@ -374,7 +376,7 @@ def test_on_a_terminal(place: Place, running: Callable[[Script], Answering]) -> 
     running({"status": [STATUS]})
     narrow = on_terminal(place, 60)
     assert f"\x1b[1m{NAME}\x1b[0m  \x1b[32mrunning\x1b[0m  pid 4242" in narrow[0]
-    assert "too narrow for: UP, SENDQ, RESTARTS" in narrow[-1]
+    assert "too narrow for: SENDQ, RESTARTS" in narrow[-1]
     wide = on_terminal(place, 60, "--wide")
     assert "QUEUE" in wide[3]
     assert "too narrow" not in "".join(wide)

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script, Turns
 from wsworker.cli import ask
 from wsworker.cli.failures import Failed
-from wsworker.cli.stop import Stopped, patience, wait_until_gone
+from wsworker.cli.options import Settings
+from wsworker.cli.stop import Stopped, ask_to_stop, patience, wait_until_gone
 from wsworker.master.rundir import start_ticks
 from wsworker.wire import Command
 
@@ -173,3 +174,32 @@ def test_patience(place: Place) -> None:
     assert 130 == patience(place.config, quick=False)
     place.config.write_text("nonsense: 1\n")
     assert 40 == patience(place.config, quick=False)
+
+
+def test_a_service_with_more_time_than_its_file_says(place: Place, running: Callable[[Script], Answering]) -> None:
+    """A variable may have given it that; it tells how long its workers still have."""
+    leaving = STATUS | {"workers": [{**STATUS["workers"][0], "drain_seconds": 40.0}]}
+    running({"status": Turns(STATUS, leaving, None)})
+    began_at = time.monotonic()
+    service = ask.locate(place.config, os.environ)
+    answer, give_up_at = ask_to_stop(Settings(), service, quick=False, give_up_at=began_at + 2)
+    assert ({}, True) == (answer, began_at + 50 <= give_up_at <= time.monotonic() + 50)
+
+
+def test_a_file_that_is_no_yaml_any_more(
+    place: Place, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It keeps no service from being stopped whose name stands above the mistake."""
+    running(SCRIPT)
+    place.config.write_text(f"name: {NAME}\napp: 'hello\n")
+    assert 0 == wsworker("stop").code
+
+
+def test_a_file_without_a_name_any_more(place: Place, wsworker: Callable[..., Result]) -> None:
+    """Beside the mistake stands how to do without the file."""
+    place.config.write_text(f"app: 'hello\nname: {NAME}\n")
+    result = wsworker("stop")
+    assert 78 == result.code
+    note, error, *_ = result.err.splitlines()
+    assert note.startswith("note: a service can be stopped without its file: `kill -TERM PID`")
+    assert error.startswith("config.yaml:1:6: error: this quote is never closed")

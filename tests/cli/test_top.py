@@ -207,10 +207,12 @@ def test_not_on_a_terminal(wsworker: Callable[..., Result]) -> None:
     assert result.err.startswith("error: top draws on a terminal; use `wsworker status` or `wsworker top --json` here")
 
 
-@pytest.mark.parametrize("interval", ["0", "-1", "soon"])
+@pytest.mark.parametrize("interval", ["0", "-1", "soon", "nan", "inf", "1e9"])
 def test_a_wrong_interval(wsworker: Callable[..., Result], interval: str) -> None:
-    """Seconds, and not so few that it would only ask."""
-    assert 2 == wsworker("top", "--json", "--interval", interval).code
+    """Seconds, not so few that it would only ask, and an hour at most."""
+    result = wsworker("top", "--interval", interval)
+    expected = "error: Invalid value for '--interval': must be a number from 0.1 to 3600 (see `wsworker top --help`)\n"
+    assert Result(2, "", expected) == result
 
 
 def test_a_stream_for_machines(running: Callable[[Script], Answering]) -> None:
@@ -237,6 +239,16 @@ def test_a_stream_whose_reader_goes(place: Place) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert (141, "") == (process.wait(30), process.stderr.read())
+
+
+def test_a_stream_of_a_dead_master(place: Place, wsworker: Callable[..., Result]) -> None:
+    """Its lines are those of `status --json`, whoever answers."""
+    place.paths.folder.mkdir()
+    place.paths.pid.touch()
+    with subprocess.Popen([*COMMAND, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert wsworker("status", "--json").out == process.stdout.readline()
+        process.send_signal(signal.SIGINT)
 
 
 class Terminal:
@@ -338,11 +350,32 @@ def test_it_waits_for_a_service(running: Callable[[Script], Answering]) -> None:
 def test_nobody_runs_yet(place: Place, running: Callable[[Script], Answering]) -> None:
     """Then it says so, and shows the service once it is there."""
     with Terminal() as terminal, restored(terminal):
-        terminal.until(f"waiting: {NAME} is not running")
+        terminal.until(f"waiting: no socket at {place.paths.socket}")
         running({"status": [DOCUMENT]})
         terminal.until(f"{NAME}  running  pid 4242")
         terminal.press("q")
         assert 0 == terminal.end()
+
+
+def test_a_master_that_hangs(deaf: Callable[[str], subprocess.Popen[str]]) -> None:
+    """Each look at it takes longer than the interval; the keys have their turn all the same."""
+    deaf("")
+    with Terminal() as terminal, restored(terminal):
+        terminal.until("gave no answer in 2 s")
+        terminal.press("q")
+        assert 0 == terminal.end()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_unicode(running: Callable[[Script], Answering], encoding: str) -> None:
+    """The lines are drawn in ASCII."""
+    looks = [DOCUMENT | {"uptime": float(second), "workers": [slot(1, messages_in=9**second)]} for second in range(9)]
+    running({"status": Turns(*looks)})
+    with Terminal(PYTHONIOENCODING=encoding) as terminal, restored(terminal):
+        terminal.until("...:@")
+        terminal.press("q")
+        assert 0 == terminal.end()
+        assert terminal.shown.isascii()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

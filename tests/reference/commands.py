@@ -7,7 +7,7 @@ import signal
 import click
 
 from tests.reference.template import filled, folded, table
-from wsworker.cli.failures import BAD_CONFIG, FAILED, INTERRUPTED, NOTHING_RUNNING, OK, PARKED, USAGE
+from wsworker.cli.failures import BAD_CONFIG, BROKEN_PIPE, FAILED, INTERRUPTED, NOTHING_RUNNING, OK, PARKED, USAGE
 from wsworker.cli.main import COMMANDS, commands
 from wsworker.master.signals import SIGNALS
 
@@ -19,6 +19,7 @@ EXITS = {
     PARKED: "every worker was given up, because none stayed alive",
     BAD_CONFIG: "the configuration is wrong, or the app cannot be imported",
     INTERRUPTED: "Ctrl+C ended what would have gone on: a wait, `top`",
+    BROKEN_PIPE: "nobody reads the output any more, as in `wsworker top --json | head -1`",
 }
 """What an exit code means whichever command it is of; `status` has its own."""
 

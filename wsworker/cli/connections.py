@@ -5,7 +5,7 @@ the largest interest are one --sort away. A worker that does not answer within 2
 be busy in a callback, hung or just ending.
 
 Names and paths come from clients and from the app; a terminal sees their control characters as text, and one that is
-too narrow the first few of a long one: nobody can hide the other columns by a long path.
+too narrow the first few of a long one: however long a path is, it takes no more than FEWEST places from other columns.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from wsworker.cli.text import age, counted, size
 from wsworker.query import DEFAULT_LIMIT, MAX_LIMIT, SORTS, Query, check_text
 from wsworker.wire import Command
 
-MOST: Final = 30
+FEWEST: Final = 8
 COLUMNS: Final = (
     Column("WORKER"),
     Column("ID", "<"),
     Column("REMOTE", "<"),
-    Column("PATH", "<", rank=2, most=MOST),
-    Column("USER", "<", rank=1, most=MOST),
+    Column("PATH", "<", rank=2, fewest=FEWEST),
+    Column("USER", "<", rank=1, fewest=FEWEST),
     Column("SINCE", rank=5),
     Column("IN", rank=4),
     Column("OUT", rank=4),
     Column("SENDQ", rank=3),
     Column("PING", rank=6),
-    Column("TOPICS", "<", rank=7, most=MOST),
+    Column("TOPICS", "<", rank=7, fewest=FEWEST),
 )
 NOTHING: Final = "-"
 

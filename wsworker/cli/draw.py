@@ -2,9 +2,10 @@
 
 rich would fold or cut what is wider than its console, and outside a terminal it believes in 80 columns. A cut value is
 a lost one, so the width is never its business here: lines are as long as they need to be, and where that is too long,
-whole columns are left out. A column has a rank for that. Those of rank 0 always stay; of the others the highest goes
-first, and a line below the table names what is missing. But first the texts of strangers are shortened, as one long
-path would cost all other columns. A pipe has no width, so it gets everything.
+whole columns are left out. A column has a rank for that. Those of rank 0 always stay; the others are taken in the order
+of their ranks if there is room, and a line below the table names what is missing. But the texts of strangers are
+shortened before they cost a column, as one long path would cost all others; what is left over is theirs again. A pipe
+has no width, so it gets everything.
 
 Cells are padded here too, and rich only styles the lines: its own table takes a millisecond for a row.
 
@@ -40,15 +41,15 @@ ENDLESS: Final = 1_000_000
 class Column:
     """One column of a table. align: "<" for words, ">" for figures; rank: 0 stays, the highest goes first when narrow.
 
-    least: a width it has at any rate; most: a width that longer cells are shortened to where the table is too wide
-    with the whole of them; colors: from a value to a style of rich, such as "green" or "bold red".
+    least: a width it has at any rate; fewest: so many places at least are left of longer cells where the table is too
+    wide with the whole of them; colors: from a value to a style of rich, such as "green" or "bold red".
     """
 
     heading: str
     align: Align = ">"
     rank: int = 0
     least: int = 0
-    most: int = ENDLESS
+    fewest: int = ENDLESS
     colors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -61,14 +62,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     from rich.console import Group
 
     shown = [[escape(cell, ENDLESS) for cell in row] for row in rows]
-    if len(fitting(columns, shown, width)) < len(columns):
-        shown = [[shortened(cell, column.most) for column, cell in zip(columns, row, strict=True)] for row in shown]
     kept = fitting(columns, shown, width)
-    widths = natural_widths(columns, shown)
+    widths = shared_widths(columns, shown, kept, width)
     lines = [_line((columns[index], widths[index], columns[index].heading, "bold") for index in kept)]
     for row in shown:
         styles = [column.colors.get(cell, "") for column, cell in zip(columns, row, strict=True)]
-        lines.append(_line((columns[index], widths[index], row[index], styles[index]) for index in kept))
+        cells = {index: shortened(row[index], widths[index]) for index in kept}
+        lines.append(_line((columns[index], widths[index], cells[index], styles[index]) for index in kept))
     if missing := [column.heading for index, column in enumerate(columns) if index not in kept]:
         lines.append(painted(f"too narrow for: {', '.join(missing)}", "dim"))
     return Group(*lines)
@@ -115,19 +115,48 @@ def painted(text: object, style: str = "") -> Text:
 def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
     """Return which columns to show, in their order. Those of rank 0 stay even if they alone are too wide.
 
-    rows and width as for table.
+    A narrow one may stay where a wide one of a lower rank had no room. rows and width as for table.
     """
-    kept = list(range(len(columns)))
     if width is None:
-        return kept
-    widths = natural_widths(columns, rows)
-    while sum(widths[index] + GAP for index in kept) - GAP > width:
-        # of two with the same rank the right one goes
-        last = max(kept, key=lambda index: (columns[index].rank, index))
-        if columns[last].rank == 0:
+        return list(range(len(columns)))
+    widths = _narrowest_widths(columns, rows)
+    kept = []
+    left = width + GAP
+    # of two with the same rank the right one goes
+    for index in sorted(range(len(columns)), key=lambda index: (columns[index].rank, index)):
+        if columns[index].rank == 0 or widths[index] + GAP <= left:
+            kept.append(index)
+            left -= widths[index] + GAP
+    return sorted(kept)
+
+
+def shared_widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int], width: int | None
+) -> list[int]:
+    """Return how wide to draw each column: those with shortened cells share what is left, the narrowest first.
+
+    rows and width as for table, kept as from fitting.
+    """
+    natural = natural_widths(columns, rows)
+    if width is None:
+        return natural
+    widths = _narrowest_widths(columns, rows)
+    for _ in range(width - sum(widths[index] + GAP for index in kept) + GAP):
+        cut = [index for index in kept if widths[index] < natural[index]]
+        if not cut:
             break
-        kept.remove(last)
-    return kept
+        widths[min(cut, key=lambda index: widths[index])] += 1
+    return widths
+
+
+def _narrowest_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column is with its texts as short as they may be."""
+    from rich.cells import cell_len
+
+    return [
+        min(natural, max(cell_len(column.heading), column.least, column.fewest))
+        for column, natural in zip(columns, natural_widths(columns, rows), strict=True)
+    ]
 
 
 def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:

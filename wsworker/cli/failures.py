@@ -4,6 +4,7 @@ This is the only place that knows which class means which exit code. cli/main.py
 needs it too, in the daemon, which has to tell the process that waits for it how the start went.
 
     0 done   1 failed   2 usage   7 nothing running   70 every slot parked   78 bad config or app   130 Ctrl+C
+    141 who read the output has gone
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ NOTHING_RUNNING: Final = 7
 PARKED: Final = 70
 BAD_CONFIG: Final = EX_CONFIG
 INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+"""128 + SIGPIPE: how a shell tells of every program in a pipe whose reader has gone."""
 
 TABLE: Final[Mapping[type[WsworkerError], tuple[int, str]]] = {
     ConfigError: (BAD_CONFIG, "config_invalid"),

@@ -24,6 +24,7 @@ from wsworker.cli import importapp, rights
 from wsworker.cli.text import visible
 from wsworker.errors import BindError, RunDirError, TlsError
 from wsworker.master.rundir import FOLDER_CURE, MAX_SOCKET_PATH_BYTES, UNITS_FOLDER, Paths, check_folder
+from wsworker.surroundings import file_of
 
 if TYPE_CHECKING:
     from wsworker.config import Config
@@ -74,7 +75,7 @@ def app_findings(loaded: Loaded, by_root: bool) -> Iterator[Finding]:
     start do.
     """
     config = loaded.config
-    warned = [*rights_findings(loaded, by_root, rights.file_of(config.app, config.app_dir))]
+    warned = [*rights_findings(loaded, by_root, file_of(config.app, config.app_dir))]
     yield from warned
     found = imported(loaded)
     yield _app_finding(found)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import string
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -53,10 +54,14 @@ def init(settings: Settings, folder: str) -> int:
 
 def make(settings: Settings, folder: Path) -> int:
     """Write the files, and tell of each."""
-    own_name = Path(os.path.abspath(folder)).name
+    try:
+        own_name = Path(os.path.abspath(folder)).name
+    except FileNotFoundError:
+        # from getcwd(3)
+        raise Failed("failed", "this folder is gone; cd to another one") from None
     name = service_name(own_name)
     write(folder, contents(name))
-    following = "wsworker start" if folder == Path() else f"cd {shlex.quote(str(folder))} && wsworker start"
+    following = "wsworker start" if folder == Path() else f"cd {shell_word(str(folder))} && wsworker start"
     # a name that nobody has chosen is told
     told = {**FILES, "config.yaml": FILES["config.yaml"] + ("" if name == own_name else f", named {name}")}
     rows = [("created", visible(folder / file), words) for file, words in told.items()]
@@ -66,8 +71,20 @@ def make(settings: Settings, folder: Path) -> int:
         "created": [str(folder / file) for file in FILES],
         "next": following,
     }
-    settings.result("\n".join([*lines(rows, ("<", "<", "<")), f"next:    {visible(following)}"]), document)
+    settings.result("\n".join([*lines(rows, ("<", "<", "<")), f"next:    {following}"]), document)
     return OK
+
+
+def shell_word(path: str) -> str:
+    """Return a path as one word for bash: printable, and none that a command would take for an option."""
+    if path.startswith("-"):
+        path = f"./{path}"
+    if path.isprintable():
+        return shlex.quote(path)
+    # bash(1), QUOTING: in $'...' the bytes of a name can be written as numbers
+    plain = string.ascii_letters + string.digits + "/._-"
+    shown = [chr(byte) if chr(byte) in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)]
+    return f"$'{''.join(shown)}'"
 
 
 def service_name(folder: str) -> str:

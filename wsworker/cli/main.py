@@ -9,16 +9,17 @@ pay for what `start` needs.
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
 
-from wsworker.cli.failures import INTERRUPTED, OK, describe
+from wsworker.cli import streams
+from wsworker.cli.failures import BROKEN_PIPE, INTERRUPTED, OK, describe
 from wsworker.cli.options import Settings, global_options
 
 COMPLETION: Final = """\
@@ -80,10 +81,18 @@ class Commands(click.Group):
             raise click.UsageError(f"No such command {name!r}{f'; did you mean {near[0]!r}?' if near else ''}", ctx)
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the global options, of which --help and --version print something."""
+        with _for_a_reader():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. An option without its value is an error of the command, which click does not note."""
         try:
-            return super().invoke(ctx)
+            with _for_a_reader():
+                return super().invoke(ctx)
         except click.UsageError as error:
             if error.ctx is None and ctx.invoked_subcommand is not None:
                 command = self.get_command(ctx, ctx.invoked_subcommand)
@@ -108,20 +117,28 @@ def commands(context: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. arguments: without the program's name."""
+    streams.prepare()
     settings = Settings()
+    try:
+        return _run(settings, arguments)
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        streams.discard_output()
+        if error.errno == errno.EPIPE:
+            return BROKEN_PIPE
+        with suppress(OSError):
+            click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
+        return settings.lost
+
+
+def _run(settings: Settings, arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; OSError if a result or a failure cannot be written."""
     try:
         code = commands.main(list(arguments), prog_name="wsworker", standalone_mode=False, obj=settings)
     except click.Abort:
         # click's word for KeyboardInterrupt: 128 + SIGINT, as a shell has it
         return INTERRUPTED
-    except OSError as error:
-        if not _is_of_output(error):
-            raise
-        # Python tries once more at its end, and would tell of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        with suppress(OSError):
-            click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
-        return settings.lost
     except Exception as error:
         failure = describe(error)
         if failure is None:
@@ -138,6 +155,18 @@ def run(arguments: Sequence[str]) -> int:
         settings.failure(failure)
         return failure.exit_code
     return code if isinstance(code, int) else OK
+
+
+@contextmanager
+def _for_a_reader() -> Iterator[None]:
+    """End as other programs in a pipe do when the reader has gone. click makes it 1, to `status` a dead service."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        if not _is_of_output(error):
+            raise
+        streams.discard_output()
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 def _is_of_output(error: OSError) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -19,6 +20,7 @@ import click
 
 from wsworker.cli.failures import FAILED, USAGE, Failure
 from wsworker.cli.version import banner
+from wsworker.visible import is_colorless
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -55,7 +57,9 @@ class Settings:
     def progress(self, line: str) -> None:
         """Print a line on the way to a result; nothing with --json."""
         if not self.json:
-            click.echo(line, err=True, color=self.colored())
+            # a restart must not end half-way because nobody reads how far it is
+            with suppress(OSError):
+                click.echo(line, err=True, color=self.colored())
 
     def failure(self, failure: Failure) -> None:
         """Print a failure."""
@@ -69,7 +73,7 @@ class Settings:
     def colored(self) -> bool | None:
         """Whether to keep colour; None leaves it to click, which keeps it on a terminal."""
         if self.color == "auto":
-            return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+            return False if is_colorless(os.environ) else None
         return self.color == "always"
 
 
@@ -118,9 +122,13 @@ def yaml_files(context: click.Context, parameter: click.Parameter, incomplete: s
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Store an option that was given. The group and the command both have it, and silence must not undo a word."""
-    if value:
-        assert parameter.name is not None
-        setattr(context.ensure_object(Settings), parameter.name, value)
+    if value is None or value is False:
+        return
+    if value == "":
+        # such as a variable of a script that is not set: no word for another file
+        raise click.UsageError("FILE of -c is empty; name a file, or leave -c out", context)
+    assert parameter.name is not None
+    setattr(context.ensure_object(Settings), parameter.name, value)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -55,13 +55,6 @@ def of_app(app: str, app_dir: str, file: str) -> list[str]:
     return [*dict.fromkeys([*folders, file])] if file.startswith("/") else [app_dir]
 
 
-def file_of(app: str, app_dir: str) -> str:
-    """Return the file that an app would be imported from out of app_dir, as Python looks for it; it need not exist."""
-    module = os.path.join(app_dir, *app.partition(":")[0].split("."))
-    package = os.path.join(module, "__init__.py")
-    return package if os.path.exists(package) else f"{module}.py"
-
-
 def objection(rights: Rights, worker: Worker | None) -> str | None:
     """Say who can change a path and should not, and what to do; None if all is well.
 

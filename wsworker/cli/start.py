@@ -41,6 +41,7 @@ from wsworker.cli.failures import (
     failure,
 )
 from wsworker.cli.options import Settings, epilog, global_options
+from wsworker.cli.text import counted
 from wsworker.cli.version import banner, version
 from wsworker.errors import ConfigError, PlatformError, Problem, TlsError
 
@@ -109,9 +110,6 @@ def prepare(
     without a log file.
     """
     need_linux(sys.platform)
-    from wsworker.master.detach import open_standard_streams
-
-    open_standard_streams()
     if daemon and os.environ.get("NOTIFY_SOCKET"):
         raise click.UsageError("-d is not for systemd, which watches the foreground; remove -d from ExecStart")
     if follow and (daemon or os.environ.get("NOTIFY_SOCKET")):
@@ -218,7 +216,7 @@ class Prepared:
     def _run_detached(self, pipe: int) -> int:
         """Be the master, without a terminal. Until the service is settled, whatever ends it goes through the pipe."""
         from wsworker import log
-        from wsworker.master.cgroup import usable_cpus
+        from wsworker.master.cgroup import with_number_of_workers
         from wsworker.master.detach import announce
 
         config, waiting = self.loaded.config, [pipe]
@@ -228,7 +226,7 @@ class Prepared:
             if degraded:
                 announce(waiting.pop(), FAILED, json.dumps({"error": {"code": "degraded", "message": degraded}}))
                 return
-            workers = usable_cpus() if config.workers == "auto" else config.workers
+            workers = with_number_of_workers(config).workers
             announce(waiting.pop(), OK, json.dumps({"name": config.name, "pid": os.getpid(), "workers": workers}))
 
         def leave() -> None:
@@ -255,7 +253,8 @@ class Prepared:
 
     def _master(self, settled: Callable[[str], None], leave: Callable[[], None]) -> Master:
         from wsworker.master.main import Master
-        from wsworker.worker.main import preload, run
+        from wsworker.worker.boot import preload
+        from wsworker.worker.main import run
 
         preload(self.loaded.config)
         warn(self.loaded)
@@ -289,8 +288,7 @@ def warn(loaded: Loaded) -> None:
 
 def ready_line(outcome: Mapping[str, Any]) -> str:
     """Return what `start -d` prints when the service is settled."""
-    workers = f"{outcome['workers']} worker{'' if outcome['workers'] == 1 else 's'}"
-    return f"{outcome['name']} is ready: {workers}, pid {outcome['pid']}"
+    return f"{outcome['name']} is ready: {counted(outcome['workers'], 'worker')}, pid {outcome['pid']}"
 
 
 def status_command(config: str | None) -> str:

@@ -38,6 +38,8 @@ DEAD: Final = 1
 STOPPED: Final = 3
 UNKNOWN: Final = 4
 DEGRADED: Final = 150
+LSB: Final[Mapping[str, int]] = {"dead": DEAD, "stopped": STOPPED, "unknown": UNKNOWN, "degraded": DEGRADED}
+"""State to exit code; 0 for every other."""
 
 UNKNOWN_CELL: Final = "-"
 LATELY_SECONDS: Final = 3600.0
@@ -105,24 +107,41 @@ EXITS: Final[Mapping[int, str]] = {
 def status(settings: Settings, wide: bool) -> int:
     """Show the service and its workers."""
     settings.lost = UNKNOWN
-    service = ask.locate(settings.config_path(), os.environ)
-    try:
-        document = ask.status(service)
-    except NotRunning as error:
-        state, code = ("dead", DEAD) if error.leftovers else ("stopped", STOPPED)
-        what = f"its master died; `wsworker start` removes {' and '.join(error.leftovers)}"
-        reason = what if error.leftovers else f"no socket at {error.socket}; start it with `wsworker start`"
-        return _without_master(settings, service.name, state, reason, code)
-    except ControlError as error:
-        return _without_master(settings, service.name, "unknown", error.message, UNKNOWN)
+    document = look(ask.locate(settings.config_path(), os.environ))
     text = ""
-    if not settings.json:
+    if is_without_master(document):
+        text = line_without_master(document)
+    elif not settings.json:
         logs = managed.log_place(document["log"], document["pid"])
         # --wide asks for every column, whatever the terminal makes of the lines
         width = None if wide else terminal_width()
         text = render(settings, *picture(document, logs, time.time(), width, wide))
     settings.result(text, document)
-    return DEGRADED if document["state"] == "degraded" else OK
+    return LSB.get(document["state"], OK)
+
+
+def look(service: ask.Service) -> dict[str, Any]:
+    """Return the master's document, or what a client alone can tell: name, state and reason."""
+    try:
+        return ask.status(service)
+    except NotRunning as error:
+        state, reason = ("dead" if error.leftovers else "stopped"), error.reason
+    except ControlError as error:
+        state, reason = "unknown", error.message
+    return {"schema": SCHEMA, "name": service.name, "state": state, "reason": reason}
+
+
+def is_without_master(document: Mapping[str, Any]) -> bool:
+    """Whether a document of look is that of a client alone."""
+    return "reason" in document
+
+
+def line_without_master(document: Mapping[str, Any]) -> str:
+    """Return what a client alone can tell, as people see it."""
+    color = SERVICE_COLORS.get(document["state"])
+    # by click alone: a look at a service that does not run need not load rich
+    state = click.style(document["state"], fg=color) if color else document["state"]
+    return f"{visible(document['name'])}  {state}  {visible(document['reason'])}"
 
 
 def picture(
@@ -264,13 +283,3 @@ def _death(last_exit: Mapping[str, Any]) -> str:
     reason, error = visible(last_exit["reason"]), visible(last_exit["error"])
     words = f"{last_exit['class']}: {reason}"
     return words if error in reason else f"{words} ({error})"
-
-
-def _without_master(settings: Settings, name: str, state: str, reason: str, code: int) -> int:
-    """Show what a client alone can tell."""
-    document = {"schema": SCHEMA, "name": name, "state": state, "reason": reason}
-    color = SERVICE_COLORS.get(state)
-    # by click alone: a look at a service that does not run need not load rich
-    shown = click.style(state, fg=color) if color else state
-    settings.result(f"{visible(name)}  {shown}  {visible(reason)}", document)
-    return code

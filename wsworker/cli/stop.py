@@ -37,6 +37,9 @@ MARGIN_SECONDS: Final = 10.0
 DEFAULT_GRACEFUL_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
 LOOK_SECONDS: Final = 0.5
+WITHOUT_FILE: Final = (
+    "a service can be stopped without its file: `kill -TERM PID` with the pid that `pgrep -af 'wsworker: master'` shows"
+)
 
 EXITS: Final[Mapping[int, str]] = {
     OK: "stopped",
@@ -89,7 +92,12 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
 
     Raises NotRunning, ControlError (permission), Failed if it is still there when its time is over, or Interrupted.
     """
-    service = ask.locate(config, os.environ)
+    try:
+        service = ask.locate(config, os.environ)
+    except ConfigError:
+        if os.path.isfile(config):
+            settings.progress(f"note: {WITHOUT_FILE}")
+        raise
     began_at = time.monotonic()
     give_up_at = began_at + patience(config, quick)
     try:
@@ -107,7 +115,7 @@ def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
     answer: Mapping[str, Any] = {}
     try:
         if document is not None:
-            answer = _ask_to_stop(settings, service, quick, give_up_at)
+            answer, give_up_at = ask_to_stop(settings, service, quick, give_up_at)
         wait_until_gone(service, pid, give_up_at)
     except KeyboardInterrupt:
         message = f"{service.name} (pid {pid}) goes on stopping; `wsworker status` shows how far it is"
@@ -133,7 +141,8 @@ def wait_until_gone(service: ask.Service, pid: int, give_up_at: float) -> None:
 def patience(config: Path, quick: bool) -> float:
     """Return how many seconds a stop may take: what the master gives its workers, and a margin for itself.
 
-    A file that is wrong by now must not keep a service from being stopped: then it is the default's time.
+    It is a guess, for a service that does not tell: a variable may have given it more. A file that is wrong by now must
+    not keep it from being stopped, as long as its name can be read: then it is the default's time.
     """
     if quick:
         return QUICK_SECONDS + MARGIN_SECONDS
@@ -144,23 +153,31 @@ def patience(config: Path, quick: bool) -> float:
     return graceful + MARGIN_SECONDS
 
 
-def _ask_to_stop(settings: Settings, service: ask.Service, quick: bool, give_up_at: float) -> Mapping[str, Any]:
-    """Return the answer to a stop, or nothing if the time is over or the master has gone: then the lock decides."""
+def ask_to_stop(
+    settings: Settings, service: ask.Service, quick: bool, give_up_at: float
+) -> tuple[Mapping[str, Any], float]:
+    """Ask for a stop and wait for it until give_up_at, or for as long as the service gives its workers and a margin.
+
+    Return the answer, or nothing if the time is over or the master has gone: then the lock decides. Also return until
+    when to wait for that (CLOCK_MONOTONIC).
+    """
     with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call, bar(settings) as draw:
         most = 1
         try:
             while (now := time.monotonic()) < give_up_at:
                 reply = call.reply(min(now + LOOK_SECONDS, give_up_at))
                 if reply and reply.final:
-                    return reply.body
+                    return reply.body, give_up_at
                 left = draining(ask.status(service))
+                if left and left.seconds:
+                    give_up_at = max(give_up_at, now + left.seconds + MARGIN_SECONDS)
                 if left and left.connections:
                     most = max(most, left.connections)
                     draw(left.line, 1 - left.connections / most)
         except (ControlError, NotRunning):
             # the end of the connection: it was killed
             pass
-    return {}
+    return {}, give_up_at
 
 
 def _signal_master(service: ask.Service, quick: bool) -> int:

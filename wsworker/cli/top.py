@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -30,12 +31,11 @@ import click
 
 from wsworker.cli import ask, managed
 from wsworker.cli.draw import GAP, Column, fitting, natural_widths, painted, table
-from wsworker.cli.failures import BAD_CONFIG, INTERRUPTED, OK, SCHEMA
+from wsworker.cli.failures import BAD_CONFIG, INTERRUPTED, OK
 from wsworker.cli.history import SAMPLES, History, sparkline
 from wsworker.cli.options import Settings, epilog, global_options
-from wsworker.cli.status import COLUMNS, cells, header
+from wsworker.cli.status import COLUMNS, cells, header, is_without_master, look
 from wsworker.cli.text import rate
-from wsworker.errors import ControlError, NotRunning
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -49,7 +49,6 @@ SPARKLINE: Final = Column("MSG/s", rank=1, least=LEAST_SPARKLINE)
 SPARKLINE_AT: Final = [column.heading for column in COLUMNS].index("OUT/s") + 1
 TABLE: Final = (*COLUMNS[:SPARKLINE_AT], SPARKLINE, *COLUMNS[SPARKLINE_AT:])
 RESIZE_SECONDS: Final = 0.25
-BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 
 SORTS: Final[Mapping[str, tuple[str, str]]] = {
     "#": ("slot", "slot"),
@@ -66,10 +65,18 @@ SORTS: Final[Mapping[str, tuple[str, str]]] = {
 EXITS: Final[Mapping[int, str]] = {OK: "left with q", BAD_CONFIG: "bad config", INTERRUPTED: "left with Ctrl+C"}
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse what is not a number: it is neither above a limit nor below one, so FloatRange lets it pass."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number", context, parameter)
+    return value
+
+
 @click.command(epilog=epilog(EXITS, "wsworker top --interval 5"))
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(0.1, 3600),
+    callback=_number,
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -182,28 +189,13 @@ def keys_line(view: View) -> Text:
 # The loop
 
 
-def _look(service: ask.Service) -> Document:
-    """Return the status document, or what a client alone can tell: name, state and reason."""
-    try:
-        return ask.status(service)
-    except NotRunning as error:
-        state, reason = ("dead" if error.leftovers else "stopped"), str(error)
-    except ControlError as error:
-        state, reason = "unknown", error.message
-    return {"schema": SCHEMA, "name": service.name, "state": state, "reason": reason}
-
-
 def _stream(service: ask.Service, interval: float) -> int:
-    """Print a document a line until the reader has gone or Ctrl+C is pressed."""
+    """Print a document a line until Ctrl+C is pressed, or the reader has gone."""
     try:
         while True:
             began_at = time.monotonic()
-            click.echo(json.dumps(_look(service)))
+            click.echo(json.dumps(look(service)))
             time.sleep(max(0.0, began_at + interval - time.monotonic()))
-    except BrokenPipeError:
-        # what is left in the buffer would fail again when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -224,8 +216,11 @@ def _watch(settings: Settings, service: ask.Service, interval: float) -> int:
                 # before it is drawn for it, or a change in between would be missed
                 size = console.size
                 live.update(watch.picture(console), refresh=True)
-                while not watch.view.left and (left := next_look_at - time.monotonic()) > 0:
-                    keys = pressed(min(left, RESIZE_SECONDS))
+                # a look at a master that hangs takes longer than any interval, and the keys have their turn even then
+                left = interval
+                while not watch.view.left and left > 0:
+                    left = next_look_at - time.monotonic()
+                    keys = pressed(max(0.0, min(left, RESIZE_SECONDS)))
                     for key in keys:
                         watch.view = press(watch.view, key)
                     if keys or console.size != size:
@@ -248,18 +243,18 @@ class Watch:
 
     def look(self) -> None:
         """Ask the service once."""
-        self._document = _look(self._service)
-        if "pid" in self._document:
+        self._document = look(self._service)
+        if is_without_master(self._document):
+            self._history.forget()
+        else:
             self._logs = managed.log_place(self._document["log"], self._document["pid"])
             self._history.add(self._document)
-        else:
-            self._history.forget()
 
     def picture(self, console: Console) -> RenderableType:
         """Return what fills the screen now."""
         from rich.console import Group
 
-        if "pid" not in self._document:
+        if is_without_master(self._document):
             return Group(*waiting_screen(self._service.name, self._document["reason"], self.view))
         return Group(*screen(self._document, self._logs, self._history, self.view, console))
 
@@ -267,7 +262,8 @@ class Watch:
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
     """Let the terminal hand over every key at once; yield a function that returns those pressed within some seconds."""
-    keyboard = sys.stdin.fileno()
+    # sys.stdin is None where it was closed
+    keyboard = 0
     if not os.isatty(keyboard):
         yield _no_keys
         return

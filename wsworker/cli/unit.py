@@ -29,8 +29,9 @@ from wsworker import configfile
 from wsworker.cli.failures import BAD_CONFIG, FAILED, OK, SCHEMA, Failed
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.reach import obstacles
-from wsworker.cli.rights import Worker, file_of
+from wsworker.cli.rights import Worker
 from wsworker.cli.text import visible
+from wsworker.surroundings import file_of
 
 if TYPE_CHECKING:
     from wsworker.config import Config
