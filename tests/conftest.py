@@ -10,6 +10,20 @@ from typing import NoReturn
 import pytest
 
 
+SECONDS = 90
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End a test that hangs, with the stacks of all threads.
+
+    Not by `timeout` in pyproject.toml: pytest takes that file for a service inside this checkout too, such as one of the
+    examples, and there is no pytest-timeout where only wsworker is installed.
+    """
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
 def lacking(reason: str, program: str = "") -> NoReturn:
     """Skip a test for want of something, or fail it where WSWORKER_TEST_REQUIRE says that it must run.
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 class Address:
     """Where a client connects from; prints as host:port, [host]:port for IPv6, and unix for a unix socket's peer.
 
-    host: an IP address, or "unix"; port: 0 for a unix socket's peer.
+    host: an IP address, or "unix"; port: 0 for a unix socket's peer, and behind a proxy that does not tell it.
     """
 
     host: str

@@ -86,6 +86,9 @@ class Connection(Vigil):
     def subscribe(self, topic: str) -> None:
         """Have it get what is published to a topic from now on, by this worker and all others.
 
+        The others know of the first one here that wants a topic a moment later, when this callback is over and their
+        loops have read it; what they publish before that is none of its, and no gap.
+
         topic: 1 to 255 bytes of UTF-8 without control characters. TypeError for anything but a str; ValueError for what
         cannot be a topic, and over websocket.max_topics. Again does nothing, and it has no effect unless open.
         """
