@@ -165,10 +165,10 @@ class Daemon:
         """Write the user's module.
 
         Python takes compiled code for current if size and whole-second time of the source are the same. Two versions
-        within a second must therefore differ in size, hence the last line, which grows.
+        within a second must therefore differ in size: hence the last line, which grows by more than texts differ.
         """
         self._apps_written += 1
-        (self.folder / "app.py").write_text(f"{text}\n#{'.' * self._apps_written}\n")
+        (self.folder / "app.py").write_text(f"{text}\n#{'.' * 1000 * self._apps_written}\n")
 
     def write_config(self, **changes: object) -> None:
         """Write the config file with some settings changed, one key a line in the order of self.settings."""

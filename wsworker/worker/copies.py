@@ -94,10 +94,10 @@ def _end(error: BaseException | None) -> None:
     else:
         logger.error("a process that the app has forked has failed", exc_info=error)
     try:
+        # first, as the __str__ of what user code exits with may raise
+        sys.stdout.flush()
         if not isinstance(code, int):
             print(code, file=sys.stderr)  # noqa: T201 - as the interpreter does
-            code = 1
-        sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code & 0xFF if isinstance(code, int) else 1)
