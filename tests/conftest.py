@@ -9,14 +9,17 @@ from typing import NoReturn
 
 import pytest
 
-
 SECONDS = 90
+
+# A container may have set them, the machine of a user has not: output is buffered, and compiled code is kept.
+for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """End a test that hangs, with the stacks of all threads.
 
-    Not by `timeout` in pyproject.toml: pytest takes that file for a service inside this checkout too, such as one of the
+    Not by `timeout` in pyproject.toml: pytest reads that file for a service in this checkout too, such as one of the
     examples, and there is no pytest-timeout where only wsworker is installed.
     """
     for item in items:

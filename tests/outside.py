@@ -26,15 +26,18 @@ NODE = "node-1"
 class FakeWorker:
     """A worker's side of the links.
 
-    deaf: it accepts nothing; dies: it ends when something is published; leaves: on so many links it hears nothing more
-    behind the greeting, as if it had just begun to drain.
+    most: the longest message that it takes. deaf: it accepts nothing; stuck: it reads nothing behind the greeting;
+    dies: it ends when something is published; leaves: on so many links it hears nothing more behind the greeting, as if
+    it had just begun to drain.
     links: so many programs came; heard: every record of theirs.
     """
 
     def __init__(self, path: Path, secret: bytes = SECRET) -> None:
         self.path = path
         self.secret = secret
+        self.most = 100
         self.deaf = False
+        self.stuck = False
         self.dies = False
         self.leaves = 0
         self.links = 0
@@ -82,8 +85,10 @@ class FakeWorker:
                         if self.leaves:
                             self.leaves -= 1
                             connection.shutdown(socket.SHUT_RD)
-                        hello = Hello(self.secret, 7, 1, 100 + EXTRA_BYTES, NODE)
+                        hello = Hello(self.secret, 7, 1, self.most + EXTRA_BYTES, NODE)
                         connection.sendall(records.encode_hello(hello))
+                        if self.stuck:
+                            return
                     elif self.dies:
                         connection.shutdown(socket.SHUT_RDWR)
                     elif not self.deaf:

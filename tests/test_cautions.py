@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from wsworker.cautions import advice, warnings
+from wsworker.cautions import advice, of_root, warnings
 from wsworker.config import KEYS, Config, ListenAddress
 from wsworker.sections import AdminConfig, HttpConfig, WebSocketConfig
 
@@ -99,3 +99,10 @@ def test_a_proxy_protocol_for_nobody(listen: ListenAddress, trusted: tuple[str, 
     """Only trusted proxies may connect then, so there have to be some beyond this machine, or the listener is in it."""
     config = Config(app="app", listen=(listen,), proxy_protocol="v2", forwarded_allow_ips=trusted)
     assert told == ("proxy_protocol" in advice(config))
+
+
+def test_root() -> None:
+    """Workers are root where root starts them and no user is set."""
+    assert "workers run as root; set `user` in my.yaml" == of_root(Config(app="app"), 0, "my.yaml")
+    assert of_root(Config(app="app"), 1000, "my.yaml") is None
+    assert of_root(Config(app="app", user="nobody"), 0, "my.yaml") is None

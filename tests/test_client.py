@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +85,10 @@ def test_workers_that_always_leave(service: Service, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     worker = service.worker()
     worker.leaves = 10**6
-    with pytest.raises(PublishError, match=r"takes messages now|does not say where its workers are"):
+    sentence = f"the workers of the service at {service.control_socket} keep leaving; the message was not sent; see"
+    with pytest.raises(PublishError, match=sentence) as caught:
         service.publish("1")
+    assert "timeout" == caught.value.code
     worker.leaves = 0
     assert [] == worker.messages
 
@@ -114,6 +117,40 @@ def test_a_worker_that_does_not_answer(service: Service, monkeypatch: pytest.Mon
     worker.deaf = False
     service.publish("2")
     assert 2 == worker.links
+
+
+def test_a_worker_that_does_not_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a message is none, so whoever sends it knows that nobody has it."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    worker = service.worker()
+    worker.most, worker.stuck = 2**20, True
+    with pytest.raises(PublishError, match="did not take all of the message in 0 s; it was not sent") as caught:
+        service.publish(bytes(2**20))
+    assert "timeout" == caught.value.code
+
+
+def test_a_worker_that_ends_at_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may come between connecting and the greeting; that raises no signal, whatever SIGPIPE means here."""
+    listener = socket.socket(socket.AF_UNIX)
+    path = service.control_socket.with_name("1.sock")
+    listener.bind(str(path))
+    listener.listen()
+
+    class Late(client.WorkerLink):
+        """One that greets when the other side has ended."""
+
+        def _connect(self, path: str) -> None:
+            super()._connect(path)
+            listener.close()
+
+    raised: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, frame: raised.append(number))
+    try:
+        with pytest.raises(OSError, match="Broken pipe"):
+            Late(str(path), {"node": NODE, "secret": SECRET.hex()}, time.monotonic() + 5)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert [] == raised
 
 
 def test_a_service_that_hangs_keeps_nobody_else_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.master.forks import become_nobody, in_child
 from wsworker import config, configfile
 from wsworker.config import KEYS, Config, ListenAddress
-from wsworker.configfile import Loaded, Peek, find, load, peek
+from wsworker.configfile import Loaded, Peek, find, load, objection, peek
 from wsworker.errors import ConfigError, Problem
 
 GOLDEN = Path(__file__).parent / "golden_config"
@@ -423,3 +423,32 @@ def test_any_value(folder: Path, text: str, key: str) -> None:
             assert (f"environment {variable}", 0, 0) == (problem.place, problem.line, problem.column)
     else:
         assert loaded.place(key) == f"environment {variable}"
+
+
+# Two services of one name
+
+
+def test_an_objection_to_another_file(folder: Path) -> None:
+    """It names the file that the service runs with, and what to do; the same file is fine by any of its paths."""
+    own, other = folder / "config.yaml", folder / "other.yaml"
+    own.touch()
+    other.touch()
+    linked, hard = folder / "linked.yaml", folder / "hard.yaml"
+    linked.symlink_to(own)
+    hard.hardlink_to(own)
+    expected = f"chat runs with {own}; give this one its own `name`, or name that file with -c"
+    assert expected == objection(str(other), str(own), "chat")
+    assert expected == objection("/nul\0", str(own), "chat")
+    for asked in (own, hard):
+        assert "" == objection(str(asked), str(own), "chat")
+    assert "" == objection(str(own), str(linked), "chat")
+
+
+def test_no_objection_where_nobody_can_tell(folder: Path) -> None:
+    """No file was read, the one of the service was moved, or that of the caller is in another container."""
+    own, other = folder / "config.yaml", folder / "other.yaml"
+    other.touch()
+    assert "" == objection(str(other), str(own), "chat")
+    own.touch()
+    assert "" == objection("", str(own), "chat")
+    assert "" == objection(str(folder / "not_there.yaml"), str(own), "chat")

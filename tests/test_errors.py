@@ -25,6 +25,10 @@ SENTENCES = [
         errors.AlreadyRunning("chat", 812),
         "chat is already running (pid 812); use `wsworker reload` or `wsworker restart`",
     ),
+    (
+        errors.AlreadyRunning("chat", 812, "/srv/old/config.yaml"),
+        "another chat runs with /srv/old/config.yaml (pid 812); give this one its own `name` and `listen`",
+    ),
     (errors.AlreadyRunning("chat", None), "chat is already running; use `wsworker reload` or `wsworker restart`"),
     (
         errors.RunDirError("/run/chat", "belongs to uid 7", "set control_socket"),

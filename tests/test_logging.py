@@ -14,10 +14,10 @@ import pytest
 
 from wsworker.lines import Console, Journal, Json, Line
 from wsworker.log import PRINTED
+from wsworker.notices import LOG_SECONDS
 from wsworker.protocol.request import Address
 from wsworker.sink import ROOM_BYTES
 from wsworker.worker.access import Access, Farewell
-from wsworker.worker.notices import LOG_SECONDS
 
 TEXT = (Path(__file__).parent.parent / "docs" / "logging.md").read_text()
 

@@ -146,10 +146,16 @@ def test_settings_are_those_of_the_config() -> None:
 
 def test_wrong_settings() -> None:
     """One sentence for each."""
-    expected = "unknown setting 'workrs'; did you mean 'workers'?; workers must be a number from 1 to 256, or auto"
+    expected = "unknown setting 'workrs'; did you mean 'workers'?; backlog must be a number from 1 to 65535"
     with pytest.raises(ValueError, match="unknown setting") as caught:
-        configure("app", {"workrs": 1, "workers": 0}, Path())
+        configure("app", {"workrs": 1, "backlog": 0}, Path())
     assert str(caught.value).startswith(expected)
+    with pytest.raises(ValueError, match="has no effect here") as caught:
+        configure("app", {"workers": 2, "admin": {"min_ready": 2}}, Path())
+    assert str(caught.value) == "; ".join(
+        f"setting {key!r} has no effect here; remove it: a test has one worker, on a free port, and no master"
+        for key in ("workers", "admin.min_ready")
+    )
     made = configure(None, {"websocket.subprotocols": ["a", "b"], "http": {"static": "public"}}, Path("/srv"))
     assert (("a", "b"), "/srv/public", "/srv", "app") == (
         made.websocket.subprotocols,

@@ -39,6 +39,7 @@ def source() -> str:
 
 ERRORS = [
     errors.AlreadyRunning("hello", 4242),
+    errors.AlreadyRunning("hello", 4242, "/srv/other/config.yaml"),
     errors.RunDirError("/run/wsworker", "it is a symbolic link", "remove it"),
     errors.BindError("127.0.0.1:2346", "address in use", "pid 812 (nginx)", "config.yaml:3:9"),
     errors.BindError("10.0.0.1:2346", "address not available", "", "config.yaml:3:9"),

@@ -105,6 +105,12 @@ def test_no_app(name: str) -> None:
         values.app(name)
 
 
+def test_app_as_call() -> None:
+    """It is wsworker that calls a class."""
+    with pytest.raises(ValueError, match=r"^leave out \(\)$"):
+        values.app("hello:App()")
+
+
 def test_app_as_file() -> None:
     """Who names the file is told the module."""
     with pytest.raises(ValueError, match="module's name, hello, and its folder in app_dir"):
@@ -170,6 +176,10 @@ def test_listen_address(written: str, expected: ListenAddress, url: str) -> None
         ("[127.0.0.1]:80", "brackets"),
         ("[::1:80", "host names are not"),
         ("systemd", "host and port"),
+        ("websocket://0.0.0.0:2346", "^leave out `websocket://`: `0.0.0.0:2346`$"),
+        ("ws://[::]:2346/chat", r"^leave out `ws://`: `\[::\]:2346`$"),
+        ("ws://localhost:2346", "host names are not"),
+        ("wss://127.0.0.1", "host and port"),
         ("unix:@x", "abstract"),
         ("unix:", ""),
     ],

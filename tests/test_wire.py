@@ -64,7 +64,7 @@ def others(names: Any, one: str) -> st.SearchStrategy[str]:
 
 
 COMMANDS = st.builds(Command, others(wire.CommandName, "connections"), st.booleans()) | st.builds(
-    Command, st.just("connections"), query=QUERIES
+    Command, st.just("connections"), query=QUERIES, config=TEXT
 )
 REPLIES = st.builds(Reply, st.booleans(), st.dictionaries(st.text(), VALUES, max_size=4))
 ORDERS = st.builds(
@@ -195,10 +195,12 @@ def test_the_order_of_any_command_fits_a_line(character: str) -> None:
 
 def test_the_lines_are_as_people_read_them() -> None:
     """One object with version, type and every field; plain text stands as it is."""
-    assert b'{"v":1,"type":"command","name":"stop","quick":true,"query":null}\n' == encode(Command("stop", True))
+    assert b'{"v":1,"type":"command","name":"stop","quick":true,"query":null,"config":""}\n' == encode(
+        Command("stop", True)
+    )
     query = b'{"slot":3,"ip":null,"path":"/a","user":null,"topic":null,"sort":"since","limit":9}'
-    assert b'{"v":1,"type":"command","name":"connections","quick":false,"query":%b}\n' % query == encode(
-        Command("connections", query=Query(slot=3, path="/a", sort="since", limit=9))
+    assert b'{"v":1,"type":"command","name":"connections","quick":false,"query":%b,"config":"/c"}\n' % query == encode(
+        Command("connections", query=Query(slot=3, path="/a", sort="since", limit=9), config="/c")
     )
     nothing = b'"token":0,"until":0.0,"query":null}\n'
     assert b'{"v":1,"type":"order","name":"drain","why":"reload","slot":0,"fds":0,' + nothing == encode(

@@ -24,6 +24,11 @@ def warnings(config: Config) -> dict[str, str]:
     return found
 
 
+def of_root(config: Config, uid: int, shown: str) -> str | None:
+    """Return what to warn of where workers are root. uid: of who starts; shown: the config file, as people see it."""
+    return f"workers run as root; set `user` in {shown}" if uid == 0 and config.user is None else None
+
+
 def advice(config: Config) -> dict[str, str]:
     """Return what `check` tells beyond the warnings, in the same form."""
     found = {}

@@ -80,8 +80,7 @@ def publish(
         message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
         raise PublishError("timeout", message)
     try:
-        while not road.take(where, record, len(body), give_up_at):
-            pass  # that worker has left before it had the message
+        road.take(where, record, len(body), give_up_at)
     finally:
         road.lock.release()
 
@@ -103,11 +102,18 @@ class Road:
         self.lock = threading.Lock()
         self.worker: WorkerLink | None = None
 
-    def take(self, where: Where, record: bytes, size: int, give_up_at: float) -> bool:
-        """Have a worker publish a message of this size; False if it has left, and the message has reached nobody."""
+    def take(self, where: Where, record: bytes, size: int, give_up_at: float) -> None:
+        """Have a worker publish a message of this size. Raises as publish."""
         worker, self.worker = self.worker, None
-        if worker is None or not worker.stays():
-            worker = _find(where, give_up_at)
+        if worker is not None and worker.stays() and self._hand_over(worker, record, size, give_up_at):
+            return
+        service = _service(where)
+        worker = _find(service, give_up_at)
+        while not self._hand_over(worker, record, size, give_up_at):
+            worker = _find_another(service, give_up_at)
+
+    def _hand_over(self, worker: WorkerLink, record: bytes, size: int, give_up_at: float) -> bool:
+        """Have this worker publish it; False if it has left, and the message has reached nobody."""
         if size > worker.max_message:
             self.worker = worker
             over = f"a message of {size} bytes is over bus.max_message = {worker.max_message}"
@@ -142,7 +148,7 @@ class WorkerLink:
             self._give_up_at = min(give_up_at, time.monotonic() + GREETING_SECONDS)
             self._socket.settimeout(self._left())
             self._connect(path)
-            self._socket.sendall(encode_hello(Hello(secret, 0, 0, MAX_ANSWER_BYTES, node)))
+            ask.send(self._socket, encode_hello(Hello(secret, 0, 0, MAX_ANSWER_BYTES, node)))
             hello = decode_hello(self._await(Type.HELLO).body)
             if not hmac.compare_digest(hello.secret, secret):
                 raise WireError("who answers does not know the secret")
@@ -173,13 +179,14 @@ class WorkerLink:
         self._published += 1
         is_sent = False
         try:
-            # the program may have given SIGPIPE back its meaning, and would end here
-            self._socket.sendall(record, socket.MSG_NOSIGNAL)
+            ask.send(self._socket, record)
             is_sent = True
             while decode_accepted(self._await(Type.ACCEPTED).body) < self._published:
                 pass
         except TimeoutError:
             message = f"the worker gave no answer in {ANSWER_SECONDS:.0f} s; the message may come through all the same"
+            if not is_sent:
+                message = f"the worker did not take all of the message in {ANSWER_SECONDS:.0f} s; it was not sent"
             raise PublishError("timeout", message) from None
         except (OSError, WireError):
             if not is_sent:
@@ -224,9 +231,8 @@ _roads: dict[Where, Road] = {}
 os.register_at_fork(after_in_child=_roads.clear)
 
 
-def _find(where: Where, give_up_at: float) -> WorkerLink:
+def _find(service: ask.Service, give_up_at: float) -> WorkerLink:
     """Ask the master where its workers are, and connect to one of them. Raises as publish."""
-    service = _service(where)
     try:
         address = _address(service, give_up_at)
     except ControlError as error:
@@ -239,6 +245,17 @@ def _find(where: Where, give_up_at: float) -> WorkerLink:
             with contextlib.suppress(OSError, WireError):
                 return WorkerLink(path, address, give_up_at)
     raise PublishError("no_answer", f"no worker of {service.name} takes messages now; see `wsworker status`")
+
+
+def _find_another(service: ask.Service, give_up_at: float) -> WorkerLink:
+    """Do as _find() does when a worker has left; when the time is up, that is what is to be told."""
+    try:
+        return _find(service, give_up_at)
+    except PublishError:
+        if time.monotonic() < give_up_at:
+            raise
+    message = f"the workers of {service.name} keep leaving; the message was not sent; see `wsworker status`"
+    raise PublishError("timeout", message)
 
 
 def _address(service: ask.Service, give_up_at: float) -> Mapping[str, Any]:

@@ -81,7 +81,8 @@ class Config(Section):
         Takes("1 to 64 letters, digits or . _ - that start with a letter, a digit or _"),
     ] = setting(
         "",
-        "Name of the service in process titles, log and control socket; null takes the name of this file's folder.",
+        "Name of the service in process titles, log and control socket, unique for each user and machine; "
+        "null takes the name of this file's folder.",
         reload=False,
     )
     app: Annotated[

@@ -77,6 +77,26 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     raise ConfigError(str(WORKING_FILE), (Problem(str(WORKING_FILE), 0, 0, message),))
 
 
+def objection(asked: str, runs_with: str, name: str) -> str:
+    """Return why a service does not do what the user of a config file asks, as it is another one of that name, or "".
+
+    asked: the real path of that file, or "" if nobody has read one; runs_with: the path of the file of the service. A
+    file of its own that was moved must not keep anybody from stopping it. A file that is not there for the one who
+    judges was read in another container, and may well be the same.
+    """
+    if not asked or not os.path.isfile(runs_with):
+        return ""
+    try:
+        # samefile for links, realpath for a file in a folder that is closed to us
+        is_other = os.path.realpath(runs_with) != asked and not os.path.samefile(runs_with, asked)
+    except FileNotFoundError:
+        is_other = False
+    except (OSError, ValueError):
+        is_other = True
+    cure = "give this one its own `name`, or name that file with -c"
+    return f"{name} runs with {runs_with}; {cure}" if is_other else ""
+
+
 def load(path: Path, environ: Mapping[str, str], flags: Mapping[str, tuple[str, str]]) -> Loaded:
     """Read all sources and return the Config with its origins.
 

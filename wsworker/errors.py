@@ -148,13 +148,19 @@ class PlatformError(WsworkerError):
 
 @dataclass(eq=False)
 class AlreadyRunning(WsworkerError):
-    """Another master holds the lock. pid is None when the pid file is unreadable."""
+    """Another master holds the lock. pid is None when the pid file is unreadable.
+
+    config: the path of its config file if that is another one than ours, and known.
+    """
 
     name: str
     pid: int | None
+    config: str = ""
 
     def __str__(self) -> str:
         pid = f" (pid {self.pid})" if self.pid else ""
+        if self.config:
+            return f"another {self.name} runs with {self.config}{pid}; give this one its own `name` and `listen`"
         return f"{self.name} is already running{pid}; use `wsworker reload` or `wsworker restart`"
 
 

@@ -48,6 +48,24 @@ PATIENCE_SECONDS: Final = 10.0
 
 LAST_SECONDS: Final = 1.0
 
+OF_A_MASTER: Final = (
+    "listen",
+    "workers",
+    "worker_timeout",
+    "max_messages",
+    "max_worker_age",
+    "max_worker_rss",
+    "user",
+    "group",
+    "umask",
+    "pidfile",
+    "control_socket",
+    "control_socket_mode",
+    "admin.listen",
+    "admin.min_ready",
+)
+"""Settings that nobody would read here; a test that gives one would test something else than it says."""
+
 
 class Server:
     """A running server; use it in a `with`, or call close() at the end.
@@ -261,6 +279,11 @@ def configure(app: object, settings: Mapping[str, Any], folder: Path) -> Config:
     for key, value in settings.items():
         values |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     wrong = [f"unknown setting {key!r}; {spelling.advice(key, KEYS)}" for key in values if key not in KEYS]
+    wrong += [
+        f"setting {key!r} has no effect here; remove it: a test has one worker, on a free port, and no master"
+        for key in values
+        if key in OF_A_MASTER
+    ]
     read = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     made = validate({key: value for key, value in read.items() if key in KEYS}, str(folder.absolute()))
     if isinstance(made, list):

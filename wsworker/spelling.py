@@ -160,6 +160,7 @@ NOT_KEYS: Final = {
     "limit_max_requests_jitter": "up to 10 % are added to max_messages at random: remove this key",
     "worker_rlimit_nofile": "use `ulimit -n`, or LimitNOFILE= in the unit",
 }
+_CALLBACK = re.compile("on(_|[A-Z])")  # on_message, and onMessage of Workerman
 # the variables of https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(
     r"WSWORKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
@@ -177,6 +178,8 @@ def advice(key: str, keys: Collection[str], written: Callable[[str], str] = repr
         return f"write it inside its section, `{section}: {{{word}: ...}}`"
     if word in NOT_KEYS:
         return NOT_KEYS[word]
+    if _CALLBACK.match(key.rpartition(".")[2]):
+        return "callbacks are functions in the app: remove this key"
     if own := [existing for existing in keys if existing.startswith(f"{key}.")]:
         return _inventory(own, word, written)
     if target := meant(key, keys):

@@ -120,6 +120,8 @@ def app(value: str) -> str:
     if value.endswith(".py"):
         module = value.removesuffix(".py").rpartition("/")[2]
         raise ValueError(f"write the module's name, {module}, and its folder in app_dir")
+    if value.endswith("()"):
+        raise ValueError("leave out ()")
     module, colon, attribute = value.partition(":")
     parts = module.split(".") + (attribute.split(".") if colon else [])
     if not all(part.isidentifier() for part in parts):
@@ -154,6 +156,9 @@ def listen_address(value: object, folder: str) -> ListenAddress:
         raise ValueError("an abstract socket would be open to every local user, give a path")
     if value.startswith("unix:"):
         return ListenAddress("", 0, socket_path(value.removeprefix("unix:"), folder))
+    if url := re.fullmatch(r"([A-Za-z]+://)([^/]*)(/.*)?", value):
+        # what is wrong with the rest is told first
+        raise ValueError(f"leave out `{url[1]}`: `{listen_address(url[2], folder)}`")
     host, colon, port = value.rpartition(":")
     if not colon:
         raise ValueError("write host and port")

@@ -33,11 +33,15 @@ Body: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Command:
-    """What the CLI asks of the master; quick belongs to stop, query to connections."""
+    """What the CLI asks of the master; quick belongs to stop, query to connections.
+
+    config: the real path of the config file that the caller has read, or "" if it knows the socket alone.
+    """
 
     name: CommandName
     quick: bool = False
     query: Query | None = None
+    config: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,9 @@ def encode(message: Message) -> bytes:
 
 def decode_command(line: bytes) -> Command:
     """Return the Command in a line; raises WireError for anything else."""
-    fields = _fields(line, "command", {"name": str, "quick": bool, "query": object})
+    fields = _fields(line, "command", {"name": str, "quick": bool, "query": object, "config": str})
     name = _one_of(CommandName, fields["name"])
-    return Command(name, fields["quick"], _query(fields["query"], name == "connections"))
+    return Command(name, fields["quick"], _query(fields["query"], name == "connections"), fields["config"])
 
 
 def decode_reply(line: bytes) -> Reply:

@@ -14,6 +14,7 @@ import pytest
 from tests.bus.contract import until
 from tests.bus.harbor import RIGHT, Stranger, harbor
 from tests.worker.conftest import Run
+from wsworker import notices
 from wsworker.bus import gate, records
 from wsworker.bus.members import Standing
 from wsworker.bus.records import Type
@@ -153,13 +154,14 @@ def test_without_descriptors_it_looks_away(
             # at most one line a minute, and it was in vain twice
             assert [said] == caplog.messages
             stranger.socket.close()
-            monkeypatch.setattr(gate, "LOG_SECONDS", 0.0)
+            monkeypatch.setattr(notices, "LOG_SECONDS", 0.0)
             short.tries = 0
             late = Stranger(made)
             await until(lambda: short.tries == 1)
             made.stand(1, Standing.DRAINING)
             await asyncio.sleep(0.1)
-            assert ([said] * 2, 1) == (caplog.messages, short.tries)
+            again = f"{said} (and 1 more like it since the last such line)"
+            assert ([said, again], 1) == (caplog.messages, short.tries)
             late.socket.close()
 
     run(main())

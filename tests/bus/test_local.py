@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.bus import contract
-from tests.bus.contract import OTHER, ROOM, Circle, Sink, Station, known, until
+from tests.bus.contract import DEADLINE_SECONDS, OTHER, ROOM, Circle, Sink, Station, known, until
 from tests.bus.harbor import RIGHT, Stranger, circle, harbor, snapshot
 from tests.worker.conftest import Run
 from wsworker.bus import records
@@ -148,6 +148,58 @@ def test_a_worker_does_not_wait_for_who_never_answers(run: Run, caplog: pytest.L
                 del made.members[worker], made.members[5]
                 lost = "some of what was published last could not be written to other workers"
                 assert [lost] * len(messages) == caplog.messages
+
+    run(main())
+
+
+def test_a_worker_does_not_wait_for_one_that_leaves_too(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Who drains cannot be dialled any more, so what is held for it is nobody's."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            made.members[5] = Member(5, 5, Standing.DRAINING)
+            mesh = made.meshes.pop(1)
+            mesh._ties.look()
+            one.publish(ROOM, b"last")
+            (peer,) = mesh._peers
+            assert peer.held
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await mesh.close(600)
+            mesh._berth.listener.close()
+            assert [] == caplog.messages
+
+    run(main())
+
+
+def test_who_never_answers_takes_nobody_else_s_last_messages(run: Run) -> None:
+    """While it is waited for, the links that are there are written, however much is queued; and the goodbye behind."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            two = await made.boot(2)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            (link,) = made.meshes[2].links
+            made.listener(5)
+            made.members[5] = Member(5, 5, Standing.READY)
+            mesh = made.meshes.pop(1)
+            mesh._ties.look()
+            link._set_reading(False)
+            for number in range(40):
+                one.publish(ROOM, b"%d " % number + bytes(50_000))
+            ending = asyncio.create_task(mesh.close(0.5))
+            await asyncio.sleep(0.05)
+            assert not ending.done()
+            link._set_reading(True)
+            await ending
+            mesh._berth.listener.close()
+            await until(lambda: not link.open)
+            bodies = [envelope.body for envelope in two.sink.envelopes]
+            assert [*range(40)] == [int(body.split()[0]) for body in bodies]
+            assert [] == two.sink.gaps
+            del made.members[1], made.members[5]
 
     run(main())
 

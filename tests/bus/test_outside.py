@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.bus.contract import ROOM, until
@@ -34,7 +36,7 @@ def test_a_program_outside_publishes(run: Run) -> None:
     run(main())
 
 
-def test_what_was_sent_before_a_worker_drains_is_taken(run: Run) -> None:
+def test_what_was_sent_before_a_worker_drains_is_taken(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """It is published and answered before the worker ends; what is sent later reaches nobody, and the sender knows."""
     first, second, third = (records.encode_envelope(Envelope(ROOM, body)) for body in (b"1", b"2", b"3" * 1000))
 
@@ -55,6 +57,7 @@ def test_what_was_sent_before_a_worker_drains_is_taken(run: Run) -> None:
                 with pytest.raises(BrokenPipeError):
                     program.say(third)
             await made.meshes[1].hear_out()
+            assert [] == caplog.messages
             # as of the exchange at the worker's end
             one.sink.refuses = True
             await made.end(1)
@@ -72,7 +75,7 @@ def test_a_worker_that_ends_waits_only_a_moment(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stranger that says nothing is none of its business; messages that are left unread are told."""
-    monkeypatch.setattr(gate, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr(gate, "LAST_SECONDS", 600.0)
 
     async def main() -> None:
         async with harbor() as made:
@@ -81,8 +84,11 @@ def test_a_worker_that_ends_waits_only_a_moment(
             silent = Stranger(made)
             await until(lambda: mesh.links)
             made.stand(1, Standing.DRAINING)
-            await mesh.hear_out()
+            waits = asyncio.create_task(mesh.hear_out())
+            await asyncio.sleep(0)
+            assert waits.done()
             assert [] == caplog.messages
+            monkeypatch.setattr(gate, "LAST_SECONDS", 0.01)
             silent.say(records.encode_hello(RIGHT))
             (link,) = mesh.links
             link._read()

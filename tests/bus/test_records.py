@@ -213,3 +213,13 @@ def test_binary_is_marked() -> None:
     for binary in (False, True):
         (record,), _ = read(records.encode_envelope(Envelope(Key("topic", "a"), b"x", binary)))
         assert (BINARY if binary else 0) == record.flags
+
+
+@pytest.mark.parametrize("gap", [Gap(0, None), Gap(0, frozenset({EVERYBODY}))])
+def test_a_gap_in_which_nothing_is_missing(gap: Gap) -> None:
+    """There would be nothing to say of it, neither in the log nor to the app."""
+    (record,), _ = read(records.encode_gap(gap))
+    with pytest.raises(WireError, match="a gap in which nothing is missing"):
+        records.decode_gap(record.body)
+    with pytest.raises(WireError, match="a gap in which nothing is missing"):
+        records.decode_gap(struct.pack("!IB", 3, False))

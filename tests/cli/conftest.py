@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -146,11 +146,13 @@ class Answering:
     """The lock and the control socket of a running master; only what it answers is written down.
 
     script: the bodies for each command, the last one final, or Turns; an empty list hangs up, and a command that is not
-    in it is never answered. After a stop it ends, as the master does. heard: the commands that came.
+    in it is never answered. After a stop it ends, as the master does. heard: the commands that came, without the config
+    file that each of them was asked with; those are in configs.
     """
 
     def __init__(self, at: Paths, script: Script) -> None:
         self.heard: list[Command] = []
+        self.configs: set[str] = set()
         self._script = script
         self._ended = False
         self._selector = selectors.DefaultSelector()
@@ -171,7 +173,8 @@ class Answering:
         self._run_dir.release()
 
     def _answer(self, command: Command, token: Token) -> None:
-        self.heard.append(command)
+        self.heard.append(replace(command, config=""))
+        self.configs.add(command.config)
         if command.name not in self._script:
             return
         script = self._script[command.name]

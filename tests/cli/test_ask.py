@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import threading
 import time
@@ -135,6 +136,21 @@ def test_a_held_lock_without_a_socket(place: Place) -> None:
     assert "timeout" == caught.value.code
 
 
+def test_a_master_that_ends_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may come before the command; that raises no signal, whatever SIGPIPE means in this program."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setattr(ask, "_connect", lambda service, give_up_at: ours)
+    raised: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, frame: raised.append(number))
+    try:
+        with pytest.raises(ControlError, match="closed the connection without an answer"):
+            ask.status(located(place))
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert [] == raised
+
+
 def test_a_hung_up_connection(place: Place, running: Callable[[Script], Answering]) -> None:
     """A connection that ends without an answer is told as such."""
     running({"status": []})
@@ -245,3 +261,22 @@ def test_places_are_looked_at_in_turn(place: Place, running: Callable[[Script], 
     service = ask.Service(NAME, (first, place.paths))
     assert ask.status(service) == STATUS
     assert place.paths == ask.holder(service)
+
+
+def test_the_config_file_goes_with_each_command(place: Place, running: Callable[[Script], Answering]) -> None:
+    """As it really is called; without a file nothing is said."""
+    linked = place.folder / "linked.yaml"
+    linked.symlink_to(place.config)
+    master = running({"status": [STATUS]})
+    ask.status(ask.locate(Path("linked.yaml"), os.environ))
+    assert {os.path.realpath(place.config)} == master.configs
+    ask.status(ask.at_socket(place.paths.socket))
+    assert {os.path.realpath(place.config), ""} == master.configs
+
+
+def test_a_service_of_another_file(place: Place, running: Callable[[Script], Answering]) -> None:
+    """The word of the master is passed on as it is."""
+    running({"reopen": [{"error": {"code": "other_config", "message": "chat runs with /other"}}]})
+    with pytest.raises(ControlError, match=r"^chat runs with /other$") as caught:
+        list(ask.replies(located(place), Command("reopen")))
+    assert "other_config" == caught.value.code

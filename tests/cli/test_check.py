@@ -21,10 +21,19 @@ def test_the_picture(place: Place, wsworker: Callable[..., Result]) -> None:
     place.config.write_text(place.config.read_text() + "worker_connections: 10\n")
     result = wsworker("check")
     assert (0, "") == (result.code, result.err)
-    rows = [line.split(maxsplit=2) for line in result.out.splitlines()]
+    # root is warned of being root
+    found = [line for line in result.out.splitlines() if "workers run as root" not in line]
+    rows = [line.split(maxsplit=2) for line in found]
     assert [["config.yaml", "ok"], ["app", "ok"], ["listen", "ok"], ["files", "ok"]] == [row[:2] for row in rows]
     assert ["4 keys", f"on_message   {place.folder / 'app.py'}"] == [rows[0][2], rows[1][2]]
     assert f"unix:{place.folder / 'cli.ws'} is free" == rows[2][2]
+
+
+def test_root_is_warned_of_being_root(place: Place, wsworker: Callable[..., Result]) -> None:
+    """As each start does; nothing speaks against one: 0."""
+    result = wsworker("check")
+    warned = "warning: workers run as root; set `user` in config.yaml" in result.out.splitlines()
+    assert (0, os.geteuid() == 0) == (result.code, warned)
 
 
 def test_order_of_findings() -> None:

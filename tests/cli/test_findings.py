@@ -29,6 +29,7 @@ from wsworker.cli.findings import (
     files_findings,
     log_findings,
     pidfile_findings,
+    root_findings,
     rundir_findings,
     tls_findings,
     unwritable,
@@ -38,6 +39,7 @@ from wsworker.cli.findings import (
 )
 from wsworker.cli.rights import Worker
 from wsworker.config import Config
+from wsworker.master.preconditions import CANNOT_BECOME
 from wsworker.master.process import CAP_KILL
 from wsworker.master.rundir import paths
 
@@ -298,7 +300,7 @@ def test_without_permission(tmp_path: Path) -> None:
 
 
 def test_becoming_somebody_else(place: Place) -> None:
-    """It takes root; oneself is no other."""
+    """It takes root, as a start would say in the same words; oneself is no other."""
 
     def findings() -> list[list[str]]:
         os.chdir("/")
@@ -312,11 +314,17 @@ def test_becoming_somebody_else(place: Place) -> None:
             found += [[one.what, one.verdict, one.facts] for one in user_findings(one)]
         return found
 
-    sentence = "names somebody else than who runs this, which takes root; start as root, or remove it"
-    expected = [[key, "failed", f"default: `{key}` {sentence}"] for key in ("user", "group")]
+    expected = [[key, "failed", f"default: {CANNOT_BECOME}"] for key in ("user", "group")]
     assert expected == in_child(findings)
     if os.geteuid() == 0:
         assert [] == [*user_findings(loaded(place, "user: nobody\n"))]
+
+
+def test_workers_that_would_be_root(place: Place) -> None:
+    """A warning, in the words of a start, which has it each time."""
+    expected = Finding("user", "warning", "workers run as root; set `user` in config.yaml")
+    assert [expected] == [*root_findings(loaded(place), 0)]
+    assert [] == [*root_findings(loaded(place), 1000)]
 
 
 def test_a_run_directory_that_cannot_be_had(place: Place) -> None:

@@ -129,6 +129,20 @@ def test_a_reader_who_has_gone(place: Place, arguments: tuple[str, ...], unbuffe
     assert (141, "") == (ended.returncode, ended.stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("stop",), 7), (("stop", "--debug"), 7), (("stop", "--json"), 7), (("nonsense",), 2), (("start", "-w"), 2)],
+)
+def test_nobody_reads_standard_error(place: Place, arguments: tuple[str, ...], code: int) -> None:
+    """The exit code tells of the failure all the same, and standard output is still written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "wsworker", *arguments]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True, timeout=30, check=False)
+    os.close(writer)
+    assert (code, "--json" in arguments) == (ended.returncode, '"not_running"' in ended.stdout)
+
+
 @pytest.mark.parametrize("command", ["status >&-", "status --json >&-", "reload 2>&-", "stop 2>&-", "stop >&- 2>&-"])
 def test_closed_streams(running: Callable[[Script], Answering], command: str) -> None:
     """They change nothing in what is done, nor in the exit code."""
@@ -173,6 +187,19 @@ def test_control_c(wsworker: Callable[..., Result], deaf: Callable[[str], subpro
     command = [sys.executable, "-c", INTERRUPTED]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (130, "", "") == (ended.returncode, ended.stdout, ended.stderr.strip())
+
+
+def test_control_c_where_nobody_reads_standard_error(
+    place: Place, deaf: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """It is 130 there too."""
+    deaf("")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", INTERRUPTED]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, timeout=30, check=False)
+    os.close(writer)
+    assert (130, b"") == (ended.returncode, ended.stdout)
 
 
 # The signal comes while the command waits for the lock: an alarm is the one clock that needs no second process.

@@ -73,12 +73,13 @@ def test_results_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert ("done\n", "on the way\n") == tuple(capsys.readouterr())
 
 
-def test_progress_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no reason to end half-way."""
+def test_what_cannot_be_written_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to end half-way, nor to end with another exit code than the failure's."""
     with open("/dev/full", "wb", buffering=0) as full:
         stream = io.TextIOWrapper(full, write_through=True)
         monkeypatch.setattr(sys, "stderr", stream)
         Settings().progress("on the way")
+        Settings().failure(failure(1, "timeout", "too late"))
         # it would try once more at its end
         stream.detach()
 

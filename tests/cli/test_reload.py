@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import NAME, STATUS, Answering, Result, Script, Turns
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script, Turns
 from wsworker.cli.reload import progress_line, refusal, result_line
 from wsworker.wire import Command
 
@@ -232,3 +232,16 @@ def test_no_wait(wsworker: Callable[..., Result], running: Callable[[Script], An
 def test_nothing_runs(wsworker: Callable[..., Result]) -> None:
     """There is nothing to reload: 7."""
     assert 7 == wsworker("reload").code
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-wait",)], ids=["wait", "no wait"])
+def test_a_service_of_another_file(
+    place: Place, wsworker: Callable[..., Result], running: Callable[[Script], Answering], flags: tuple[str, ...]
+) -> None:
+    """It is not asked at all: even who does not wait for the result is told."""
+    other = place.folder / "other.yaml"
+    other.touch()
+    master = running({"status": [STATUS | {"config": str(other)}]})
+    expected = f"error: {NAME} runs with {other}; give this one its own `name`, or name that file with -c\n"
+    assert Result(1, "", expected) == wsworker("reload", *flags)
+    assert [Command("status")] == master.heard

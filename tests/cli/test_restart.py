@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import STATUS, Answering, Place, Result, Script
+from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script
 from wsworker.cli import ask
 from wsworker.cli.failures import Failed
 from wsworker.cli.restart import master_pid, refuse_if_managed
+from wsworker.wire import Command
 
 SCRIPT: Script = {"status": [STATUS], "stop": [{"result": "stopped"}]}
 
@@ -65,6 +66,18 @@ def test_whose_pid(place: Place, running: Callable[[Script], Answering]) -> None
 def test_the_pid_of_a_deaf_master(place: Place, deaf: Callable[[str], subprocess.Popen[str]]) -> None:
     """Its pid file says who it is."""
     assert deaf("pid").pid == master_pid(located(place))
+
+
+def test_a_service_of_another_file(
+    place: Place, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It is neither stopped nor taken for ours, whoever looks after it."""
+    other = place.folder / "other.yaml"
+    other.touch()
+    master = running({**SCRIPT, "status": [STATUS | {"config": str(other)}]})
+    expected = f"error: {NAME} runs with {other}; give this one its own `name`, or name that file with -c\n"
+    assert Result(1, "", expected) == wsworker("restart")
+    assert [Command("status")] == master.heard
 
 
 def test_a_mistake_costs_nothing(

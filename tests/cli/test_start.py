@@ -163,6 +163,19 @@ def test_already_running(place: Place, program: Callable[..., Result], running: 
     assert "" == (place.folder / "test.log").read_text()
 
 
+def test_another_of_that_name_runs(
+    place: Place, program: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It is not ours to reload: its config file is named, in the foreground as in the background."""
+    other = place.folder / "other.yaml"
+    other.touch()
+    running({"status": [STATUS | {"config": str(other)}]})
+    expected = f"error: another {NAME} runs with {other}; give this one its own `name` and `listen`\n"
+    assert Result(1, "", expected) == program("start")
+    place.config.write_text(place.config.read_text() + "log: {file: test.log}\n")
+    assert Result(1, "", expected) == program("start", "-d")
+
+
 @pytest.mark.parametrize("option", [(), ("-d",)], ids=["foreground", "background"])
 def test_a_broken_app(place: Place, program: Callable[..., Result], option: tuple[str, ...]) -> None:
     """The user sees their own traceback, once: 78. In the background the log has it too."""

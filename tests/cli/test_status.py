@@ -261,13 +261,20 @@ def test_a_reload_that_failed_is_shown() -> None:
         "cause": "app.py:7 is bad",
         "trace": "",
     }
-    document = STATUS | {"last_reload": {"result": "refused", "error": error}}
+    document = STATUS | {"last_reload": {"result": "refused", "error": error, "restart_needed": []}}
     assert "last reload refused: app.py:7 is bad" == plain(document)[2]
     error |= {"message": "config.yaml:1:1: error: no\nwsworker: 1 error in config.yaml", "cause": ""}
-    document = STATUS | {"last_reload": {"result": "refused", "error": error}}
+    document = STATUS | {"last_reload": {"result": "refused", "error": error, "restart_needed": []}}
     assert "last reload refused: config.yaml:1:1: error: no" == plain(document)[2]
-    document = STATUS | {"last_reload": {"result": "ok", "error": None}}
+    document = STATUS | {"last_reload": {"result": "ok", "error": None, "restart_needed": []}}
     assert "" == plain(document)[2]
+
+
+def test_what_waits_for_a_restart_is_shown() -> None:
+    """A reload that left settings as they were is over, and its caller may be another person."""
+    last = {"result": "ok", "error": None, "restart_needed": ["listen", "admin.listen"]}
+    shown = plain(STATUS | {"last_reload": last})
+    assert ["restart needed: listen, admin.listen", ""] == shown[2:4]
 
 
 def test_colour_does_not_move_columns() -> None:

@@ -203,3 +203,10 @@ def test_a_file_without_a_name_any_more(place: Place, wsworker: Callable[..., Re
     note, error, *_ = result.err.splitlines()
     assert note.startswith("note: a service can be stopped without its file: `kill -TERM PID`")
     assert error.startswith("config.yaml:1:6: error: this quote is never closed")
+
+
+def test_a_service_of_another_file(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
+    """The master refuses, and nobody waits for its end: 1."""
+    refused = {"error": {"code": "other_config", "message": "chat runs with /other"}}
+    running({"status": [STATUS], "stop": [refused]})
+    assert Result(1, "", "error: chat runs with /other\n") == wsworker("stop")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,43 @@ def test_what_the_user_cannot_get_at(tmp_path: Path) -> None:
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         text = f"user nosuchuser cannot read {file.name}; give nosuchuser the right to, or set User="
         assert [text] == [*hindrances(config(), [file.name], STRANGER)]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder that everybody gets at; tmp_path lies below one that is closed."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_an_interpreter_that_the_user_cannot_get_at(open_folder: Path) -> None:
+    """A service that lies elsewhere already need not move: a virtual environment of another Python is the cure."""
+    home, service = open_folder / "home", open_folder / "service"
+    python = home / "pyenv" / "bin" / "python3.11"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (service / "env" / "bin").mkdir(parents=True)
+    program = service / "env" / "bin" / "python"
+    program.symlink_to(python)
+    home.chmod(0o700)
+    paths = [str(path) for path in (program, service / "env", home / "pyenv", service)]
+    told = f"user nosuchuser cannot read {home}"
+    cure = "make the virtual environment with a system Python, such as /usr/bin/python3"
+    expected = [f"{told}, and the interpreter {python} is below it; {cure}"]
+    assert expected == [*hindrances(config(), paths, STRANGER, str(python))]
+    # what else is there has to move
+    expected = [f"{told}; move the service to /opt/hello, or set User="]
+    assert expected == [*hindrances(config(), [*paths, str(home / "app.py")], STRANGER, str(python))]
+    assert os.path.realpath(sys.executable) == here().python
+
+
+def test_a_home_that_is_seen_to_is_not_spoken_of() -> None:
+    """The comment on ProtectHome= is for those who have yet to do something."""
+    comment = "# An app or virtualenv under /home needs ProtectHome=read-only."
+    assert comment in render(values(config(), "/srv/hello/config.yaml", HERE))
+    assert comment not in render(values(config(app_dir="/home/ann"), "/srv/hello/config.yaml", HERE))
+    assert comment in (ROOT / "systemd" / "wsworker@.service").read_text()
 
 
 def test_whom_the_service_runs_as() -> None:

@@ -38,7 +38,7 @@ from tests.master.forks import (
     stay,
     until,
 )
-from wsworker import configfile, log
+from wsworker import configfile, log, wire
 from wsworker.assignment import Assignment
 from wsworker.errors import WsworkerError
 from wsworker.master.cgroup import OomCounter
@@ -346,7 +346,7 @@ def test_only_root_starts_workers_of_another_user(start: Start, folder: Path) ->
         if os.geteuid() == 0:
             become_able(NOBODY.pw_uid, [])
 
-    refused = "`user` and `group` name somebody else than who started this, which takes root; start as root, or remove"
+    refused = "`user` and `group` name somebody else than who runs this, which takes root; start as root, or remove"
     for setting, place in (("user: root", "4:7"), ("group: root", "4:8")):
         daemon = start(config=setting, before=give_up_root)
         assert ["PlatformError", f"{refused} them ({daemon.config}:{place})"] == daemon.end()
@@ -507,6 +507,31 @@ def test_a_reload_by_command_is_refused_with_the_place(start: Start) -> None:
     daemon.configure("")
     *_, body = daemon.ask(Command("reload"))
     assert "ok" == body["result"]
+
+
+@pytest.mark.parametrize("name", ["stop", "reload", "reopen", "bus"])
+def test_a_command_for_another_service(start: Start, name: wire.CommandName) -> None:
+    """Whoever has read another config file of that name means another service; to look is free."""
+    daemon = running(start)
+    other = daemon.folder / "other.yaml"
+    other.touch()
+    (body,) = daemon.ask(Command(name, config=str(other)))
+    message = f"chat runs with {daemon.config}; give this one its own `name`, or name that file with -c"
+    assert {"error": {"code": "other_config", "message": message}} == body
+    daemon.logged(f"`{name}` refused: asked with another config file")
+    assert "running" == daemon.ask(Command("status", config=str(other)))[-1]["state"]
+    assert "error" not in daemon.ask(Command("connections", query=Query(), config=str(other)))[-1]
+    # a link to the same file is the same file
+    linked = daemon.folder / "linked.yaml"
+    linked.symlink_to(daemon.config)
+    assert "other_config" not in str(daemon.ask(Command(name, config=str(linked))))
+
+
+def test_a_service_whose_file_was_moved_obeys(start: Start) -> None:
+    """Nobody could name the file any more."""
+    daemon = running(start)
+    moved = daemon.config.rename(daemon.folder / "moved.yaml")
+    assert [{"result": "stopped", "cut": 0, "killed": 0}] == daemon.ask(Command("stop", config=str(moved)))
 
 
 def test_a_reload_says_what_needs_a_restart(start: Start) -> None:

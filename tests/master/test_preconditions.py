@@ -88,7 +88,7 @@ def test_only_root_becomes_somebody_else(key: str) -> None:
             become_nobody()
         return [can_become(AS_ROOT), refusal(AS_ROOT, **{key: "root"})]
 
-    text = "`user` and `group` name somebody else than who started this, which takes root; start as root, or remove"
+    text = "`user` and `group` name somebody else than who runs this, which takes root; start as root, or remove"
     assert [False, f"{text} them (default)"] == in_child(master)
 
 

@@ -73,6 +73,23 @@ def test_all_of_it_is_shown_and_removed(tmp_path: Path) -> None:
     assert [service.at.lock] == [*service.at.folder.iterdir()]
 
 
+def test_who_comes_after_one_that_was_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A line says so once, with the pid if there is one; nothing is said after a stop."""
+    caplog.set_level("INFO")
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    (run / "chat.pid").write_text("4242 17\n")
+    Service(tmp_path).end()
+    assert ["the one before (pid 4242) ended without a stop; its files are removed"] == caplog.messages
+    caplog.clear()
+    Service(tmp_path).end()
+    assert [] == caplog.messages
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "chat.sock"))
+    Service(tmp_path).end()
+    assert ["the one before ended without a stop; its files are removed"] == caplog.messages
+
+
 def test_who_comes_second_hears_of_the_first(service: Service, tmp_path: Path) -> None:
     """The pid file names it; nothing of it is touched."""
     with pytest.raises(AlreadyRunning) as caught:

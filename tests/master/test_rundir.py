@@ -505,6 +505,27 @@ def test_a_socket_path_in_a_file_is_refused(tmp_path: Path) -> None:
     assert not lock_is_held(run)
 
 
+@pytest.mark.parametrize(("text", "pid"), [("4242 17\n", 4242), ("4242", 4242), ("", 0), ("hello 1", 0), ("\xff", 0)])
+def test_whose_leftovers_they_were(run: Paths, claim: Callable[[], RunDir], text: str, pid: int) -> None:
+    """The pid file tells, whatever has become of it."""
+    run.folder.mkdir(mode=0o700, parents=True)
+    run.pid.write_bytes(text.encode("latin-1"))
+    assert pid == claim().predecessor
+    assert not run.pid.exists()
+
+
+def test_a_pipe_in_the_place_of_the_pid_file_does_not_hold_a_start(run: Paths, claim: Callable[[], RunDir]) -> None:
+    """It is removed unread."""
+    run.folder.mkdir(mode=0o700, parents=True)
+    os.mkfifo(run.pid)
+    assert 0 == claim().predecessor
+
+
+def test_nothing_was_left(run: Paths, claim: Callable[[], RunDir]) -> None:
+    """The first start, and the one after a stop, have no predecessor to speak of."""
+    assert claim().predecessor is None
+
+
 def test_a_pid_file_that_cannot_be_removed_is_refused(run: Paths) -> None:
     """A directory of that name is not ours to remove."""
     run.pid.mkdir(parents=True)

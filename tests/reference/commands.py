@@ -13,7 +13,7 @@ from wsworker.master.signals import SIGNALS
 
 EXITS = {
     OK: "done",
-    FAILED: "failed: already running, cannot listen, reload refused or partial, stop incomplete",
+    FAILED: "failed: already running, cannot listen, reload refused or partial, stop incomplete, another config file",
     USAGE: "wrong usage: no such command or option",
     NOTHING_RUNNING: "nothing running that could be stopped, reloaded or asked",
     PARKED: "every worker was given up, because none stayed alive",

@@ -228,3 +228,26 @@ def test_a_program_of_the_user_does_not_keep_the_port(make_daemon: MakeDaemon) -
         assert "hello tom" == daemon.echo("tom")
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+def test_two_folders_with_one_name(make_daemon: MakeDaemon) -> None:
+    """From the second folder nothing happens to the service of the first one, whose file every refusal names."""
+    daemon = make_daemon(HELLO).start()
+    master = daemon.master
+    second = daemon.folder / "second"
+    second.mkdir()
+    (second / "app.py").write_text(HELLO)
+    (second / "config.yaml").write_text(daemon.config.read_text())
+    refusal = f"error: {daemon.name} runs with {daemon.config}; give this one its own `name`, or name that file with -c"
+    for command in (["stop"], ["stop", "--quick"], ["reload"], ["reload", "--no-wait"], ["reopen"], ["restart"]):
+        refused = daemon.cli(*command, "-c", "second/config.yaml")
+        assert (1, "", [refusal]) == (refused.code, refused.out, refused.err.splitlines()[-1:]), command
+    refused = daemon.cli("publish", "news", "hello", "-c", "second/config.yaml")
+    assert (1, "", f"{refusal}\n") == (refused.code, refused.out, refused.err)
+    started = daemon.cli("start", "-c", "second/config.yaml")
+    advice = "give this one its own `name` and `listen`"
+    assert f"error: another {daemon.name} runs with {daemon.config} (pid {master}); {advice}\n" == started.err
+    assert str(daemon.config) in daemon.cli("status", "-c", "second/config.yaml").out
+    assert (master, "hello tom") == (daemon.master, daemon.echo("tom"))
+    # its own file commands it, by any path
+    assert 0 == daemon.cli("stop", "-c", "second/../config.yaml").code

@@ -19,10 +19,11 @@ import pytest
 
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
+from wsworker import notices
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.speaker import begin_task, connection_id
-from wsworker.worker import accept, notices
+from wsworker.worker import accept
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.entrance import Entrance
 

@@ -563,6 +563,22 @@ def test_an_app_without_callbacks(project: Project) -> None:
     )
 
 
+CLASS = "class Chat:\n    def on_message(self, connection, data): pass\n"
+
+
+def test_callbacks_in_a_class(project: Project) -> None:
+    """The target that was meant is shown; classes without any do not matter, nor what is imported."""
+    imported = "from enum import Enum\nfrom tests.worker.test_app import Chat as Another\n"
+    text = f"{imported}{CLASS}class Room(Enum):\n    ONE = 1\n"
+    assert project.message(text) == "app 'app' (app.py) has no callback, but its class Chat has; write `app: app:Chat`"
+
+
+@pytest.mark.parametrize(("more", "attribute"), [("class Other(Chat): pass\n", ""), ("x = 1\n", ":x")])
+def test_callbacks_in_a_class_that_was_hardly_meant(project: Project, more: str, attribute: str) -> None:
+    """There are several, or another object is named."""
+    assert "has no callback; define at least one" in project.message(CLASS + more, attribute)
+
+
 def test_a_package_without_a_file_has_no_callbacks(project: Project) -> None:
     """A folder is importable even without __init__.py."""
     (project.folder / project.name).mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -43,9 +42,7 @@ watch(loop, lambda: print("let go", flush=True))
 def run(script: str, loop: str = "asyncio") -> tuple[list[str], str]:
     """Run a script in a process that watches; return the lines that it has printed, and its standard error."""
     command = [sys.executable, "-W", "error", "-c", WATCHED + script, loop]
-    # so that what is printed waits for a flush, as it does in a worker
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.splitlines(), done.stderr
 
 

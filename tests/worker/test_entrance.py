@@ -17,6 +17,7 @@ import pytest
 from tests.certificates import HOST, Authority, name_of
 from tests.worker.conftest import Run
 from tests.worker.service import DEADLINE_SECONDS, until
+from wsworker import notices as notices_module
 from wsworker import tls
 from wsworker.config import Config, ListenAddress, ProxiedAddress
 from wsworker.counters import Counters
@@ -24,7 +25,6 @@ from wsworker.protocol.proxy import MOST_BYTES, Version
 from wsworker.protocol.request import Address
 from wsworker.sections import TlsConfig, WebSocketConfig
 from wsworker.worker import entrance as entrance_module
-from wsworker.worker import notices as notices_module
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.entrance import Entrance, version_of
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -895,7 +895,9 @@ def test_what_a_client_said_before_it_left_is_heard(run: Run, is_async: bool) ->
 
 
 def test_what_is_heard_at_the_end_speaks_for_nobody_else(run: Run) -> None:
-    """Another connection's task may have dropped the socket; what the callbacks start is not that one's."""
+    """Another connection's task may have dropped the socket; what the callbacks start and see is not that one's."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    seen: list[str] = []
     speakers: list[str | None] = []
     tasks: list[asyncio.Task[None]] = []
 
@@ -906,19 +908,28 @@ def test_what_is_heard_at_the_end_speaks_for_nobody_else(run: Run) -> None:
         speakers.append(connection_id())
 
     def on_message(connection: Connection, data: str | bytes) -> None:
+        seen.append(tenant.get())
         tasks.append(asyncio.create_task(note()))
 
+    def on_close(connection: Connection, code: int, reason: str) -> None:
+        seen.append(tenant.get())
+        tenant.set(connection.id)
+
     async def main() -> None:
-        connection, _ = recorded(make_app(on_message=on_message))
+        connection, _ = recorded(make_app(on_message=on_message, on_close=on_close))
         connection.data_received(text("a") * (FRAMES_PER_TURN + 1))
         # as asyncio has it where that task's write has failed
         of_its_task = copy_context()
         of_its_task.run(begin_task, Somebody())
+        of_its_task.run(tenant.set, "somebody's")
         of_its_task.run(connection.connection_lost, None)
         await asyncio.gather(*tasks)
+        assert "somebody's" == of_its_task[tenant]
+        assert "" == connection._home.context.get(tenant, "")
 
     run(main())
     assert [None] * (FRAMES_PER_TURN + 1) == speakers
+    assert [""] * (FRAMES_PER_TURN + 2) == seen
 
 
 def test_what_a_paused_connection_had_not_delivered_is_lost_with_it(run: Run) -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from websockets.frames import Opcode
 
+from tests.bus.harbor import NODE, RIGHT, SECRET, Harbor, Stranger
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
 from tests.worker.ward import ECHO, EVERYTHING, HOARDS, WORKER, Start, beside_bytes, listening, queue, socket_of, until
+from wsworker.bus import records
+from wsworker.bus.berth import Berth
+from wsworker.bus.members import Member, Standing
+from wsworker.bus.records import Reader, Record, Type
+from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import WireError
 from wsworker.sections import LogConfig
 from wsworker.wire import DrainReason, Order, Report, decode_report, encode
-from wsworker.worker import accept, drain, heartbeat, watcher
+from wsworker.worker import accept, drain, heartbeat, main, watcher
 from wsworker.worker.hub import Hub
 
 CALLED_EXIT = "the app called sys.exit(); take that call out, as wsworker ends its workers itself"
@@ -690,6 +699,67 @@ def test_an_order_to_be_quick_is_never_lost(start: Start, monkeypatch: pytest.Mo
     ward.tell(Order("drain", "reload"), Order("drain", "quick"))
     assert 1012 == client.close_code()
     assert (0, None) == ward.exit()
+
+
+@pytest.fixture
+def made() -> Iterator[Harbor]:
+    """Where workers meet; a stranger to the worker of this test may come there."""
+    harbor = Harbor()
+    yield harbor
+    asyncio.run(harbor.close())
+
+
+def berth(made: Harbor, others: Callable[[], list[Member]] = list) -> Berth:
+    """Return the place of the worker of a test. others: called by it, and returns who else lives."""
+    me = Member(WORKER, 1, Standing.STARTING)
+    uids = {os.geteuid()}
+    return Berth(me, NODE, SECRET, made.listener(1), made.folder, uids, lambda: [me, *others()])
+
+
+@pytest.mark.parametrize(("why", "is_heard_out"), [("reload", True), ("quick", False)])
+def test_what_was_published_from_outside_is_heard_out(
+    start: Start, made: Harbor, why: DrainReason, is_heard_out: bool
+) -> None:
+    """Though nobody else keeps the worker: it reads for many turns what a program has sent. Not if in a hurry."""
+    ward = start(ECHO, berth=berth(made))
+    ward.go()
+    program = Stranger(made).socket
+    program.settimeout(DEADLINE_SECONDS)
+    program.sendall(records.encode_hello(RIGHT))
+    reader = Reader(10**6)
+    assert [Type.HELLO] == [record.type for record in reader.feed(program.recv(65536))]
+    ward.signal(signal.SIGSTOP)
+    message = records.encode_envelope(Envelope(Key("topic", "news"), b"x"))
+    count = 128 * 1024 // len(message)
+    program.sendall(message * count)
+    ward.leave(why)
+    ward.signal(signal.SIGCONT)
+    answers: list[Record] = []
+    with contextlib.suppress(ConnectionResetError):
+        while data := program.recv(65536):
+            answers += reader.feed(data)
+    program.close()
+    assert (0, None) == ward.exit()
+    accepted = [records.decode_accepted(answer.body) for answer in answers if answer.type == Type.ACCEPTED]
+    assert is_heard_out == (count == max(accepted, default=0))
+
+
+def test_a_quick_stop_waits_for_no_worker_that_never_answers(
+    start: Start, made: Harbor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The master would kill it: what it has published last is lost then, and told."""
+    monkeypatch.setattr(main, "LINK_SECONDS", 600.0)
+    made.listener(2)
+    hung = tmp_path / "hung"
+    ward = start(
+        "def on_worker_stop(worker):\n    worker.broadcast('last')\n" + ECHO,
+        berth=berth(made, lambda: [Member(8, 2, Standing.READY)] if hung.exists() else []),
+    )
+    ward.go()
+    hung.touch()
+    ward.leave("quick")
+    assert (0, None) == ward.exit()
+    assert "some of what was published last could not be written to other workers" in ward.stderr()
 
 
 def test_term_is_ignored_while_it_leaves(start: Start) -> None:

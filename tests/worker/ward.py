@@ -17,6 +17,7 @@ from websockets.frames import Opcode
 
 from tests.worker.service import DEADLINE_SECONDS, closing, head
 from wsworker.assignment import Assignment
+from wsworker.bus.berth import Berth
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.master.process import identity, spawn
@@ -165,10 +166,20 @@ def socket_of(sock: socket.socket) -> str:
 
 
 class Ward:
-    """A worker as its master sees it. folder: where its app, its journal and its stderr are; watched: as of run()."""
+    """A worker as its master sees it. folder: where its app, its journal and its stderr are; watched: as of run().
+
+    berth: its place among other workers, if it has any.
+    """
 
     def __init__(
-        self, folder: Path, app: str, watched: str = "", slot: int = 1, generation: int = 1, **settings: Any
+        self,
+        folder: Path,
+        app: str,
+        watched: str = "",
+        slot: int = 1,
+        generation: int = 1,
+        berth: Berth | None = None,
+        **settings: Any,
     ) -> None:
         folder.mkdir()
         (folder / "chat.py").write_text(PREAMBLE + app)
@@ -208,6 +219,7 @@ class Ward:
                     others=lambda: self.table.others(slot),
                     words=self.words,
                     tls=None,
+                    berth=berth,
                 ),
                 watched,
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +16,7 @@ from wsworker.bus.bus import Sink
 from wsworker.bus.link import Link, Owner
 from wsworker.bus.outside import Outside
 from wsworker.bus.records import Hello, Record
+from wsworker.notices import Notices
 
 ACCEPTS_PER_TURN: Final = 32
 MOST_STRANGERS: Final = 256
@@ -26,7 +26,6 @@ LAST_SECONDS: Final = 0.25
 """How long a worker that ends waits for what was sent to it before; a few milliseconds are the rule."""
 
 PAUSE_SECONDS: Final = 1.0
-LOG_SECONDS: Final = 60.0
 
 logger = logging.getLogger("wsworker.bus")
 
@@ -57,7 +56,7 @@ class Gate:
         self._open = False
         self._drains = False
         self._left = asyncio.Event()
-        self._logged_at = -math.inf
+        self._notices = Notices(logger, loop.time)
         self.refused = 0
 
     @property
@@ -77,16 +76,17 @@ class Gate:
         self._outside.part()
 
     async def hear_out(self) -> None:
-        """Wait until what was sent to us is published and answered; you must have shut the gate."""
+        """Wait until what programs have sent is published and answered; you must have shut the gate.
+
+        Strangers are left out: a program publishes nothing before it has our greeting, and without that asks another.
+        """
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                while self.links:
+                while self._outside.links:
                     self._left.clear()
                     await self._left.wait()
         except TimeoutError:
-            # a stranger that says nothing does not matter
-            if self._outside.links:
-                logger.warning("some of what other programs have published last could not be read")
+            logger.warning("some of what other programs have published last could not be read")
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -96,7 +96,8 @@ class Gate:
                 return
             except OSError as error:
                 # for want of descriptors; the listener stays readable, so look away
-                self._log_failure(error)
+                text = "cannot accept on the bus (%s); it is tried again every second"
+                self._notices.tell("accept", text, error.strerror, level=logging.ERROR)
                 self._loop.remove_reader(self._berth.listener)
                 self._loop.call_later(PAUSE_SECONDS, self._accept_again)
                 return
@@ -112,12 +113,6 @@ class Gate:
         if self._open:
             self._loop.add_reader(self._berth.listener, self._accept)
 
-    def _log_failure(self, error: OSError) -> None:
-        now = self._loop.time()
-        if now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            logger.error("cannot accept on the bus (%s); it is tried again every second", error.strerror)
-
     def _may_connect(self, link: Link) -> bool:
         return self._berth.uids is None or link.peer_uid() in self._berth.uids
 
@@ -128,7 +123,6 @@ class Gate:
         self._berth.check(hello)
         if hello.slot:
             self._strangers.discard(link)
-            self._left.set()
             self._arrived(link, hello)
             return
         self._outside.admit(link, self._hello)
@@ -150,8 +144,9 @@ class Gate:
 
     def ended(self, link: Link, why: str) -> None:
         """Forget a program that has left, or a stranger that was turned away."""
-        self._left.set()
-        if not self._outside.ended(link):
+        if self._outside.ended(link):
+            self._left.set()
+        else:
             self._strangers.discard(link)
             self.refused += 1
             if why:

@@ -266,6 +266,8 @@ def decode_gap(body: bytes) -> Gap:
     """Return what a GAP says. Raises WireError."""
     count, any_key = _unpack(_GAP, body)
     keys, _ = decode_keys(body[_GAP.size :])
+    if not (count and (keys or any_key)):
+        raise WireError("a gap in which nothing is missing")
     return Gap(count, None if any_key else frozenset(keys))
 
 

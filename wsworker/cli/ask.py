@@ -30,6 +30,8 @@ from wsworker.wire import Command, Lines, Reply, decode_reply, encode
 ANSWER_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 0.05
+OTHER_CONFIG: Final = "other_config"
+"""The error code of a master that runs with another config file than ours."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """As much as the master lets pile up for a caller: the status of 256 workers is far longer than a command."""
 
@@ -39,11 +41,14 @@ class Service:
     """A service as a client knows it. name: also words for one whose name is not known.
 
     places: where its files may be, the likeliest first; empty only if it is known by its socket alone, which is named.
+    config: the real path of its config file, or "" if none was read. It goes with every command, as two services may
+    have one name by mistake: the master of the other one refuses it then.
     """
 
     name: str
     places: tuple[Paths, ...]
     named: Path | None = None
+    config: str = ""
 
     @property
     def socket(self) -> str:
@@ -59,7 +64,7 @@ def locate(config: Path, environ: Mapping[str, str]) -> Service:
     if peek.control_socket != "auto":
         others = [replace(other, socket=own.socket) for other in others]
     places = dict.fromkeys([own, *others])
-    return Service(peek.name, tuple(places))
+    return Service(peek.name, tuple(places), config=os.path.realpath(config))
 
 
 def at_socket(path: Path) -> Service:
@@ -87,6 +92,11 @@ def holder(service: Service) -> Paths | None:
     return None
 
 
+def send(sock: socket.socket, data: bytes) -> None:
+    """Send all of it. A program may have given SIGPIPE back its meaning, and is not to end of it here."""
+    sock.sendall(data, socket.MSG_NOSIGNAL)
+
+
 def leftovers(service: Service) -> tuple[str, ...]:
     """Return the socket and the pid file that a dead master left; to be asked only if nobody runs."""
     files = {file: None for at in service.places for file in (at.socket, at.pid) if _is_trusted(at.folder)}
@@ -109,6 +119,12 @@ def status(service: Service) -> dict[str, Any]:
     if reply is None:
         raise _no_answer_in_time(service)
     return dict(reply.body)
+
+
+def check_is_ours(service: Service, document: Mapping[str, Any]) -> None:
+    """Raise ControlError (other_config) if a status document is that of another service of the same name."""
+    if refused := configfile.objection(service.config, document["config"], service.name):
+        raise ControlError(OTHER_CONFIG, refused)
 
 
 def replies(service: Service, command: Command, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Reply]:
@@ -140,7 +156,7 @@ class Call:
         self._socket = _connect(service, give_up_at)
         try:
             self._socket.settimeout(ANSWER_SECONDS)
-            self._socket.sendall(encode(command))
+            send(self._socket, encode(replace(command, config=self._service.config)))
         except OSError:
             self._socket.close()
             raise self._hung_up() from None
@@ -176,6 +192,8 @@ class Call:
         for reply in found:
             if reply.final and reply.body.keys() == {"error"}:
                 refusal = reply.body["error"]
+                if refusal.get("code") == OTHER_CONFIG:
+                    raise ControlError(OTHER_CONFIG, refusal["message"])
                 if refusal.get("code") == "busy":
                     raise ControlError("no_answer", f"{self._service.name}: {refusal.get('message')}; try again later")
                 # the master could not read the command: it is of another version than this client

@@ -31,6 +31,7 @@ from wsworker.cli.findings import (
     files_findings,
     log_findings,
     pidfile_findings,
+    root_findings,
     rundir_findings,
     tls_findings,
     user_findings,
@@ -82,6 +83,7 @@ def findings(loaded: Loaded, master: int | None) -> list[Finding]:
         *rundir_findings(at),
         *control_findings(loaded, at),
         *user_findings(loaded),
+        *root_findings(loaded, os.geteuid()),
         *files_findings(loaded, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *backlog_findings(loaded, int(SOMAXCONN.read_text())),
     ]

@@ -42,14 +42,15 @@ class Column:
     """One column of a table. align: "<" for words, ">" for figures; rank: 0 stays, the highest goes first when narrow.
 
     least: a width it has at any rate; fewest: so many places at least are left of longer cells where the table is too
-    wide with the whole of them; colors: from a value to a style of rich, such as "green" or "bold red".
+    wide with the whole of them, None if they are never shortened; colors: from a value to a style of rich, such as
+    "green" or "bold red".
     """
 
     heading: str
     align: Align = ">"
     rank: int = 0
     least: int = 0
-    fewest: int = ENDLESS
+    fewest: int | None = None
     colors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,8 +63,10 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     from rich.console import Group
 
     shown = [[escape(cell, ENDLESS) for cell in row] for row in rows]
-    kept = fitting(columns, shown, width)
-    widths = shared_widths(columns, shown, kept, width)
+    natural = natural_widths(columns, shown)
+    narrowest = narrowest_widths(columns, natural)
+    kept = fitting(columns, narrowest, width)
+    widths = shared_widths(natural, narrowest, kept, width)
     lines = [_line((columns[index], widths[index], columns[index].heading, "bold") for index in kept)]
     for row in shown:
         styles = [column.colors.get(cell, "") for column, cell in zip(columns, row, strict=True)]
@@ -112,14 +115,34 @@ def painted(text: object, style: str = "") -> Text:
     return shown
 
 
-def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
+def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column is. rows as for table."""
+    from rich.cells import cell_len
+
+    return [
+        max(cell_len(column.heading), column.least, *(cell_len(row[index]) for row in rows), 0)
+        for index, column in enumerate(columns)
+    ]
+
+
+def narrowest_widths(columns: Sequence[Column], natural: Sequence[int]) -> list[int]:
+    """Return how wide each column is with its texts as short as they may be. natural: as from natural_widths."""
+    from rich.cells import cell_len
+
+    return [
+        width if column.fewest is None else min(width, max(cell_len(column.heading), column.least, column.fewest))
+        for column, width in zip(columns, natural, strict=True)
+    ]
+
+
+def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> list[int]:
     """Return which columns to show, in their order. Those of rank 0 stay even if they alone are too wide.
 
-    A narrow one may stay where a wide one of a lower rank had no room. rows and width as for table.
+    A narrow one may stay where a wide one of a lower rank had no room. widths: as from narrowest_widths; width as for
+    table.
     """
     if width is None:
         return list(range(len(columns)))
-    widths = _narrowest_widths(columns, rows)
     kept = []
     left = width + GAP
     # of two with the same rank the right one goes
@@ -131,42 +154,21 @@ def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 
 
 def shared_widths(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int], width: int | None
+    natural: Sequence[int], narrowest: Sequence[int], kept: Sequence[int], width: int | None
 ) -> list[int]:
     """Return how wide to draw each column: those with shortened cells share what is left, the narrowest first.
 
-    rows and width as for table, kept as from fitting.
+    natural, narrowest and kept: as from natural_widths, narrowest_widths and fitting; width as for table.
     """
-    natural = natural_widths(columns, rows)
     if width is None:
-        return natural
-    widths = _narrowest_widths(columns, rows)
+        return list(natural)
+    widths = list(narrowest)
     for _ in range(width - sum(widths[index] + GAP for index in kept) + GAP):
         cut = [index for index in kept if widths[index] < natural[index]]
         if not cut:
             break
         widths[min(cut, key=lambda index: widths[index])] += 1
     return widths
-
-
-def _narrowest_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return how wide each column is with its texts as short as they may be."""
-    from rich.cells import cell_len
-
-    return [
-        min(natural, max(cell_len(column.heading), column.least, column.fewest))
-        for column, natural in zip(columns, natural_widths(columns, rows), strict=True)
-    ]
-
-
-def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return how wide each column is. rows as for table."""
-    from rich.cells import cell_len
-
-    return [
-        max(cell_len(column.heading), column.least, *(cell_len(row[index]) for row in rows), 0)
-        for index, column in enumerate(columns)
-    ]
 
 
 def render(settings: Settings, *renderables: RenderableType) -> str:

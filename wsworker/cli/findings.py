@@ -65,6 +65,14 @@ def caution_findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding("settings", "warning", f"{loaded.origins.get(key, loaded.shown)}: {sentence}")
 
 
+def root_findings(loaded: Loaded, uid: int) -> Iterator[Finding]:
+    """Tell that workers would be root, as each start does. uid: of who asks."""
+    from wsworker.cautions import of_root
+
+    if sentence := of_root(loaded.config, uid, loaded.shown):
+        yield Finding("user", "warning", sentence)
+
+
 # The app
 
 
@@ -298,13 +306,12 @@ def control_findings(loaded: Loaded, at: Paths) -> Iterator[Finding]:
 
 def user_findings(loaded: Loaded) -> Iterator[Finding]:
     """See whether workers can become who they are to be; nothing to say if they can. As root, the import tells."""
-    from wsworker.master.preconditions import can_become
+    from wsworker.master.preconditions import CANNOT_BECOME, can_become
     from wsworker.master.process import identity
 
     if not can_become(identity(loaded.config)):
         key = "user" if loaded.config.user else "group"
-        facts = f"`{key}` names somebody else than who runs this, which takes root; start as root, or remove it"
-        yield Finding(key, "failed", f"{loaded.place(key)}: {facts}")
+        yield Finding(key, "failed", f"{loaded.place(key)}: {CANNOT_BECOME}")
 
 
 # Limits

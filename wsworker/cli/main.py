@@ -124,16 +124,21 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if not _is_of_output(error):
             raise
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # click could not write below the ^C, on standard error
+            return INTERRUPTED
         streams.discard_output()
         if error.errno == errno.EPIPE:
             return BROKEN_PIPE
         with suppress(OSError):
             click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
         return settings.lost
+    finally:
+        streams.settle_errors()
 
 
 def _run(settings: Settings, arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; OSError if a result or a failure cannot be written."""
+    """Run one command and return its exit code; OSError if a result or the document of a failure cannot be written."""
     try:
         code = commands.main(list(arguments), prog_name="wsworker", standalone_mode=False, obj=settings)
     except click.Abort:
@@ -145,13 +150,14 @@ def _run(settings: Settings, arguments: Sequence[str]) -> int:
             raise
         # the options may stand behind what click could not read
         settings.json = settings.json or "--json" in arguments
-        if settings.debug:
-            import traceback
+        with suppress(OSError):
+            if settings.debug:
+                import traceback
 
-            traceback.print_exc()
-        if failure.exit_code == INTERRUPTED and sys.stderr.isatty():
-            # below the ^C
-            click.echo(err=True)
+                traceback.print_exc()
+            if failure.exit_code == INTERRUPTED and sys.stderr.isatty():
+                # below the ^C
+                click.echo(err=True)
         settings.failure(failure)
         return failure.exit_code
     return code if isinstance(code, int) else OK

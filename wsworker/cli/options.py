@@ -62,13 +62,14 @@ class Settings:
                 click.echo(line, err=True, color=self.colored())
 
     def failure(self, failure: Failure) -> None:
-        """Print a failure."""
+        """Print a failure. Only the document may raise OSError: the exit code tells of a line that nobody can read."""
         if self.json:
             click.echo(_line(failure.document))
             return
         word, colon, rest = failure.text.partition("error:")
         text = click.style("error:", fg="red") + rest if colon and not word else failure.text
-        click.echo(text, err=True, color=self.colored())
+        with suppress(OSError):
+            click.echo(text, err=True, color=self.colored())
 
     def colored(self) -> bool | None:
         """Whether to keep colour; None leaves it to click, which keeps it on a terminal."""

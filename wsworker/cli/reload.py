@@ -48,6 +48,8 @@ def reload(settings: Settings, no_wait: bool) -> int:
     """Load new code and configuration, worker by worker."""
     service = ask.locate(settings.config_path(), os.environ)
     document = ask.status(service)
+    # the master judges this too, but --no-wait does not wait for its word
+    ask.check_is_ours(service, document)
     if no_wait:
         with contextlib.closing(ask.Call(service, Command("reload"), time.monotonic() + ask.ANSWER_SECONDS)):
             asked = {"schema": SCHEMA, "result": "asked", "name": service.name}

@@ -64,11 +64,16 @@ def refuse_if_managed(service: ask.Service, proc: Path = managed.PROC) -> None:
 
 
 def master_pid(service: ask.Service) -> int | None:
-    """Return the pid of the master, from itself or, if it does not answer, from its pid file; None if none is found."""
+    """Return the pid of the master, from itself or, if it does not answer, from its pid file; None if none is found.
+
+    Raises ControlError (other_config) if it is that of another service.
+    """
     try:
-        return int(ask.status(service)["pid"])
+        document = ask.status(service)
     except NotRunning:
         return None
     except ControlError:
         at = ask.holder(service)
         return read_pid(at.pid) if at else None
+    ask.check_is_ours(service, document)
+    return int(document["pid"])

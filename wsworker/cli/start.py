@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from wsworker import configfile
+from wsworker.cli import ask
 from wsworker.cli.failures import (
     BAD_CONFIG,
     EXIT_CODES,
@@ -43,10 +44,11 @@ from wsworker.cli.failures import (
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted
 from wsworker.cli.version import banner, version
-from wsworker.errors import ConfigError, PlatformError, Problem, TlsError
+from wsworker.errors import AlreadyRunning, ConfigError, ControlError, NotRunning, PlatformError, Problem, TlsError
 
 if TYPE_CHECKING:
     from wsworker.configfile import Loaded
+    from wsworker.master.events import Exit
     from wsworker.master.main import Master
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -195,7 +197,7 @@ class Prepared:
             hint = f". Ctrl+C stops; `{look}` in another terminal" if on_terminal else ""
             logger.info("%s", degraded or f"ready{hint}")
 
-        ended = self._master(settled, leave=lambda: None).run()
+        ended = self._serve(settled, leave=lambda: None)
         if ended.error:
             self.settings.failure(_failure_of(ended.code, ended.error))
         return ended.code
@@ -235,7 +237,7 @@ class Prepared:
 
         try:
             log.redirect_output(log.set_up(config.log))
-            ended = self._master(settled, leave).run()
+            ended = self._serve(settled, leave)
         except Exception as error:
             # told and not logged: the log may be that of the service that runs already
             failed = describe(error)
@@ -250,6 +252,13 @@ class Prepared:
         if waiting:
             announce(waiting.pop(), failed.exit_code, json.dumps({"error": dict(failed.details)}))
         return failed.exit_code
+
+    def _serve(self, settled: Callable[[str], None], leave: Callable[[], None]) -> Exit:
+        """Be the master to the end. Raises as Master.run; AlreadyRunning says so if the other one is not ours."""
+        try:
+            return self._master(settled, leave).run()
+        except AlreadyRunning as error:
+            raise AlreadyRunning(error.name, error.pid, other_config(self.path, self.environ)) from None
 
     def _master(self, settled: Callable[[str], None], leave: Callable[[], None]) -> Master:
         from wsworker.master.main import Master
@@ -273,6 +282,17 @@ class Prepared:
             version=version(),
             follows=self.follow,
         )
+
+
+def other_config(path: Path, environ: Mapping[str, str]) -> str:
+    """Return the config file of the service that runs, if that is another one than this, and the service says so."""
+    try:
+        service = ask.locate(path, environ)
+        document = ask.status(service)
+    except (ConfigError, ControlError, NotRunning):
+        return ""
+    runs_with = str(document["config"])
+    return runs_with if configfile.objection(service.config, runs_with, service.name) else ""
 
 
 def warn(loaded: Loaded) -> None:

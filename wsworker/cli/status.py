@@ -206,6 +206,8 @@ def warnings(document: Mapping[str, Any]) -> list[str]:
         # a wrong configuration has a line for each mistake
         why, _, _ = (last["error"]["cause"] or last["error"]["message"]).partition("\n")
         lines.append(f"last reload {last['result']}: {why}")
+    if last and last["restart_needed"]:
+        lines.append(f"restart needed: {', '.join(last['restart_needed'])}")
     if document["over_budget"]:
         lines.append(
             "crash budget exceeded: too many workers died within a minute, so at most one a second is started; "

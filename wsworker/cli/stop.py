@@ -90,7 +90,8 @@ class Stopped:
 def stop_service(settings: Settings, config: Path, quick: bool) -> Stopped:
     """Stop the service of a config file and return when its lock is free.
 
-    Raises NotRunning, ControlError (permission), Failed if it is still there when its time is over, or Interrupted.
+    Raises NotRunning, ControlError (permission, other_config), Failed if it is still there when its time is over, or
+    Interrupted.
     """
     try:
         service = ask.locate(config, os.environ)
@@ -159,7 +160,7 @@ def ask_to_stop(
     """Ask for a stop and wait for it until give_up_at, or for as long as the service gives its workers and a margin.
 
     Return the answer, or nothing if the time is over or the master has gone: then the lock decides. Also return until
-    when to wait for that (CLOCK_MONOTONIC).
+    when to wait for that (CLOCK_MONOTONIC). Raises ControlError (other_config).
     """
     with contextlib.closing(ask.Call(service, Command("stop", quick), give_up_at)) as call, bar(settings) as draw:
         most = 1
@@ -174,9 +175,10 @@ def ask_to_stop(
                 if left and left.connections:
                     most = max(most, left.connections)
                     draw(left.line, 1 - left.connections / most)
-        except (ControlError, NotRunning):
+        except (ControlError, NotRunning) as error:
+            if isinstance(error, ControlError) and error.code == ask.OTHER_CONFIG:
+                raise
             # the end of the connection: it was killed
-            pass
     return {}, give_up_at
 
 

@@ -34,8 +34,20 @@ def prepare() -> None:
 
 def discard_output() -> None:
     """Let standard output go nowhere, as it cannot be written to: Python tries once more at its end, and would tell."""
+    _discard(1)
+
+
+def settle_errors() -> None:
+    """Do the same with standard error if it cannot be written to, or else the exit code would be Python's 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(2)
+
+
+def _discard(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, descriptor)
     os.close(null)
 
 

@@ -133,8 +133,9 @@ def rows(workers: Sequence[Document], history: History, weighted: bool, width: i
         row = list(cells(worker, weighted)[: len(COLUMNS)])
         row.insert(SPARKLINE_AT, "")
         drawn.append(row)
+    # no column of these is ever shortened
     widths = natural_widths(TABLE, drawn)
-    needed = sum(widths[index] + GAP for index in fitting(TABLE, drawn, width)) - GAP
+    needed = sum(widths[index] + GAP for index in fitting(TABLE, widths, width)) - GAP
     # the table reckons with the shortest sparkline, so all that is left over is for a longer one
     length = max(LEAST_SPARKLINE, min(SAMPLES, LEAST_SPARKLINE + width - needed))
     for row, worker in zip(drawn, workers, strict=True):
@@ -217,8 +218,7 @@ def _watch(settings: Settings, service: ask.Service, interval: float) -> int:
                 size = console.size
                 live.update(watch.picture(console), refresh=True)
                 # a look at a master that hangs takes longer than any interval, and the keys have their turn even then
-                left = interval
-                while not watch.view.left and left > 0:
+                while True:
                     left = next_look_at - time.monotonic()
                     keys = pressed(max(0.0, min(left, RESIZE_SECONDS)))
                     for key in keys:
@@ -226,6 +226,8 @@ def _watch(settings: Settings, service: ask.Service, interval: float) -> int:
                     if keys or console.size != size:
                         size = console.size
                         live.update(watch.picture(console), refresh=True)
+                    if watch.view.left or left <= 0:
+                        break
     except KeyboardInterrupt:
         return INTERRUPTED
     return OK

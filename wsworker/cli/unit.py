@@ -72,6 +72,7 @@ PACKAGED: Final[Mapping[str, str | None]] = {
     "ambient": None,
     "writes": None,
     "home": "yes",
+    "home_needs": "read-only",
     "tmp": "yes",
     "users": "yes",
 }
@@ -80,11 +81,16 @@ PACKAGED: Final[Mapping[str, str | None]] = {
 
 @dataclass(frozen=True)
 class Here:
-    """Where the command runs. program: the words of the command line that starts wsworker; interpreter: its folders."""
+    """Where the command runs.
+
+    program: the words of the command line that starts wsworker; interpreter: its folders; python: its file, links
+    followed, which may lie far from a virtual environment.
+    """
 
     program: tuple[str, ...]
     interpreter: tuple[str, ...]
     user: str
+    python: str = ""
 
 
 @click.command(epilog=epilog(EXITS, "wsworker unit | sudo tee /etc/systemd/system/hello.service"))
@@ -99,7 +105,7 @@ def unit(settings: Settings) -> int:
     path = f"{UNITS}/{config.name}.service"
     for note in notes(config, os.environ, FALLBACK_USER if os.geteuid() == 0 else ""):
         settings.progress(f"note: {note}")
-    for note in hindrances(config, read_by(config, str(loaded.path), where), account(config, where)):
+    for note in hindrances(config, read_by(config, str(loaded.path), where), account(config, where), where.python):
         settings.progress(f"note: {note}")
     settings.result(text.rstrip("\n"), {"schema": SCHEMA, "name": config.name, "path": path, "unit": text})
     return OK
@@ -111,7 +117,7 @@ def here() -> Here:
     # -P: the folder of the service is no part of the path
     program = (str(script),) if script.is_file() else (os.path.abspath(sys.executable), "-P", "-m", "wsworker")
     user = FALLBACK_USER if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    return Here(program, (sys.prefix, sys.base_prefix), user)
+    return Here(program, (sys.prefix, sys.base_prefix), user, os.path.realpath(sys.executable))
 
 
 def notes(config: Config, environ: Mapping[str, str], needed: str) -> Iterable[str]:
@@ -123,15 +129,20 @@ def notes(config: Config, environ: Mapping[str, str], needed: str) -> Iterable[s
         yield f"there is no user {needed} yet; create it with: useradd --system {needed}"
 
 
-def hindrances(config: Config, paths: Iterable[str], user: Worker) -> Iterable[str]:
-    """Say what the user of the unit cannot get at, of these absolute paths."""
+def hindrances(config: Config, paths: Iterable[str], user: Worker, python: str = "") -> Iterable[str]:
+    """Say what the user of the unit cannot get at, of these absolute paths. python: as in Here."""
+    paths = list(paths)
+    # to move the service is no cure where it lies elsewhere already
+    others = {each.path for each in obstacles((path for path in paths if not _holds(path, python)), user)}
     for each in obstacles(paths, user):
-        path = visible(each.path)
-        if stat.S_ISDIR(each.mode):
-            cure = f"move the service to /opt/{config.name}, or set User="
+        told = f"user {user.name} cannot read {visible(each.path)}"
+        if not stat.S_ISDIR(each.mode):
+            yield f"{told}; give {user.name} the right to, or set User="
+        elif each.path in others:
+            yield f"{told}; move the service to /opt/{config.name}, or set User="
         else:
-            cure = f"give {user.name} the right to, or set User="
-        yield f"user {user.name} cannot read {path}; {cure}"
+            cure = "make the virtual environment with a system Python, such as /usr/bin/python3"
+            yield f"{told}, and the interpreter {visible(python)} is below it; {cure}"
 
 
 def account(config: Config, where: Here) -> Worker:
@@ -154,6 +165,7 @@ def values(config: Config, path: str, where: Here) -> dict[str, str | None]:
     user = config.user or where.user
     read = read_by(config, path, where)
     written = _written(config)
+    at_home = _any_below(read + written, HOMES)
     low_port = any(0 < address.port < 1024 for address in _addresses(config))
     capability = "CAP_NET_BIND_SERVICE" if low_port else ""
     program, *arguments = where.program
@@ -174,7 +186,8 @@ def values(config: Config, path: str, where: Here) -> dict[str, str | None]:
         **_folders(config.name, written),
         "capabilities": capability,
         "ambient": capability or None,
-        "home": "read-only" if _any_below(read + written, HOMES) else "yes",
+        "home": "read-only" if at_home else "yes",
+        "home_needs": None if at_home else "read-only",
         "tmp": "no" if _any_below(read + written, TEMPORARY) else "yes",
         "users": "no" if low_port else "yes",
     }
@@ -246,6 +259,11 @@ def _addresses(config: Config) -> list[ListenAddress]:
 def _both(path: str) -> tuple[str, str]:
     """Return a path as written and as it really is: either may be hidden from the service."""
     return path, os.path.realpath(path)
+
+
+def _holds(path: str, file: str) -> bool:
+    """Whether a path really is this file, or a folder above it."""
+    return f"{file}/".startswith(f"{os.path.realpath(path)}/")
 
 
 def _any_below(paths: Iterable[str], folders: Iterable[str]) -> bool:

@@ -17,26 +17,21 @@ from dataclasses import dataclass
 class Following:
     """What is known of the files of one service. on: whether a change is to be followed at all.
 
-    changed: the mark of the newest change that a worker has told; tried: of what the newest canary has loaded.
+    newest: the mark of the newest change that a worker has told; tried: of what the newest canary has loaded.
     """
 
     on: bool
-    changed: str = ""
+    newest: str = ""
     tried: str = ""
 
-    def wants_reload(self, names: str, mark: str, by_canary: bool) -> bool:
-        """Take a report of a worker; return whether it means a reload, which you must then begin.
+    def loaded(self, mark: str, by_canary: bool) -> None:
+        """Take it that a worker is about to load files. by_canary: it is the first one of the reload under way."""
+        if self.on and by_canary:
+            self.tried = mark
 
-        names: of the files that have changed, or "" if the mark is of those that the worker is about to load.
-        by_canary: the worker is the first one of the reload under way.
-        """
-        if not self.on:
+    def changed(self, mark: str) -> bool:
+        """Take it that a worker has seen a change; return whether that means a reload, which you must then begin."""
+        if not self.on or mark == self.newest:
             return False
-        if not names:
-            if by_canary:
-                self.tried = mark
-            return False
-        if mark == self.changed:
-            return False
-        self.changed = mark
+        self.newest = mark
         return mark != self.tried

@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import setproctitle
 
-from wsworker import log
+from wsworker import configfile, log
+from wsworker.cautions import of_root
 from wsworker.configfile import Loaded
 from wsworker.errors import ConfigError, PlatformError
 from wsworker.kinds import GROUP_MODE
@@ -52,6 +53,9 @@ from wsworker.wire import Command
 
 EXTEND_SECONDS: Final = 10.0
 """What the service manager is asked for, once a second, while a start or a stop goes on within its own deadlines."""
+
+FOR_EVERYBODY: Final = frozenset({"status", "connections"})
+"""Commands that change nothing: they are answered even if they are asked with the config file of another service."""
 
 logger = logging.getLogger("wsworker.master")
 
@@ -181,8 +185,8 @@ class Master:
         )
         if self._admin.url:
             logger.info("metrics and health checks on %s", self._admin.url)
-        if os.geteuid() == 0 and self._config.user is None:
-            logger.warning("workers run as root; set `user` in %s", self._loaded.shown)
+        if caution := of_root(self._config, os.geteuid(), self._loaded.shown):
+            logger.warning("%s", caution)
         return slots
 
     def _slots(self) -> int:
@@ -270,6 +274,13 @@ class Master:
                 logger.info("%s means nothing here and is ignored", name)
 
     def _command(self, command: Command, token: Token) -> None:
+        own = self._view.service
+        if command.name not in FOR_EVERYBODY and (
+            refused := configfile.objection(command.config, own.config, own.name)
+        ):
+            logger.info("`%s` refused: asked with another config file", command.name)
+            self._control.answer(token, {"error": {"code": "other_config", "message": refused}})
+            return
         match command.name:
             case "status":
                 self._feed(events.StatusRequested(token))
@@ -290,8 +301,11 @@ class Master:
                 self._feed(events.ConnectionsRequested(command.query, token))
 
     def _files_changed(self, worker: int, names: str, mark: str) -> None:
-        roll = self._supervisor.service.roll
-        if self._following.wants_reload(names, mark, by_canary=roll is not None and roll.canary == worker):
+        """Take a worker's report. names: "" if it only tells which files it is about to load."""
+        if not names:
+            roll = self._supervisor.service.roll
+            self._following.loaded(mark, by_canary=roll is not None and roll.canary == worker)
+        elif self._following.changed(mark):
             logger.info("%s changed, reloading", names)
             self._reload(None)
 

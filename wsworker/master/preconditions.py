@@ -13,6 +13,11 @@ from wsworker.configfile import Loaded
 from wsworker.errors import OUT_OF_DESCRIPTORS, PlatformError
 from wsworker.master.process import Identity, may_signal_others
 
+CANNOT_BECOME: Final = (
+    "`user` and `group` name somebody else than who runs this, which takes root; start as root, or remove them"
+)
+"""What to say where can_become says no."""
+
 CANNOT_END: Final = "ending workers of another user needs CAP_KILL; add it, or remove `user` and `group`"
 """What to say where can_end says no."""
 
@@ -31,8 +36,7 @@ def need_permission(who: Identity, loaded: Loaded) -> None:
     """Raise PlatformError if workers could not become who they are to be, or could not be ended then."""
     if not can_become(who):
         place = loaded.place("user" if loaded.config.user else "group")
-        text = "`user` and `group` name somebody else than who started this, which takes root"
-        raise PlatformError(f"{text}; start as root, or remove them ({place})")
+        raise PlatformError(f"{CANNOT_BECOME} ({place})")
     if not can_end(who):
         raise PlatformError(CANNOT_END)
 

@@ -39,7 +39,11 @@ class Presence:
 
         group: whose members may command the service, or None. Raises RunDirError or AlreadyRunning, as RunDir.claim.
         """
-        return cls(RunDir.claim(name, at, group), Path(own_pid_file) if own_pid_file else None, control)
+        run_dir = RunDir.claim(name, at, group)
+        if run_dir.predecessor is not None:
+            pid = f" (pid {run_dir.predecessor})" if run_dir.predecessor else ""
+            logger.info("the one before%s ended without a stop; its files are removed", pid)
+        return cls(run_dir, Path(own_pid_file) if own_pid_file else None, control)
 
     def show(self) -> None:
         """Open the control socket and write the pid files. Raises RunDirError if the socket cannot be had."""

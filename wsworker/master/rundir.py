@@ -89,10 +89,14 @@ def elsewhere(name: str) -> list[Paths]:
 
 
 class RunDir:
-    """A run directory in the hands of a master, from claim to release."""
+    """A run directory in the hands of a master, from claim to release.
 
-    def __init__(self, name: str, at: Paths, lock: int, group: int | None) -> None:
+    predecessor: the pid of a master that left files behind, 0 if it is not known, None if there were none.
+    """
+
+    def __init__(self, name: str, at: Paths, lock: int, group: int | None, predecessor: int | None) -> None:
         self.paths = at
+        self.predecessor = predecessor
         self._name = name
         self._lock = lock
         self._group = group
@@ -111,11 +115,12 @@ class RunDir:
         lock = _take_lock(name, at, LOCK_PATIENCE_SECONDS)
         try:
             _let_in(at, lock, group)
-            _remove_leftovers(at)
+            predecessor = _pid_in(at.pid)
+            left = _remove_leftovers(at)
         except RunDirError:
             os.close(lock)
             raise
-        return cls(name, at, lock, group)
+        return cls(name, at, lock, group, predecessor if left else None)
 
     def renew(self) -> bool:
         """Make the directory and the lock again if somebody has removed them; True if so. The lock says that we run.
@@ -227,8 +232,12 @@ def _let_in(at: Paths, lock: int, group: int | None) -> None:
         raise RunDirError(str(at.folder), f"it cannot be opened to a group: {error.strerror}", cure) from None
 
 
-def _remove_leftovers(at: Paths) -> None:
-    """Remove what a dead master left. A `control_socket` that names a file of somebody's by mistake is not removed."""
+def _remove_leftovers(at: Paths) -> bool:
+    """Remove what a dead master left; True if there was something.
+
+    A `control_socket` that names a file of somebody's by mistake is not removed.
+    """
+    left = True
     try:
         if not stat.S_ISSOCK(at.socket.lstat().st_mode):
             raise RunDirError(str(at.socket), "it is not a socket", "set `control_socket` to another path")
@@ -238,13 +247,25 @@ def _remove_leftovers(at: Paths) -> None:
             raise RunDirError(str(at.socket), "another service answers there", cure)
         at.socket.unlink()
     except FileNotFoundError:
-        pass
+        left = False
     except OSError as error:
         raise RunDirError(str(at.socket), error.strerror or str(error), "see `control_socket`") from None
     try:
-        at.pid.unlink(missing_ok=True)
+        at.pid.unlink()
+    except FileNotFoundError:
+        return left
     except OSError as error:
         raise RunDirError(str(at.pid), error.strerror or str(error), "remove it") from None
+    return True
+
+
+def _pid_in(file: Path) -> int:
+    """Return the pid in a pid file, whether its process lives or not; 0 if there is none."""
+    try:
+        # a named pipe in its place would hold us
+        return int(file.read_text().split()[0]) if file.is_file() else 0
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _answers(path: Path) -> bool:

@@ -37,8 +37,8 @@ from typing import Final
 from wsworker import speaker
 from wsworker.counters import Counters
 from wsworker.forked import let_go
+from wsworker.notices import Notices
 from wsworker.worker.entrance import Entrance
-from wsworker.worker.notices import Notices
 from wsworker.worker.reserve import Reserve
 from wsworker.worker.waiting import RESOLUTION_SECONDS, Waiting
 

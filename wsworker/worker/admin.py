@@ -25,13 +25,13 @@ from typing import Any, Final, Literal, cast
 from wsworker.assignment import Desk
 from wsworker.config import Config
 from wsworker.forked import let_go
+from wsworker.notices import Notices
 from wsworker.protocol import plain
 from wsworker.protocol.events import HttpRequest
 from wsworker.protocol.handshake import Opening
 from wsworker.protocol.plain import Answer
 from wsworker.worker import routes
 from wsworker.worker.accept import NO_DESCRIPTORS, PASSING
-from wsworker.worker.notices import Notices
 from wsworker.worker.reserve import Reserve
 
 REQUEST_SECONDS: Final = 5.0

@@ -284,7 +284,21 @@ def _nothing_found(module: ModuleType, target: str, folder: str) -> str:
     if same_name.is_file() and file != str(same_name):
         return f"app {target!r} is {file or 'built into Python'}, which was loaded before {same_name}; rename your file"
     home = _home(module, folder)
+    if target == module.__name__ and len(classes := _classes(module)) == 1:
+        (name,) = classes
+        return f"app {target!r} ({home}) has no callback, but its class {name} has; write `app: {target}:{name}`"
     return f"app {target!r} ({home}) has no callback; define at least one, such as def on_message(connection, data)"
+
+
+def _classes(module: ModuleType) -> list[str]:
+    """Return the names of the classes of a module that have callbacks."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and any(callback in vars(base) for base in value.__mro__ for callback in SIGNATURES)
+    ]
 
 
 def _unwrapped(function: Any) -> Any:

@@ -23,7 +23,7 @@ SECONDS_PER_CLIENT: Final = 0.01
 QUICK_SECONDS: Final = 1.5
 CUT_SECONDS: Final = 1.0
 """How long a quick stop waits for answers, and any drain for on_close of those it has cut. The master kills three
-seconds after the order to be quick, and on_worker_stop wants its share of them."""
+seconds after the order to be quick; on_worker_stop and the last word on the bus (main.py) want their share of them."""
 
 RELOAD_CODE: Final = 1012
 STOP_CODE: Final = 1001

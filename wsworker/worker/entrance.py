@@ -30,11 +30,11 @@ from typing import Any, Final, Literal, TypeAlias, cast
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.listeners import Group
+from wsworker.notices import Notices
 from wsworker.protocol.forwarded import Trusted
 from wsworker.protocol.proxy import MOST_BYTES, Defect, Proxied, Version, read
 from wsworker.protocol.request import Address
 from wsworker.worker.arrival import Arrival
-from wsworker.worker.notices import Notices
 
 LAST_SECONDS: Final = 0.5
 """How long a worker that leaves waits for those in PROXY and TLS. A quick stop has 3 s, and drain.py uses 2.5."""

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from wsworker.config import Config
 from wsworker.counters import Counters
+from wsworker.notices import Notices
 from wsworker.protocol.admission import Policy
 from wsworker.protocol.forwarded import Trusted
 from wsworker.worker.access import Access
 from wsworker.worker.app import App
 from wsworker.worker.delivery import Caller
-from wsworker.worker.notices import Notices
 from wsworker.worker.site import Site
 from wsworker.worker.users import Users
 from wsworker.worker.visitors import Visitors

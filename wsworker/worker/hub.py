@@ -26,6 +26,7 @@ from wsworker import speaker
 from wsworker.bus.topics import EVERYBODY, Key, check_name
 from wsworker.config import Config
 from wsworker.counters import Counters
+from wsworker.notices import Notices
 from wsworker.protocol.admission import Policy
 from wsworker.protocol.forwarded import Trusted
 from wsworker.protocol.frames import Shared
@@ -33,7 +34,6 @@ from wsworker.worker.access import Access
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.delivery import Caller
-from wsworker.worker.notices import Notices
 from wsworker.worker.post import Data, Post
 from wsworker.worker.site import Site
 from wsworker.worker.stalls import Stalls

@@ -50,6 +50,11 @@ class Leaving:
         """Whether the worker has to go."""
         return self._why.done()
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether somebody is in a hurry."""
+        return self._quick
+
     def tell(self, why: DrainReason) -> None:
         """Go, or go sooner; an order that adds nothing to an earlier one is dropped."""
         if why == "quick":

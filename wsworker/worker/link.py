@@ -26,7 +26,6 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from wsworker.protocol.events import Closed, Event
 from wsworker.protocol.request import Address
-from wsworker.speaker import of_task
 from wsworker.worker.access import Farewell, Side
 from wsworker.worker.app import Callback
 from wsworker.worker.arrival import Arrival
@@ -128,8 +127,10 @@ class Link(Intake):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Finish: the socket is gone, and on_close comes as soon as nothing waits before it."""
-        # asyncio calls this in the context of whoever has dropped the socket, which may be another connection's task
-        of_task.set("")
+        # asyncio calls this in the context of whoever has dropped the socket, often another connection's callback
+        self._home.context.copy().run(self._lose, exc)
+
+    def _lose(self, exc: Exception | None) -> None:
         self._enter("gone")
         self._transport = GONE
         self._cork.lose(GONE)

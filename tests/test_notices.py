@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from wsworker.worker.notices import LOG_SECONDS, Notices
+from wsworker.notices import LOG_SECONDS, Notices
 
 logger = logging.getLogger("wsworker.worker")
 
