@@ -243,6 +243,6 @@ def test_a_reject_that_can_be_made_can_be_sent(status: int, headers: dict[str, s
 def test_a_dead_master_is_told_from_one_that_never_ran() -> None:
     """Its leftovers are named, and that the next start removes them."""
     error = errors.NotRunning("hello", "/run/hello.sock", ("/run/hello.sock", "/run/hello.pid"))
-    left = "`wsworker start` removes /run/hello.sock and /run/hello.pid"
+    left = "start it again with `wsworker start`, which removes /run/hello.sock and /run/hello.pid"
     assert f"hello is not running (its master died); {left}" == str(error)
     assert f"its master died; {left}" == error.reason

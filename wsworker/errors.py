@@ -235,7 +235,8 @@ class NotRunning(WsworkerError):
     @property
     def _fact_and_cure(self) -> tuple[str, str]:
         if self.leftovers:
-            return "its master died", f"`wsworker start` removes {' and '.join(self.leftovers)}"
+            files = " and ".join(self.leftovers)
+            return "its master died", f"start it again with `wsworker start`, which removes {files}"
         return f"no socket at {self.socket}", "start it with `wsworker start`"
 
     @property

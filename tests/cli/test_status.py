@@ -331,7 +331,7 @@ def test_dead(place: Place, wsworker: Callable[..., Result]) -> None:
     result = wsworker("status", "--json")
     document = json.loads(result.out)
     assert (1, "dead", NAME) == (result.code, document["state"], document["name"])
-    reason = f"its master died; `wsworker start` removes {place.paths.pid}"
+    reason = f"its master died; start it again with `wsworker start`, which removes {place.paths.pid}"
     assert reason == document["reason"]
     assert f"{NAME}  dead  {reason}\n" == wsworker("status").out
 

@@ -276,7 +276,7 @@ def test_what_a_dead_master_left(make_daemon: MakeDaemon) -> None:
     daemon.wait_gone()
     shown = daemon.cli("status")
     assert (1, "") == (shown.code, shown.err)
-    assert shown.out.startswith(f"{daemon.name}  dead  its master died; `wsworker start` removes ")
+    assert shown.out.startswith(f"{daemon.name}  dead  its master died; start it again with `wsworker start`, which ")
     assert [7, 7] == [daemon.cli(command).code for command in ("stop", "reload")]
     assert "hello tom" == daemon.start().echo("tom")
 
