@@ -1,8 +1,8 @@
-"""Notices: lines about what strangers do, of each kind at most one a minute.
+"""Notices: lines of which strangers decide how often they are due, of each kind at most one a minute.
 
-Who may connect decides how often something is refused, broken or not found, and so could fill the log. The first line
-of a kind is worth reading, and how many followed it; the others are there for whoever asks for `log.level: debug`.
-What is wanted for every single client is the access log's to tell, see access.py.
+Who may connect decides how often something is refused, broken, not found or short, and so could fill the log. The first
+line of a kind is worth reading, and how many followed it; the others are there for whoever asks for `log.level: debug`.
+What is wanted for every single client is the access log's to tell, see worker/access.py.
 """
 
 from __future__ import annotations
