@@ -54,6 +54,14 @@ CALLBACKS: Final = (
 )
 """What may raise while the worker lives on. A worker whose on_worker_start raises ends."""
 
+Adapter: TypeAlias = Literal["mesh", "broker"]
+
+ADAPTERS: Final[tuple[Adapter, ...]] = get_args(Adapter)
+"""By which road a message of the bus travels: between workers of this machine, or between machines."""
+
+BUS_DROPS: Final = ("mesh:full", "mesh:size", "broker:full", "broker:size", "broker:down", "broker:refused")
+"""Why which adapter has given up a message, see Cause in bus/bus.py."""
+
 BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the buckets of every histogram, in seconds; above the last there is one more."""
 
@@ -108,10 +116,11 @@ class Counters:
     out, as they are read and written, heads and frames and all; refused: sends that gave False; dropped: messages that
     were accepted and gave way to others; errors: exceptions of callbacks; log_dropped: lines for the log that were
     lost; slow_callbacks: times a sync callback has kept the loop for too long; cut: connections that were still open
-    when the time to drain was over. bus_published: messages for all who want them, in this worker and others;
-    bus_received: those that came from other workers; bus_dropped: what was dropped on its way to another worker, for
-    each; bus_gaps: times that messages may have been missing; bus_reconnects: lost links to other workers that came
-    again.
+    when the time to drain was over. bus_published: messages for all who want them, in this worker and others.
+
+    bus_sent: messages handed to others by ADAPTERS, to each of the workers or to the broker once; bus_received: those that came
+    from others; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again; bus_dropped: what
+    was dropped on its way to others, by BUS_DROPS.
 
     closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS.
     handshakes: from accept to 101; sync_calls: sync callbacks; async_calls: async ones, from the first step to the
@@ -131,10 +140,11 @@ class Counters:
     slow_callbacks: int = 0
     cut: int = 0
     bus_published: int = 0
-    bus_received: int = 0
-    bus_dropped: int = 0
-    bus_gaps: int = 0
-    bus_reconnects: int = 0
+    bus_sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
+    bus_received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
+    bus_gaps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
+    bus_reconnects: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
+    bus_dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BUS_DROPS, 0))
     closed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLOSE_CODES, 0))
     rejections: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REJECTIONS, 0))
     raised: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALLBACKS, 0))
@@ -158,8 +168,9 @@ class Counters:
         self.raised[callback] += 1
 
     def plain(self) -> dict[str, int]:
-        """Return those that are one number each, by name."""
-        return {name: getattr(self, name) for name in PLAIN_NAMES}
+        """Return those that are one number each, and the sums of those of the bus, by name."""
+        sums = {name: sum(getattr(self, name).values()) for name in BUS_NAMES}
+        return {name: getattr(self, name) for name in PLAIN_NAMES} | sums
 
     def words(self) -> list[int]:
         """Return all of it as COUNTER_WORDS whole numbers."""
@@ -187,7 +198,15 @@ class Counters:
         return Counters.of(map(add, self.words(), other.words()))
 
 
-_LABELS: Final = {"closed": CLOSE_CODES, "rejections": REJECTIONS, "raised": CALLBACKS}
+BUS_NAMES: Final = ("bus_sent", "bus_received", "bus_gaps", "bus_reconnects", "bus_dropped")
+
+_LABELS: Final = {
+    **dict.fromkeys(BUS_NAMES[:-1], ADAPTERS),
+    "bus_dropped": BUS_DROPS,
+    "closed": CLOSE_CODES,
+    "rejections": REJECTIONS,
+    "raised": CALLBACKS,
+}
 _HISTOGRAMS: Final = ("handshakes", "sync_calls", "async_calls", "lags")
 
 PLAIN_NAMES: Final = tuple(each.name for each in fields(Counters) if each.type == "int")

@@ -236,8 +236,23 @@ class AdminConfig(Section):
 
 
 class BusConfig(Section):
-    """How messages that are published in one worker reach the others."""
+    """How messages that are published in one worker reach the others, on this machine and on others."""
 
+    url: Annotated[
+        Annotated[str, AfterValidator(read.broker_url), text_schema(r"^[a-z+]+://\S+$")] | None,
+        Takes("a URL such as redis://10.0.0.5:6379 or nats://10.0.0.5:4222, or null"),
+    ] = setting(
+        None,
+        "Redis, Valkey or NATS that carries messages between machines; null is this machine only. A password belongs "
+        "in the environment: WSWORKER_BUS__URL.",
+        examples=("redis://10.0.0.5:6379", "nats://10.0.0.5:4222,10.0.0.6:4222"),
+    )
+    prefix: Annotated[
+        str,
+        AfterValidator(read.prefix),
+        text_schema("^[A-Za-z0-9_:-]{1,63}:$"),
+        Takes("letters, digits, - and _ with a colon at the end, such as chat:"),
+    ] = setting("wsworker:", "What all channels at the broker begin with; services that share a broker have one each.")
     max_message: Bytes = setting(1024**2, "Largest message that can be published, in bytes.")
     peer_queue: Bytes = setting(
         8 * 1024**2, "Bytes that may wait for another worker; what is published beyond them is lost and told as a gap."

@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from wsworker import brokers
+
 GIB: Final = 1024**3
 SOCKET_PATH_BYTES: Final = 107  # sun_path has 108, one of them the closing NUL (unix(7))
 SHOWN_CHARS: Final = 60
@@ -34,6 +36,7 @@ _ORIGIN = re.compile(
 )
 _HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _URL_PATH = re.compile(r"/[!-\"$->@-~]*")
+_PREFIX = re.compile(r"[A-Za-z0-9_:-]{1,63}:")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 Value = TypeVar("Value")
@@ -229,6 +232,19 @@ def url_path(value: str) -> str:
     """Return a path of a URL, without query."""
     if not _URL_PATH.fullmatch(value):
         raise ValueError("it starts with / and has no space, ? or #")
+    return value
+
+
+def broker_url(value: str) -> str:
+    """Return the URL of a broker as it was written; see brokers.py."""
+    brokers.parse(value)
+    return value
+
+
+def prefix(value: str) -> str:
+    """Return what all channels at a broker begin with."""
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("1 to 63 of A-Z a-z 0-9 _ - : stand before its last colon")
     return value
 
 

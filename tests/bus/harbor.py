@@ -89,7 +89,7 @@ class Harbor:
         """Return a worker that is READY and linked with all others that are."""
         station = Station(self.mesh(worker, slot, **changes), Sink())
         await station.bus.start(station.sink)
-        assert [] == await self.meshes[worker].linked(5)
+        assert "" == await self.meshes[worker].linked(5)
         self.stand(worker, Standing.READY)
         return station
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from contextvars import copy_context
 from typing import Any
@@ -13,7 +14,7 @@ from tests.worker.clock import on_the_clock, passes, turns
 from wsworker.bus.bus import BusStats, Sink
 from wsworker.bus.exchange import Exchange
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
-from wsworker.counters import Counters
+from wsworker.counters import Adapter, Counters
 
 A, B = Key("topic", "a"), Key("topic", "b")
 
@@ -23,10 +24,14 @@ class Written:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.lacks = ""
         self.sink: Sink | None = None
 
     async def start(self, sink: Sink) -> None:
         self.sink = sink
+
+    async def linked(self, seconds: float) -> str:
+        return self.lacks
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         self.calls.append(("+", *keys))
@@ -42,10 +47,13 @@ class Written:
         self.calls.append("flush")
 
     def stats(self) -> BusStats:
-        return BusStats(links=3, dropped=5, reconnects=2)
+        return BusStats(links=3, sent=7, dropped={"full": 5, "size": 0, "down": 0, "refused": 0}, reconnects=2)
 
     async def close(self, grace_seconds: float) -> None:
         self.calls.append(("close", grace_seconds))
+
+    def let_go(self) -> None:
+        self.calls.append("let_go")
 
     def told(self) -> list[Any]:
         """Return what it was told since the last time."""
@@ -71,6 +79,18 @@ class Made:
             self.gaps.append,
         )
 
+    async def join(self, name: Adapter = "mesh", bus: Written | None = None) -> None:
+        """Use an adapter."""
+        await self.exchange.join(
+            name, bus or self.bus, "redis://here:6379" if name == "broker" else "the other workers"
+        )
+
+    @property
+    def road(self) -> Sink:
+        """What the adapter was given."""
+        assert self.bus.sink is not None
+        return self.bus.sink
+
     def _publish(self, envelope: Envelope) -> bool:
         self.published.append(envelope)
         return envelope.body != b"no"
@@ -81,7 +101,7 @@ def test_a_tick_is_flushed_once() -> None:
 
     async def main() -> None:
         made = Made()
-        await made.exchange.join(made.bus)
+        await made.join()
         envelope = Envelope(A, b"x")
         made.exchange.subscribe(A)
         made.exchange.publish(envelope)
@@ -107,7 +127,7 @@ def test_a_key_is_given_up_late() -> None:
 
     async def main() -> None:
         made = Made()
-        await made.exchange.join(made.bus)
+        await made.join()
         for key in (A, B):
             made.exchange.subscribe(key)
         await turns()
@@ -142,7 +162,7 @@ def test_keys_that_come_and_go_cost_one_timer() -> None:
 
     async def main() -> None:
         made = Made()
-        await made.exchange.join(made.bus)
+        await made.join()
         loop = asyncio.get_running_loop()
         made.exchange.subscribe(A)
         for _ in range(8):
@@ -165,22 +185,22 @@ def test_gaps_are_collected() -> None:
 
     async def main() -> None:
         made = Made()
-        await made.exchange.join(made.bus)
-        made.exchange.on_gap(frozenset({A}), 1)
+        await made.join()
+        made.road.on_gap(frozenset({A}), 1)
         await turns()
         assert [frozenset({A})] == made.gaps
-        made.exchange.on_gap(frozenset({A}), 1)
-        made.exchange.on_gap(frozenset({B, EVERYBODY}), 2)
+        made.road.on_gap(frozenset({A}), 1)
+        made.road.on_gap(frozenset({B, EVERYBODY}), 2)
         await passes(0.75)
         assert 1 == len(made.gaps)
         await passes(0.25)
         assert [frozenset({A, B, EVERYBODY})] == made.gaps[1:]
-        made.exchange.on_gap(None, None)
-        made.exchange.on_gap(frozenset({B}), 2)
+        made.road.on_gap(None, None)
+        made.road.on_gap(frozenset({B}), 2)
         await passes(1)
         assert [None] == made.gaps[2:]
-        assert 5 == made.counters.bus_gaps
-        made.exchange.on_gap(None, None)
+        assert 5 == made.counters.bus_gaps["mesh"]
+        made.road.on_gap(None, None)
         await made.exchange.close(1)
         await passes(2)
         assert 3 == len(made.gaps)
@@ -193,18 +213,18 @@ def test_gaps_are_logged_when_they_are_told(caplog: pytest.LogCaptureFixture) ->
 
     async def main() -> None:
         made = Made()
-        await made.exchange.join(made.bus)
-        made.exchange.on_gap(frozenset({A}), 1)
+        await made.join()
+        made.road.on_gap(frozenset({A}), 1)
         await turns()
         for _ in range(100):
-            made.exchange.on_gap(frozenset({A, B}), 2)
+            made.road.on_gap(frozenset({A, B}), 2)
         await passes(1)
-        made.exchange.on_gap(None, None)
+        made.road.on_gap(None, None)
         await passes(1)
-        made.exchange.on_gap(None, None)
-        made.exchange.on_gap(frozenset({A}), 3)
+        made.road.on_gap(None, None)
+        made.road.on_gap(frozenset({A}), 3)
         await passes(1)
-        made.exchange.on_gap(frozenset({A}), 4)
+        made.road.on_gap(frozenset({A}), 4)
         await made.exchange.close(1)
         await made.exchange.close(1)
         await passes(2)
@@ -229,14 +249,15 @@ def test_what_the_adapter_says_is_handed_on() -> None:
 
     async def main() -> None:
         made = Made()
+        await made.join()
         envelope = Envelope(A, b"x")
-        made.exchange.on_envelope(envelope)
-        assert ([envelope], 1) == (made.delivered, made.counters.bus_received)
-        assert [True, False] == [made.exchange.on_outside(Envelope(A, body)) for body in (b"yes", b"no")]
+        made.road.on_envelope(envelope)
+        assert ([envelope], 1) == (made.delivered, made.counters.bus_received["mesh"])
+        assert [True, False] == [made.road.on_outside(Envelope(A, body)) for body in (b"yes", b"no")]
         assert 2 == len(made.published)
         await made.exchange.close(1)
         # it would go nowhere any more
-        assert not made.exchange.on_outside(Envelope(A, b"yes"))
+        assert not made.road.on_outside(Envelope(A, b"yes"))
         assert 2 == len(made.published)
 
     on_the_clock(main)
@@ -247,15 +268,82 @@ def test_counters_follow_the_adapter() -> None:
 
     async def main() -> None:
         made = Made()
-        assert 0 == made.exchange.count()
+        assert {} == made.exchange.count()
         made.exchange.subscribe(A)
         made.exchange.unsubscribe(A)
         made.exchange.publish(Envelope(A, b"x"))
         await passes(1)
-        await made.exchange.join(made.bus)
-        assert 3 == made.exchange.count()
-        assert (5, 2) == (made.counters.bus_dropped, made.counters.bus_reconnects)
+        await made.join()
+        stats, is_up = made.exchange.count()["mesh"]
+        assert (3, False) == (stats.links, is_up)
+        assert {"mesh": 7, "broker": 0} == made.counters.bus_sent
+        assert {"mesh": 2, "broker": 0} == made.counters.bus_reconnects
+        assert {"mesh:full": 5} == {cause: count for cause, count in made.counters.bus_dropped.items() if count}
         assert [] == made.bus.told()
         await made.exchange.close(1)
 
     on_the_clock(main)
+
+
+def test_two_adapters() -> None:
+    """Each is told all, once; a gap of either is told, and each counts for itself."""
+
+    async def main() -> None:
+        made, broker = Made(), Written()
+        await made.join()
+        await made.join("broker", broker)
+        envelope = Envelope(A, b"x")
+        made.exchange.subscribe(A)
+        made.exchange.publish(envelope)
+        await turns()
+        made.exchange.unsubscribe(A)
+        await passes(1)
+        expected = [("+", A), envelope, "flush", ("-", A), "flush"]
+        assert expected == made.bus.told() == broker.told()
+        assert broker.sink is not None
+        broker.sink.on_envelope(envelope)
+        broker.sink.on_gap(frozenset({A}), 2)
+        made.road.on_gap(frozenset({B}), 1)
+        await passes(1)
+        assert [frozenset({A, B})] == made.gaps
+        assert {"mesh": 0, "broker": 1} == made.counters.bus_received
+        assert {"mesh": 1, "broker": 1} == made.counters.bus_gaps
+        assert [] == await made.exchange.linked(1)
+        broker.lacks = "redis://here:6379 does not answer"
+        assert ["redis://here:6379 does not answer"] == await made.exchange.linked(1)
+        made.exchange.let_go()
+        assert ["let_go"] == made.bus.told() == broker.told()
+        await made.exchange.close(3)
+        assert ["flush", ("close", 3)] == made.bus.told() == broker.told()
+        # what an adapter says in its own close concerns nobody
+        broker.sink.on_gap(None, None)
+        await passes(2)
+        assert 1 == len(made.gaps)
+
+    on_the_clock(main)
+
+
+def test_a_broker_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and whoever looks at the worker sees it."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        made = Made()
+        await made.join("broker")
+        assert not made.exchange.count()["broker"][1]
+        made.road.on_state(True, "")
+        assert made.exchange.count()["broker"][1]
+        made.road.on_state(False, "the connection was lost")
+        assert not made.exchange.count()["broker"][1]
+        made.road.on_gap(None, None)
+        await passes(1)
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+    lost = "redis://here:6379 is out of reach: the connection was lost"
+    missing = "messages of any topic may be missing: the way to other machines was lost for a while"
+    assert [
+        "linked with redis://here:6379",
+        f"{lost}; until it is back, messages stay on this machine, and it is tried every second",
+        f"{missing} (on_bus_gap tells the app)",
+    ] == caplog.messages

@@ -36,7 +36,7 @@ class Here:
 
     async def start(self, clients: int) -> None:
         """Join the two, and let some clients in."""
-        await self.hub.post.exchange.join(Loopback(self.circle))
+        await self.hub.post.exchange.join("mesh", Loopback(self.circle), "the other workers")
         await self.elsewhere.start(self.sink)
         for _ in range(clients):
             connection, wire = arrive(self.hub, head())
@@ -110,7 +110,7 @@ def test_everybody_and_a_user() -> None:
         texts = [[payload for _, payload in frames] for frames in here.sent()]
         assert [[b"all", b"psst", b"from afar", b"!"], [b"all", b"!"]] == texts
         assert [EVERYBODY] == [envelope.key for envelope in here.sink.envelopes]
-        assert 2 == here.hub.counters.bus_received
+        assert 2 == here.hub.counters.bus_received["mesh"]
         one.user = None
         worker.send_to("ann", "psst")
         await passes(1)
@@ -355,7 +355,7 @@ def test_a_gap_names_the_topics_that_somebody_wants() -> None:
         here.clients[0].subscribe("room")
         here.clients[0].subscribe("other")
         for keys in (None, frozenset({ROOM, Key("topic", "of nobody")}), frozenset({Key("user", "room")})):
-            here.hub.post.exchange.on_gap(keys, 1)
+            here.hub.post.exchange.missed("mesh", keys, 1)
             await passes(1)
 
     on_the_clock(main)
@@ -368,9 +368,9 @@ def test_a_gap_without_a_callback_is_logged_and_counted(caplog: pytest.LogCaptur
     async def main() -> None:
         here = Here(make_app())
         await here.start(0)
-        here.hub.post.exchange.on_gap(None, 3)
+        here.hub.post.exchange.missed("mesh", None, 3)
         await passes(1)
-        assert 1 == here.hub.counters.bus_gaps
+        assert 1 == here.hub.counters.bus_gaps["mesh"]
 
     on_the_clock(main)
     why = "3 were dropped on their way to this worker (on_bus_gap tells the app)"
@@ -390,7 +390,7 @@ def test_what_on_bus_gap_raises_is_logged(caplog: pytest.LogCaptureFixture) -> N
         for callback in (sync, later):
             here = Here(make_app(on_bus_gap=callback))
             await here.start(0)
-            here.hub.post.exchange.on_gap(None, None)
+            here.hub.post.exchange.missed("mesh", None, None)
             await turns()
             assert 1 == here.hub.counters.errors
 
@@ -412,7 +412,7 @@ def test_calls_of_an_async_on_bus_gap_do_not_overlap() -> None:
         here = Here(make_app(on_bus_gap=on_bus_gap))
         await here.start(0)
         for _ in range(2):
-            here.hub.post.exchange.on_gap(None, None)
+            here.hub.post.exchange.missed("mesh", None, None)
             await passes(1)
         assert ["begin"] == steps
         gate.set()
@@ -442,7 +442,7 @@ def test_gaps_during_a_slow_call_are_told_as_one() -> None:
 
         async def miss(*topics: str) -> None:
             keys = frozenset(Key("topic", topic) for topic in topics) or None
-            here.hub.post.exchange.on_gap(keys, 1)
+            here.hub.post.exchange.missed("mesh", keys, 1)
             await passes(1)
             assert before + 1 == len(asyncio.all_tasks())
 
@@ -484,7 +484,7 @@ def test_what_on_bus_gap_sets_in_the_context_is_seen_nowhere_else(is_async: bool
         here = Here(make_app(on_bus_gap=later if is_async else on_bus_gap))
         await here.start(0)
         for _ in range(2):
-            here.hub.post.exchange.on_gap(None, None)
+            here.hub.post.exchange.missed("mesh", None, None)
             await passes(1)
         seen.append(here.hub.context.run(tenant.get))
 
@@ -504,10 +504,10 @@ def test_what_a_program_outside_publishes() -> None:
         here.clients[0].subscribe("room")
         here.elsewhere.subscribe([ROOM])
         exchange = here.hub.post.exchange
-        assert exchange.on_outside(Envelope(ROOM, b"text"))
-        assert exchange.on_outside(Envelope(ROOM, b"\xff", binary=True))
-        assert not exchange.on_outside(Envelope(ROOM, b"\xff"))
-        assert not exchange.on_outside(Envelope(ROOM, b"12345"))
+        assert exchange.handed_in(Envelope(ROOM, b"text"))
+        assert exchange.handed_in(Envelope(ROOM, b"\xff", binary=True))
+        assert not exchange.handed_in(Envelope(ROOM, b"\xff"))
+        assert not exchange.handed_in(Envelope(ROOM, b"12345"))
         await turns()
         assert [[(TEXT, b"text"), (BINARY, b"\xff")]] == here.sent()
         assert [b"text", b"\xff"] == here.sink.bodies

@@ -15,26 +15,35 @@ A subscription takes effect elsewhere when the others have heard of it; what was
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from wsworker.bus.topics import Envelope, Key
+
+Cause: TypeAlias = Literal["full", "size", "down", "refused"]
+"""Why a message was given up: the queue was full; it is too large for who is to get it; no broker can be reached; the
+broker has refused it."""
+
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
     """What an adapter has seen.
 
-    links: others that it can reach now; queued_bytes: what waits for them; keys: subscriptions of this worker; dropped:
-    messages that were given up because a queue was full; reconnects: links that were lost and came again; refused:
-    peers that were turned away; lag_seconds: how long a probe took to others and back, the longest of late.
+    links: others that it can reach now: workers, or servers of the broker; sent: messages that were handed to them, for
+    each once; queued_bytes: what waits for them; keys: subscriptions of this worker; dropped: messages that were given
+    up, by cause; reconnects: links that were lost and came again; refused: peers that were turned away, and records
+    from a broker that were none; lag_seconds: how long a probe took to others and back, the longest of late, 0.0 before
+    the first.
     """
 
     links: int = 0
+    sent: int = 0
     queued_bytes: int = 0
     keys: int = 0
-    dropped: int = 0
+    dropped: Mapping[Cause, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     reconnects: int = 0
     refused: int = 0
     lag_seconds: float = 0.0
@@ -55,12 +64,21 @@ class Sink(Protocol):
         It comes when the path works again, so what is read or asked then misses nothing.
         """
 
+    def on_state(self, up: bool, why: str) -> None:
+        """Know that a broker can be reached, with all that is wanted here subscribed to, or cannot.
+
+        why: a clause about what is wrong, "" for up. It comes once for each change. The mesh has no such state.
+        """
+
 
 class Bus(Protocol):
     """An adapter. All but start and close are called in the loop and return at once."""
 
     async def start(self, sink: Sink) -> None:
-        """Begin; what comes goes to the sink."""
+        """Begin, and do not wait until others can be reached; what comes goes to the sink."""
+
+    async def linked(self, seconds: float) -> str:
+        """Wait, so long at most, until others are reached; return a clause about who is not, "" for all."""
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Have what others publish to these keys sent here. None of them is subscribed to yet."""
@@ -69,7 +87,10 @@ class Bus(Protocol):
         """Have it sent no more. All of them are subscribed to."""
 
     def publish(self, envelope: Envelope) -> bool:
-        """Send to every other worker that wants it; False if it was dropped for any of them."""
+        """Send to every other worker that wants it; False if it was dropped for any of them, as far as is known now.
+
+        A broker's own node is left out: the mesh has that.
+        """
 
     def flush(self) -> None:
         """Write what was published, subscribed and unsubscribed. You must call it at the end of the tick."""
@@ -79,6 +100,9 @@ class Bus(Protocol):
 
     async def close(self, grace_seconds: float) -> None:
         """End in good order; what is queued is written if that takes no longer than the grace."""
+
+    def let_go(self) -> None:
+        """Close its descriptors, and nothing else, in a process that user code has forked: see forked.py."""
 
 
 class Loopback:
@@ -97,6 +121,10 @@ class Loopback:
         """Join the circle."""
         self._sink = sink
         self._circle.append(self)
+
+    async def linked(self, seconds: float) -> str:
+        """Return at once: whoever there is can be reached."""
+        return ""
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Want to hear of these keys, at once."""
@@ -126,6 +154,9 @@ class Loopback:
         self.flush()
         if self in self._circle:
             self._circle.remove(self)
+
+    def let_go(self) -> None:
+        """Do nothing: it has no descriptors."""
 
     def _hand_over(self, published: list[Envelope]) -> None:
         for envelope in published:

@@ -1,4 +1,7 @@
-"""The exchange: between the hub, which knows connections, and the adapter, which knows other workers.
+"""The exchange: between the hub, which knows connections, and the adapters, which know other workers.
+
+There are two at most: the mesh reaches the workers of this machine, a broker those of others. Either leaves out whom
+the other one reaches, so a message takes one road to each worker, and a broker that is down is no trouble for the rest.
 
 What changes in the middle of a tick goes out at its end, once. A key that nobody here wants any more is given up half a
 second late: pages are changed and connections come again, and each time every other worker would have to be told.
@@ -11,23 +14,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from itertools import takewhile
 from typing import Final
 
-from wsworker.bus.bus import Bus
+from wsworker.bus.bus import Bus, BusStats
 from wsworker.bus.topics import Envelope, Key
-from wsworker.counters import Counters
+from wsworker.counters import ADAPTERS, Adapter, Counters
 
 LATE_SECONDS: Final = 0.5
 GAP_SECONDS: Final = 1.0
 
+_SEVERED: Final[Mapping[Adapter, str]] = {
+    "mesh": "another worker has died, or its link was lost",
+    "broker": "the way to other machines was lost for a while",
+}
+
 logger = logging.getLogger("wsworker.bus")
 
 
+class Road:
+    """One adapter in use, and its Sink. name: by which it counts; shown: by which people know it."""
+
+    def __init__(self, exchange: Exchange, name: Adapter, bus: Bus, shown: str) -> None:
+        self._exchange = exchange
+        self.name: Final = name
+        self.bus: Final = bus
+        self._shown = shown
+        self.up = False
+
+    def count(self, counters: Counters) -> BusStats:
+        """Bring the counters up to date; return what the adapter has seen."""
+        stats = self.bus.stats()
+        counters.bus_sent[self.name] = stats.sent
+        counters.bus_reconnects[self.name] = stats.reconnects
+        for cause, count in stats.dropped.items():
+            # who has no such cause has nothing to count there
+            if count:
+                counters.bus_dropped[f"{self.name}:{cause}"] = count
+        return stats
+
+    def on_envelope(self, envelope: Envelope) -> None:
+        """Deliver what another worker has published."""
+        self._exchange.received(self.name, envelope)
+
+    def on_outside(self, envelope: Envelope) -> bool:
+        """Publish what a program outside has handed in; False if it cannot be published, or no more."""
+        return self._exchange.handed_in(envelope)
+
+    def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
+        """Have what may be missing told soon."""
+        self._exchange.missed(self.name, keys, count)
+
+    def on_state(self, up: bool, why: str) -> None:
+        """Say it in the log."""
+        self.up = up
+        if up:
+            logger.info("linked with %s", self._shown)
+        else:
+            text = (
+                "%s is out of reach: %s; until it is back, messages stay on this machine, and it is tried every second"
+            )
+            logger.warning(text, self._shown, why)
+
+
 class Exchange:
-    """The way out of one hub, and back into it; a Sink.
+    """The way out of one hub, and back into it.
 
     context: of what is scheduled here. deliver: called with what others have published; publish: called with what a
     program outside wants published, returns whether it could be; tell: called with the keys of a gap, None for all.
@@ -48,25 +101,34 @@ class Exchange:
         self._deliver = deliver
         self._publish = publish
         self._tell = tell
-        self._bus: Bus | None = None
+        self._roads: list[Road] = []
         self._flushes = False
         self._leaving: dict[Key, float] = {}  # since when nobody wants them, oldest first
         self._leaving_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._gap: frozenset[Key] | None = frozenset()
         self._gap_dropped = 0  # how many messages, as far as it is known
-        self._gap_severed = False  # a worker or a link was lost, and nobody knows with how many
+        self._gap_severed: set[Adapter] = set()  # by which a worker or a link was lost, and nobody knows with how many
         self._gap_timer: asyncio.TimerHandle | None = None
         self._told_at = -GAP_SECONDS
 
-    async def join(self, bus: Bus) -> None:
-        """Use an adapter from now on. Nothing is subscribed to yet. You must call close at the end."""
-        self._bus = bus
-        await bus.start(self)
+    async def join(self, name: Adapter, bus: Bus, shown: str) -> None:
+        """Use an adapter from now on; nothing may be subscribed to yet. You must call close at the end.
+
+        shown: what it is in the log, such as a URL without its password.
+        """
+        road = Road(self, name, bus, shown)
+        self._roads.append(road)
+        await bus.start(road)
+
+    async def linked(self, seconds: float) -> list[str]:
+        """Wait, so long at most, until all others can be reached; return a clause about each adapter that lacks one."""
+        clauses = await asyncio.gather(*(road.bus.linked(seconds) for road in self._roads))
+        return [clause for clause in clauses if clause]
 
     async def close(self, grace_seconds: float) -> None:
         """End in good order."""
-        bus, self._bus = self._bus, None
+        roads, self._roads = self._roads, []
         self._closed = True
         for timer in (self._gap_timer, self._leaving_timer):
             if timer is not None:
@@ -75,31 +137,34 @@ class Exchange:
             # there is nobody left to be told
             self._gap_timer = None
             self._log_gap()
-        if bus is not None:
-            bus.flush()
-            await bus.close(grace_seconds)
+        for road in roads:
+            road.bus.flush()
+        await asyncio.gather(*(road.bus.close(grace_seconds) for road in roads))
+        for road in roads:
+            road.count(self._counters)
 
-    def count(self) -> int:
-        """Bring the counters up to date; return how many others can be reached."""
-        if self._bus is None:
-            return 0
-        stats = self._bus.stats()
-        self._counters.bus_dropped = stats.dropped
-        self._counters.bus_reconnects = stats.reconnects
-        return stats.links
+    def let_go(self) -> None:
+        """Close the descriptors of all adapters, in a process that user code has forked."""
+        for road in self._roads:
+            road.bus.let_go()
+
+    def count(self) -> dict[Adapter, tuple[BusStats, bool]]:
+        """Bring the counters up to date; return what each adapter has seen, and whether its broker can be reached."""
+        return {road.name: (road.count(self._counters), road.up) for road in self._roads}
 
     # What the hub says
 
     def subscribe(self, key: Key) -> None:
         """Somebody here wants this key, and nobody did before."""
         still_ours = self._leaving.pop(key, None) is not None
-        if self._bus is not None and not still_ours:
-            self._bus.subscribe((key,))
+        if not still_ours:
+            for road in self._roads:
+                road.bus.subscribe((key,))
             self._flush_soon()
 
     def unsubscribe(self, key: Key) -> None:
         """Nobody here wants this key any more."""
-        if self._bus is None:
+        if not self._roads:
             return
         self._leaving[key] = now = self._loop.time()
         self._unsubscribe_at(now + LATE_SECONDS)
@@ -107,26 +172,29 @@ class Exchange:
     def publish(self, envelope: Envelope) -> None:
         """Send to every other worker that wants it."""
         self._counters.bus_published += 1
-        if self._bus is not None:
-            self._bus.publish(envelope)
-            self._flush_soon()
+        for road in self._roads:
+            road.bus.publish(envelope)
+        self._flush_soon()
 
-    # What the adapter says
+    # What the adapters say
 
-    def on_envelope(self, envelope: Envelope) -> None:
+    def received(self, adapter: Adapter, envelope: Envelope) -> None:
         """Deliver what another worker has published."""
-        self._counters.bus_received += 1
+        self._counters.bus_received[adapter] += 1
         self._deliver(envelope)
 
-    def on_outside(self, envelope: Envelope) -> bool:
+    def handed_in(self, envelope: Envelope) -> bool:
         """Publish what a program outside has handed in; False if it cannot be published, or no more."""
         return not self._closed and self._publish(envelope)
 
-    def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
+    def missed(self, adapter: Adapter, keys: frozenset[Key] | None, count: int | None) -> None:
         """Collect what may be missing, and tell of it soon."""
-        self._counters.bus_gaps += 1
+        if self._closed:
+            return
+        self._counters.bus_gaps[adapter] += 1
         self._gap_dropped += count or 0
-        self._gap_severed = self._gap_severed or count is None
+        if count is None:
+            self._gap_severed.add(adapter)
         self._gap = None if self._gap is None or keys is None else self._gap | keys
         if self._gap_timer is None:
             self._gap_timer = self._loop.call_at(self._told_at + GAP_SECONDS, self._tell_gap, context=self._context)
@@ -136,27 +204,27 @@ class Exchange:
         self._gap_timer = None
         self._log_gap()
         keys, self._gap = self._gap, frozenset()
-        self._gap_dropped, self._gap_severed = 0, False
+        self._gap_dropped, self._gap_severed = 0, set()
         self._tell(keys)
 
     def _log_gap(self) -> None:
         keys, dropped = self._gap, self._gap_dropped
         whose = "any topic" if keys is None else "1 topic or user" if len(keys) == 1 else f"{len(keys)} topics or users"
-        reasons = ["another worker has died, or its link was lost"] if self._gap_severed else []
+        reasons = [_SEVERED[adapter] for adapter in ADAPTERS if adapter in self._gap_severed]
         if dropped:
             were = "1 was dropped on its way" if dropped == 1 else f"{dropped} were dropped on their way"
             reasons.append(f"{were} to this worker")
         logger.warning("messages of %s may be missing: %s (on_bus_gap tells the app)", whose, "; ".join(reasons))
 
     def _flush_soon(self) -> None:
-        if not self._flushes:
+        if self._roads and not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush, context=self._context)
 
     def _flush(self) -> None:
         self._flushes = False
-        if self._bus is not None:
-            self._bus.flush()
+        for road in self._roads:
+            road.bus.flush()
 
     def _unsubscribe_at(self, when: float) -> None:
         # one timer, however often keys come and go
@@ -165,7 +233,7 @@ class Exchange:
 
     def _unsubscribe_late(self) -> None:
         self._leaving_timer = None
-        if self._bus is None:
+        if not self._roads:
             return
         # a timer may fire up to the clock's resolution early
         until = self._loop.time() - LATE_SECONDS + 0.01
@@ -173,7 +241,8 @@ class Exchange:
         for key in late:
             del self._leaving[key]
         if late:
-            self._bus.unsubscribe(late)
+            for road in self._roads:
+                road.bus.unsubscribe(late)
             self._flush_soon()
         if self._leaving:
             self._unsubscribe_at(next(iter(self._leaving.values())) + LATE_SECONDS)

@@ -24,7 +24,7 @@ from time import monotonic_ns
 from typing import Final
 
 from wsworker.bus.berth import Berth
-from wsworker.bus.bus import BusStats, Sink
+from wsworker.bus.bus import CAUSES, BusStats, Cause, Sink
 from wsworker.bus.gate import Gate
 from wsworker.bus.link import Link, Owner
 from wsworker.bus.members import Standing
@@ -89,7 +89,8 @@ class Mesh:
         self._changes: dict[Key, bool] = {}  # since the last tick: True for what is wanted now
         self._written_to: set[Peer] = set()
         self._prober: asyncio.TimerHandle | None = None
-        self._dropped = self._reconnects = 0
+        self._dropped: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
+        self._sent = self._reconnects = 0
 
     # Its life
 
@@ -100,9 +101,10 @@ class Mesh:
         self._ties.look()
         self._probe()
 
-    async def linked(self, seconds: float) -> list[int]:
-        """Wait, so long at most, until all READY workers have said what they want; return the slots of the others."""
-        return await self._ties.complete(seconds)
+    async def linked(self, seconds: float) -> str:
+        """Wait, so long at most, until all READY workers have said what they want; return a clause about the others."""
+        slots = ", ".join(map(str, await self._ties.complete(seconds)))
+        return f"workers in these slots do not answer on the bus: {slots}" if slots else ""
 
     def go(self) -> None:
         """Accept from now on."""
@@ -190,15 +192,14 @@ class Mesh:
     def publish(self, envelope: Envelope) -> bool:
         """Queue it for each peer that wants it; False if it was dropped for any."""
         record: bytes | None = None
-        dropped = 0
+        all_took_it = True
         for peer in self._peers.wanting(envelope.key):
             record = record or encode_envelope(envelope)
             if peer.held is not None:
                 peer.held.push(record, envelope.key, self._loop.time())
             elif not self._push(peer, envelope.key, record):
-                dropped += 1
-        self._dropped += dropped
-        return dropped == 0
+                all_took_it = False
+        return all_took_it
 
     def flush(self) -> None:
         """Tell the peers what is wanted here now, and write what waits for them."""
@@ -216,9 +217,10 @@ class Mesh:
         live = [peer for peer in self._peers if peer.live]
         return BusStats(
             links=len(live),
+            sent=self._sent,
             queued_bytes=self._budget.used,
             keys=len(self._keys),
-            dropped=self._dropped,
+            dropped=dict(self._dropped),
             reconnects=self._reconnects,
             refused=0 if self._gate is None else self._gate.refused,
             lag_seconds=max((peer.lag_seconds for peer in live), default=0.0),
@@ -231,8 +233,13 @@ class Mesh:
         if len(record) > peer.most:
             # its settings are of another generation
             outbox.lose(key)
+            self._dropped["size"] += 1
             return False
-        return outbox.push(record, key)
+        if not outbox.push(record, key):
+            self._dropped["full"] += 1
+            return False
+        self._sent += 1
+        return True
 
     def _tell_interest(self, records: list[bytes]) -> None:
         for peer in self._peers:
@@ -339,10 +346,10 @@ class Mesh:
             interest, bit = self._peers.interest, peer.bit
             messages, gap = held.release(lambda key: key.kind == "broadcast" or bool(interest.mask(key) & bit))
             if gap is not None:
-                self._dropped += gap.lost
+                self._dropped["full"] += gap.lost
                 link.put(encode_gap(gap))
             for key, record in messages:
-                self._dropped += not self._push(peer, key, record)
+                self._push(peer, key, record)
             self._tell_losses(link, peer)
             link.write()
         if peer.owes:

@@ -257,9 +257,14 @@ def encode_snapshot(encoded: Iterable[bytes]) -> list[bytes]:
 
 def encode_gap(gap: Gap) -> bytes:
     """Return a GAP; one with more keys than fit into a part concerns any key."""
+    return encode(Type.GAP, encode_gap_body(gap))
+
+
+def encode_gap_body(gap: Gap) -> bytes:
+    """Return the body of a GAP."""
     parts = [] if gap.keys is None else join_keys(map(encode_key, gap.keys))
     listed = parts[0] if len(parts) == 1 else b""
-    return encode(Type.GAP, _GAP.pack(min(gap.lost, 2**32 - 1), len(parts) != 1) + listed)
+    return _GAP.pack(min(gap.lost, 2**32 - 1), len(parts) != 1) + listed
 
 
 def decode_gap(body: bytes) -> Gap:

@@ -24,10 +24,12 @@ import traceback
 from random import Random
 from typing import Final
 
-from wsworker import log
+from wsworker import brokers, log
 from wsworker.assignment import Assignment
+from wsworker.bus import choice
 from wsworker.bus.berth import Berth
 from wsworker.bus.local import Mesh
+from wsworker.bus.payload import Origin
 from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG
 from wsworker.forked import let_go
@@ -135,9 +137,8 @@ class Life:
             if self._admin:
                 await self._admin.close()
             return EX_CONFIG if error.report.kind == "app" else 1
-        if self._mesh and (missing := await self._mesh.linked(LINK_SECONDS)):
-            slots = ", ".join(map(str, missing))
-            logger.warning("workers in these slots do not answer on the bus: %s; it goes on trying", slots)
+        for clause in await hub.post.exchange.linked(LINK_SECONDS):
+            logger.warning("%s; it goes on trying", clause)
         self._loop.add_signal_handler(signal.SIGTERM, self._channel.send, Report("leaving"))
         self._ready = True
         # logged first: the master's own line, that all are ready, stands below those of its workers
@@ -193,8 +194,8 @@ class Life:
         for sock in self._assignment.sockets:
             let_go(sock)
         self._channel.let_go()
-        if self._mesh:
-            self._mesh.let_go()
+        if self._hub:
+            self._hub.post.exchange.let_go()
         if self._assignment.berth:
             self._assignment.berth.let_go()
         let_go(self._assignment.words)
@@ -235,6 +236,8 @@ class Life:
         self.heartbeat.know(hub, self._acceptor)
         if assignment.berth:
             await self._join(assignment.berth, hub)
+        if self._config.bus.url:
+            await self._join_broker(self._config.bus.url, hub)
         await boot.start_app(hub)
         return hub, self._acceptor
 
@@ -248,7 +251,14 @@ class Life:
             peer_queue=settings.peer_queue,
             draw=hub.random.random,
         )
-        await hub.post.exchange.join(self._mesh)
+        await hub.post.exchange.join("mesh", self._mesh, "the other workers")
+
+    async def _join_broker(self, url: str, hub: Hub) -> None:
+        """Take part in the bus between machines."""
+        where = brokers.parse(url)
+        origin = Origin(self._assignment.node, self._assignment.worker)
+        broker = choice.connect(self._loop, where, origin, self._config.bus, hub.random.random)
+        await hub.post.exchange.join("broker", broker, str(where))
 
     def _count(self) -> None:
         """Know that a client has come or gone: the master must see it, and there may be room for another one."""
