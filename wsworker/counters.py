@@ -118,9 +118,9 @@ class Counters:
     lost; slow_callbacks: times a sync callback has kept the loop for too long; cut: connections that were still open
     when the time to drain was over. bus_published: messages for all who want them, in this worker and others.
 
-    bus_sent: messages handed to others by ADAPTERS, to each of the workers or to the broker once; bus_received: those that came
-    from others; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again; bus_dropped: what
-    was dropped on its way to others, by BUS_DROPS.
+    By ADAPTERS: bus_sent: messages handed on, to each of the workers that want it, or to the broker once; bus_received:
+    those that came; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again. By
+    BUS_DROPS: bus_dropped: what was given up on its way to others.
 
     closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS.
     handshakes: from accept to 101; sync_calls: sync callbacks; async_calls: async ones, from the first step to the

@@ -7,7 +7,8 @@ needs no two words to agree.
 
     head    master   folds (see below), and the counters of workers that are gone
     seat    master   worker (its id; 0: the seat is free), standing (see bus/members.py)
-            worker   beat_ns (CLOCK_MONOTONIC), lag_us, connections, full (0 or 1), send_buffer (bytes), bus_links,
+            worker   beat_ns (CLOCK_MONOTONIC), lag_us, connections, full (0 or 1), send_buffer (bytes),
+                     for each adapter of the bus state (0 none, 1 down, 2 up), links, queued_bytes, lag_us, keys;
                      counters
 
 The loop of a worker writes its seat once a second and before it exits, never a thread: a blocked loop must look
@@ -19,22 +20,30 @@ takes more than one word, so folds is odd while it goes on, and who has read mea
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from wsworker.bus.members import Member, Standing
-from wsworker.counters import COUNTER_WORDS, Counters
+from wsworker.counters import ADAPTERS, COUNTER_WORDS, Adapter, Counters
 
 MAX_SLOTS: Final = 256
 SEATS_PER_SLOT: Final = 2
 _WORD_BYTES: Final = 8
 
-_WORKER, _STANDING, _BEAT, _LAG, _CONNECTIONS, _FULL, _SEND_BUFFER, _BUS_LINKS, _COUNTERS = range(9)
+_WORKER, _STANDING, _BEAT, _LAG, _CONNECTIONS, _FULL, _SEND_BUFFER, _BUS = range(8)
+_REACH_WORDS: Final = 5
+_COUNTERS: Final = _BUS + len(ADAPTERS) * _REACH_WORDS
 _SEAT_WORDS: Final = _COUNTERS + COUNTER_WORDS
 _FOLDS, _HEAD = range(2)
 _HEAD_WORDS: Final = _HEAD + COUNTER_WORDS
 _RECORD_WORDS: Final = _HEAD_WORDS + SEATS_PER_SLOT * _SEAT_WORDS
+
+_REACHES: Final = {adapter: _BUS + number * _REACH_WORDS for number, adapter in enumerate(ADAPTERS)}
+"""Where the words of each adapter begin; the first is its state, 0 for one that is not in use."""
+
+_DOWN: Final = 1
+_UP: Final = 2
 
 LOST: Final = "1006"
 """How connections count that ended with their worker."""
@@ -44,12 +53,28 @@ READS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """How one adapter of the bus stands with one worker.
+
+    up: its broker can be reached; False of the mesh, which has none. links: others that it can reach: workers, or
+    servers of the broker; queued_bytes: what waits for them; lag_seconds: how long a probe took to them and back, the
+    longest of late; keys: what it is subscribed to.
+    """
+
+    up: bool = False
+    links: int = 0
+    queued_bytes: int = 0
+    lag_seconds: float = 0.0
+    keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One seat as it stood at one moment.
 
     beat_at: seconds on CLOCK_MONOTONIC, 0.0 before the first beat; full: the worker accepts nobody for now;
     send_buffer: bytes that were sent and that the kernel had not taken at the last beat, of all connections together;
-    bus_links: other workers that it can reach.
+    bus: how the adapters that it uses stand.
     """
 
     beat_at: float
@@ -58,7 +83,7 @@ class Reading:
     full: bool
     counters: Counters
     send_buffer: int = 0
-    bus_links: int = 0
+    bus: Mapping[Adapter, Reach] = field(default_factory=dict)
 
 
 class Seat:
@@ -82,7 +107,7 @@ class Seat:
         full: bool,
         counters: Counters,
         send_buffer: int = 0,
-        bus_links: int = 0,
+        bus: Mapping[Adapter, Reach] | None = None,
     ) -> None:
         """Publish the state of this worker. The beat goes last: whoever sees it sees what it stands for."""
         words = self._words
@@ -91,7 +116,8 @@ class Seat:
         words[_CONNECTIONS] = connections
         words[_FULL] = full
         words[_SEND_BUFFER] = send_buffer
-        words[_BUS_LINKS] = bus_links
+        for adapter, begin in _REACHES.items():
+            self._write_reach(begin, (bus or {}).get(adapter))
         words[_LAG] = lag_us
         words[_BEAT] = beat_ns
 
@@ -116,7 +142,7 @@ class Seat:
             connections=words[_CONNECTIONS],
             full=bool(words[_FULL]),
             send_buffer=words[_SEND_BUFFER],
-            bus_links=words[_BUS_LINKS],
+            bus={adapter: self._read_reach(begin) for adapter, begin in _REACHES.items() if words[begin]},
             counters=Counters.of(self.counted),
         )
 
@@ -130,6 +156,18 @@ class Seat:
         self._words[:] = memoryview(bytes(len(self._words) * _WORD_BYTES)).cast("q")
         self._words[_STANDING] = Standing.STARTING
         self._words[_WORKER] = worker
+
+    def _write_reach(self, begin: int, reach: Reach | None) -> None:
+        row = [0] * _REACH_WORDS
+        if reach:
+            state = _UP if reach.up else _DOWN
+            row = [state, reach.links, reach.queued_bytes, round(reach.lag_seconds * 1e6), reach.keys]
+        for index, value in enumerate(row, begin):
+            self._words[index] = value
+
+    def _read_reach(self, begin: int) -> Reach:
+        state, links, queued_bytes, lag_us, keys = self._words[begin : begin + _REACH_WORDS].tolist()
+        return Reach(state == _UP, links, queued_bytes, lag_us / 1e6, keys)
 
 
 class Table:

@@ -15,8 +15,8 @@ import time
 from typing import Final
 
 from wsworker import log
-from wsworker.counters import Counters
-from wsworker.stats import Seat
+from wsworker.counters import Adapter, Counters
+from wsworker.stats import Reach, Seat
 from wsworker.worker.accept import Acceptor
 from wsworker.worker.hub import Hub
 
@@ -54,9 +54,9 @@ class Heartbeat:
         self._counters.log_dropped = log.dropped()
         self._counters.lags.add(late)
         buffered = self._hub.buffered if self._hub else 0
-        links = self._hub.post.exchange.count() if self._hub else 0
+        bus = _bus(self._hub) if self._hub else {}
         now_ns, lag_us = time.monotonic_ns(), int(lag * 1e6)
-        self._seat.write(now_ns, lag_us, self._connections, self._full, self._counters, buffered, links)
+        self._seat.write(now_ns, lag_us, self._connections, self._full, self._counters, buffered, bus)
 
     def show(self) -> None:
         """Write at once how many are connected and whether that is all."""
@@ -75,3 +75,11 @@ class Heartbeat:
     def _full(self) -> bool:
         """Whether nobody is accepted for now."""
         return (self._hub is not None and self._hub.full) or (self._acceptor is not None and self._acceptor.short)
+
+
+def _bus(hub: Hub) -> dict[Adapter, Reach]:
+    """Return how the adapters in use stand; their counters are brought up to date."""
+    return {
+        adapter: Reach(up, stats.links, stats.queued_bytes, stats.lag_seconds, stats.keys)
+        for adapter, (stats, up) in hub.post.exchange.count().items()
+    }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from wsworker.counters import BOUNDS, Counters, Histogram
+from wsworker.counters import ADAPTERS, BOUNDS, Adapter, Counters, Histogram
 from wsworker.stats import Reading, Table
 
 PREFIX: Final = "wsworker_"
@@ -60,13 +60,17 @@ COUNTED: Final[Mapping[str, tuple[str, str]]] = {
     "dropped": ("messages_dropped", "Messages that were accepted and gave way, see websocket.slow_consumer."),
     "cut": ("connections_cut", "Connections still open when the time to drain was over."),
     "slow_callbacks": ("slow_callbacks", "Times that a sync callback kept the loop for more than 100 ms."),
-    "bus_published": ("bus_published", "Messages published, for this worker's clients and for other workers."),
-    "bus_received": ("bus_received", "Published messages that came from other workers."),
-    "bus_dropped": ("bus_dropped", "Published messages dropped on their way to another worker, once for each."),
-    "bus_gaps": ("bus_gaps", "Times that published messages may have been missed; see on_bus_gap."),
-    "bus_reconnects": ("bus_reconnects", "Lost links to other workers that came back."),
+    "bus_published": ("bus_published", "Messages published, for this worker's clients and for others."),
 }
 """Field of Counters: name and help of a metric with the slot as its only label."""
+
+BY_ADAPTER: Final[Mapping[str, str]] = {
+    "bus_sent": "Published messages handed on: to each other worker that wants it, and to the broker once.",
+    "bus_received": "Published messages that came from other workers, and from other machines.",
+    "bus_gaps": "Times that published messages may have been missed; see on_bus_gap.",
+    "bus_reconnects": "Lost links, to other workers or to the broker, that came back.",
+}
+"""Field of Counters, which is the name of its metric too: help. The labels are slot and adapter."""
 
 BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
     "closed": ("connections_closed", "code", "Connections that ended, by the code of the Close, 1006 without one."),
@@ -74,6 +78,8 @@ BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
     "raised": ("callback_errors", "callback", "Exceptions that callbacks and timers have raised."),
 }
 """Field of Counters: name, second label and help."""
+
+_ROAD: Final = ("slot", "adapter")
 
 _VERSION: Final = re.compile(r"version=([^;,]*)")
 _PLAIN_VERSION: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
@@ -145,6 +151,8 @@ class _Part(Collector):
 def families(table: Table, notice: Mapping[str, Any], limit: int, age_seconds: float) -> Iterator[Metric | None]:
     """Yield every metric, in the order of docs/metrics.md, and None where others may run meanwhile.
 
+    Of the broker nothing is shown where none is configured.
+
     notice: as the master posts it; limit: worker_connections; age_seconds: since that post.
     """
     yield from _service(notice, limit, age_seconds)
@@ -155,7 +163,9 @@ def families(table: Table, notice: Mapping[str, Any], limit: int, age_seconds: f
         readings[slot], totals[slot] = table.readings(slot), table.totals(slot)
         yield from _rest_after(slot)
     yield from _gauges(readings)
+    yield from _bus_gauges(readings)
     yield from _counters(totals)
+    yield from _bus_counters(totals, ADAPTERS if notice["status"]["bus"]["url"] else ("mesh",))
     yield _log_dropped(totals, notice["log_dropped"])
     yield from _histograms(totals)
 
@@ -240,6 +250,31 @@ def _gauges(readings: Mapping[int, list[Reading]]) -> Iterator[Metric]:
     yield from (connections, buffers, lag)
 
 
+def _bus_gauges(readings: Mapping[int, list[Reading]]) -> Iterator[Metric]:
+    connected = _gauge("bus_connected", "1 if the slot's workers reach the broker, 0 if one does not.", "slot")
+    keys = _gauge("bus_keys", "Topics and users that the slot's workers have asked others for.", "slot")
+    links = _gauge("bus_links", "Other workers, or servers of the broker, that the slot's workers reach.", *_ROAD)
+    queued = _gauge("bus_queued_bytes", "Published messages that wait to be handed on, in bytes.", *_ROAD)
+    lag = _gauge("bus_lag_seconds", "Longest that a probe has lately taken to others and back.", *_ROAD)
+    for slot, both in readings.items():
+        keys.add_metric([str(slot)], sum(_keys(reading) for reading in both))
+        for adapter in ADAPTERS:
+            used = [reading.bus[adapter] for reading in both if adapter in reading.bus]
+            if not used:
+                continue
+            links.add_metric([str(slot), adapter], sum(reach.links for reach in used))
+            queued.add_metric([str(slot), adapter], sum(reach.queued_bytes for reach in used))
+            lag.add_metric([str(slot), adapter], max(reach.lag_seconds for reach in used))
+            if adapter == "broker":
+                connected.add_metric([str(slot)], all(reach.up for reach in used))
+    yield from (connected, keys, links, queued, lag)
+
+
+def _keys(reading: Reading) -> int:
+    """Return how many keys a worker has asked for: the same ones from each of its adapters."""
+    return max((reach.keys for reach in reading.bus.values()), default=0)
+
+
 def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric | None]:
     for field, (name, text) in COUNTED.items():
         plain = _counter(name, text, "slot")
@@ -253,6 +288,25 @@ def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric | None]:
                 labelled.add_metric([str(slot), word], count)
             yield from _rest_after(slot)
         yield labelled
+
+
+def _bus_counters(totals: Mapping[int, Counters], adapters: Sequence[Adapter]) -> Iterator[Metric | None]:
+    for field, text in BY_ADAPTER.items():
+        by_adapter = _counter(field, text, *_ROAD)
+        for slot, counters in totals.items():
+            for adapter in adapters:
+                by_adapter.add_metric([str(slot), adapter], getattr(counters, field)[adapter])
+        yield by_adapter
+    dropped = _counter(
+        "bus_dropped", "Published messages given up on their way, for each that they were for.", *_ROAD, "cause"
+    )
+    for slot, counters in totals.items():
+        for label, count in counters.bus_dropped.items():
+            adapter, _, cause = label.partition(":")
+            if adapter in adapters:
+                dropped.add_metric([str(slot), adapter, cause], count)
+        yield from _rest_after(slot)
+    yield dropped
 
 
 def _log_dropped(totals: Mapping[int, Counters], of_master: int) -> Metric:

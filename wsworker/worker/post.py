@@ -25,6 +25,7 @@ from wsworker.bus.topics import Envelope, Key, Subscribers
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.errors import WireError
+from wsworker.notices import Notices
 from wsworker.protocol.frames import cut_reason, is_close_code
 from wsworker.worker.app import App, Callback
 from wsworker.worker.connection import Connection
@@ -42,7 +43,7 @@ class Office(Protocol):
     caller: Caller
     counters: Counters
     loop: asyncio.AbstractEventLoop
-    log: logging.Logger
+    notices: Notices
 
     @property
     def worker(self) -> Handle:
@@ -155,7 +156,9 @@ class Post:
             elif receivers := self._receivers(envelope.key):
                 self._deliver(_data(envelope), receivers)
         except (ValueError, WireError) as error:
-            self._office.log.warning("a message of another worker is dropped: %s", error)
+            # whoever may write to a broker decides how often
+            text = "a message of another worker is dropped: %s"
+            self._office.notices.tell("published", text, error, level=logging.WARNING)
 
     def _publish_for_others(self, envelope: Envelope) -> bool:
         try:
