@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import psutil
 
@@ -51,9 +53,10 @@ class Result:
 
 
 class Audience:
-    """All clients of a room. connections: open ones, of which the first one asks; you must close it at the end."""
+    """All clients of a room, as a context. connections: open ones, of which the first one asks."""
 
     def __init__(self, connections: Sequence[socket.socket]) -> None:
+        self.size = len(connections)
         self._asker = connections[0].fileno()
         self._fds = [connection.fileno() for connection in connections]
         self._epoll = select.epoll()
@@ -120,14 +123,15 @@ class Audience:
                     begun.pop(fd, None)
                     missing -= 1
 
-    def close(self) -> None:
-        """Give the epoll descriptor back."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
         self._epoll.close()
 
 
 def measure(
     audience: Audience,
-    clients: int,
     publishes: int,
     seconds: float,
     servers: Sequence[psutil.Process],
@@ -143,4 +147,5 @@ def measure(
         server, broker = cpu_seconds(servers) - server, cpu_seconds(brokers) - broker
     except OSError as exc:
         raise RuntimeError(f"a connection broke: {exc}") from None
-    return Result(len(took) * publishes * clients, elapsed, server, broker, own, sorted(took)[len(took) // 2] * 1000)
+    deliveries = len(took) * publishes * audience.size
+    return Result(deliveries, elapsed, server, broker, own, statistics.median(took) * 1000)

@@ -33,7 +33,7 @@ def upgrade_request(port: int) -> bytes:
     ).encode()
 
 
-def connect(port: int) -> socket.socket:
+def connect(port: int, host: str = HOST) -> socket.socket:
     """Connect, and send nothing yet; raises OSError."""
     connection = socket.socket()
     timeout = struct.pack("ll", TIMEOUT_SECONDS, 0)
@@ -43,7 +43,7 @@ def connect(port: int) -> socket.socket:
     # a close sends RST
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     try:
-        connection.connect((HOST, port))
+        connection.connect((host, port))
     except OSError:
         connection.close()
         raise
@@ -66,7 +66,7 @@ def read_answer(connection: socket.socket) -> None:
         raise RuntimeError(f"the server refused the handshake: {answer[:200]!r}")
 
 
-def open_connections(port: int, count: int) -> list[socket.socket]:
+def open_connections(port: int, count: int, host: str = HOST) -> list[socket.socket]:
     """Open connections in bursts: all of a burst connect, then all ask, then each reads its answer.
 
     You must drop them. Raises RuntimeError when one of them does not open; then all are dropped.
@@ -77,7 +77,7 @@ def open_connections(port: int, count: int) -> list[socket.socket]:
         while len(connections) < count:
             opened = len(connections)
             for _ in range(min(BURST, count - opened)):
-                connections.append(connect(port))
+                connections.append(connect(port, host))
             for connection in connections[opened:]:
                 connection.sendall(request)
             for connection in connections[opened:]:

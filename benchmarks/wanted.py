@@ -17,6 +17,31 @@ RATIOS = {
     (LARGE, "uvicorn"): 1.3,
 }
 
+ONE_AT_ONCE = "128 bytes to 1,000 clients, 1 at once"
+TEN_AT_ONCE = "128 bytes to 1,000 clients, 10 at once"
+ONE_WORKER = "wsworker"
+FOUR_WORKERS = "wsworker, 4 workers"
+
+# how many times as many deliveries as a peer, for each second of server CPU
+BROADCAST_RATIOS = {
+    (ONE_AT_ONCE, "picows"): 0.95,
+    (ONE_AT_ONCE, "websockets"): 1.3,
+    (TEN_AT_ONCE, "picows"): 5.0,
+    (TEN_AT_ONCE, "websockets"): 5.0,
+}
+
+# CPU for a delivery by four workers that share the clients, of what one worker takes for it, at most
+MESH_RATIO = 1.2
+
+# from publish() in one worker to the client of another one, 99 of 100 at most, while nothing else happens
+HOP_MS = 2.0
+
+# for a publish() of what nobody wants, at most
+NOBODY_MICROSECONDS = 2.0
+
+# publishes a second of one worker over Valkey
+VALKEY_PUBLISHES = 80_000.0
+
 # memory of the worker for an idle connection, at most
 IDLE_KIB = 4.0
 

@@ -8,7 +8,7 @@ import pytest
 
 from wsworker.cautions import advice, of_root, warnings
 from wsworker.config import KEYS, Config, ListenAddress
-from wsworker.sections import AdminConfig, HttpConfig, WebSocketConfig
+from wsworker.sections import AdminConfig, BusConfig, HttpConfig, WebSocketConfig
 
 
 def test_the_defaults_are_no_mistake() -> None:
@@ -106,3 +106,41 @@ def test_root() -> None:
     assert "workers run as root; set `user` in my.yaml" == of_root(Config(app="app"), 0, "my.yaml")
     assert of_root(Config(app="app"), 1000, "my.yaml") is None
     assert of_root(Config(app="app", user="nobody"), 0, "my.yaml") is None
+
+
+CLEAR, OPEN = "in the clear", "no password"
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://127.0.0.1", []),
+        ("redis://[::1]", []),
+        ("redis://localhost", []),
+        ("unix:///run/x.sock", []),
+        ("redis://:p@10.0.0.5", []),
+        ("redis://:p@100.64.0.1", []),
+        ("redis://:p@[fe80::1]", []),
+        ("redis://:p@cache", []),
+        ("redis://:p@cache.default.svc.cluster.local.", []),
+        ("nats://token@10.0.0.5,192.168.0.1", []),
+        ("rediss://:p@8.8.8.8", []),
+        ("rediss://8.8.8.8?cert=/c", []),
+        ("redis://10.0.0.5", [OPEN]),
+        ("redis://ada:@10.0.0.5", [OPEN]),
+        ("rediss://cache", [OPEN]),
+        ("nats://127.0.0.1,10.0.0.5", [OPEN]),
+        ("redis://:p@8.8.8.8", ["messages and password travel to 8.8.8.8 in the clear, use rediss://"]),
+        ("valkey+cluster://:p@10.0.0.5,[2a00::1]", [CLEAR, "use valkeys+cluster://"]),
+        ("nats://token@Cache.Example.org", ["to cache.example.org in the clear, use tls://"]),
+        ("redis://cache.example.org", [CLEAR, OPEN]),
+    ],
+)
+def test_a_broker_that_others_reach(url: str, told: list[str]) -> None:
+    """What travels beyond a private network needs TLS; whoever may connect must need a password or a certificate."""
+    bus = BusConfig.model_validate({"url": url})
+    sentence = advice(Config(app="app", bus=bus)).get("bus.url", "")
+    assert bool(told) == bool(sentence)
+    for words in told:
+        assert words in sentence
+    assert (CLEAR in "".join(told), OPEN in "".join(told)) == (CLEAR in sentence, OPEN in sentence)

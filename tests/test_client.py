@@ -19,10 +19,13 @@ from tests.cli.conftest import place as place
 from tests.cli.conftest import running as running
 from tests.outside import NODE, SECRET, Service
 from tests.outside import service as service
+from tests.remote.peer import HOST, Peer, Talk
+from tests.remote.peer import nothing_kept as nothing_kept
 from wsworker import client
 from wsworker.bus import records
 from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import ConfigError, NotRunning, PublishError
+from wsworker.sections import BusConfig
 
 
 def test_messages_arrive_as_they_are_over_one_link(service: Service) -> None:
@@ -174,7 +177,8 @@ def test_a_master_that_hangs(
     """There is an end to waiting for it too."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     running({})
-    for where in ({"control_socket": place.paths.socket}, {"config": place.config}):
+    ways: list[dict[str, Any]] = [{"control_socket": place.paths.socket}, {"config": place.config}]
+    for where in ways:
         name = NAME if "config" in where else f"the service at {place.paths.socket}"
         sentence = f"^{name} runs, but does not say where its workers are; see its log"
         with pytest.raises(PublishError, match=sentence) as told:
@@ -286,9 +290,80 @@ def test_a_forked_child_has_links_of_its_own(service: Service) -> None:
     assert (2, 3) == (worker.links, len(worker.messages))
 
 
+def taken(into: list[bytes]) -> Callable[[Talk], None]:
+    """Return the script of a Redis that writes down the commands that it gets, of which each ends with hello."""
+
+    def script(talk: Talk) -> None:
+        while heard := talk.hear(b"hello\r\n"):
+            into.append(heard)
+            talk.say(b":1\r\n")
+
+    return script
+
+
+def test_by_a_broker(nothing_kept: None) -> None:
+    """With a URL nothing of the service need run here; prefix, topic, text or bytes are as for workers."""
+    heard: list[bytes] = []
+    with Peer(taken(heard)) as peer:
+        url = f"redis://{HOST}:{peer.port}"
+        client.publish("news", "hello", url=url)
+        asyncio.run(client.apublish("ö", b"hello", url=url, prefix="chat:", max_message=5))
+    assert [
+        b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nwsworker:topic:news\r\n$13\r\n\1\4\0\0\0\0\0\0hello\r\n",
+        b"*3\r\n$7\r\nPUBLISH\r\n$13\r\nchat:topic:\xc3\xb6\r\n$13\r\n\1\4\1\0\0\0\0\0hello\r\n",
+    ] == heard
+
+
+def test_by_a_broker_that_does_not_answer(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no longer than by a worker."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    sentence = "gave no answer in time; it may come through all the same"
+    with Peer(lambda talk: talk.say(talk.hear(b"never"))) as peer, pytest.raises(PublishError, match=sentence) as told:
+        client.publish("news", "hello", url=f"redis://{HOST}:{peer.port}")
+    assert "timeout" == told.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"url": "redis://h", "config": "x"}, "url is a way by itself; leave out config and control_socket, or"),
+        ({"url": "redis://h", "control_socket": "x"}, "url is a way by itself; leave out config and control_socket"),
+        ({"prefix": "chat:"}, "prefix and max_message go with url; a worker on this machine has its own"),
+        ({"max_message": 7}, "prefix and max_message go with url; a worker on this machine has its own"),
+        ({"url": "redis://h", "prefix": "chat"}, "prefix: "),
+        ({"url": "http://ada:geheim@h"}, "url: it begins with one of redis://"),
+        ({"url": ""}, "url: it begins with one of redis://"),
+    ],
+)
+def test_a_way_that_is_none(arguments: dict[str, Any], said: str) -> None:
+    """One sentence, in which no password stands."""
+    with pytest.raises(ValueError, match=said) as told:
+        client.publish("news", "hello", **arguments)
+    assert "geheim" not in str(told.value)
+
+
+def test_what_workers_would_drop(nothing_kept: None) -> None:
+    """It is not sent: a gap on every machine would be all that comes of it. The limit is what theirs is by default."""
+    sizes: list[tuple[int, dict[str, Any]]] = [(1024**2 + 1, {}), (8, {"max_message": 7})]
+    for size, arguments in sizes:
+        sentence = (
+            f"a message of {size} bytes is over max_message = {size - 1}, and workers would drop it; raise it here"
+        )
+        with pytest.raises(PublishError, match=sentence) as told:
+            client.publish("news", bytes(size), url="redis://127.0.0.1:1", **arguments)
+        assert "too_large" == told.value.code
+    assert BusConfig() == BusConfig(prefix=client.PREFIX, max_message=client.MAX_MESSAGE)
+
+
 def test_what_it_loads() -> None:
-    """A view or a job of cron pays neither for an event loop nor for the models of the settings."""
+    """A view or a job of cron pays neither for an event loop nor for the models of the settings, nor for a broker's."""
     code = "import sys, wsworker.client; print(*sys.modules)"
+    heavy = {"asyncio", "pydantic", "websockets", "uvloop", "click", "rich", "psutil", "logging", "redis", "nats"}
+    assert set() == (heavy | {"ssl"}) & loaded_by(code)
+    assert set() == heavy & loaded_by(f"import wsworker.remote.road; {code}")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that code prints."""
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
-    heavy = {"asyncio", "pydantic", "websockets", "uvloop", "click", "rich", "psutil", "logging"}
-    assert set() == heavy & set(ended.stdout.split())
+    return set(ended.stdout.split())

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tests.master.forks import become_nobody, in_child
 from wsworker import config, configfile
+from wsworker.brokers import parse
 from wsworker.config import KEYS, Config, ListenAddress
-from wsworker.configfile import Loaded, Peek, find, load, objection, peek
+from wsworker.configfile import Loaded, Peek, PeekedBus, find, load, objection, peek, peek_bus
 from wsworker.errors import ConfigError, Problem
 
 GOLDEN = Path(__file__).parent / "golden_config"
@@ -452,3 +453,66 @@ def test_no_objection_where_nobody_can_tell(folder: Path) -> None:
     own.touch()
     assert "" == objection("", str(own), "chat")
     assert "" == objection(str(folder / "not_there.yaml"), str(own), "chat")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bus:\n  url: redis://h\n",
+        "bus:\n  url: 'nats://ada:x%2Fy@h,i:1'\n  prefix: 'chat:'\n  max_message: 2MiB\n",
+        "bus:\n  url: redis://h\n  max_message: 4096\n  prefix: null\n",
+        "bus:\n  url: redis://h\nwrokers: 4\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"WSWORKER_BUS__URL": "redis://:x@i", "WSWORKER_BUS__PREFIX": "y:", "WSWORKER_BUS__MAX_MESSAGE": "9"}],
+)
+def test_peek_bus_agrees_with_load(folder: Path, text: str, environ: dict[str, str]) -> None:
+    """A program publishes where the service of this file would listen; what is wrong elsewhere is not its matter."""
+    Path("config.yaml").write_text(text, encoding="utf-8")
+    peeked = peek_bus(Path("config.yaml"), environ)
+    made = loaded_from(text.replace("wrokers", "workers").replace("prefix: null", ""), environ | {"WSWORKER_APP": "h"})
+    bus = made.config.bus
+    assert (bus.url, bus.prefix, bus.max_message) == (parse(peeked.url), peeked.prefix, peeked.max_message)
+
+
+@pytest.mark.parametrize("written", ["chat:", "'chat:'", "a:chat:"])
+def test_a_prefix_in_a_variable(folder: Path, written: str) -> None:
+    """It needs no quotes, as in any other variable of a shell, though YAML would see a mapping; it may have them."""
+    environ = {"WSWORKER_APP": "x", "WSWORKER_BUS__PREFIX": written, "WSWORKER_BUS__URL": "redis://h"}
+    assert written.strip("'") == loaded_from("", environ).config.bus.prefix == peek_bus(None, environ).prefix
+
+
+def test_peek_bus_without_a_file(folder: Path) -> None:
+    """The environment may have it all."""
+    assert PeekedBus("redis://h", "wsworker:", 1024**2) == peek_bus(None, {"WSWORKER_BUS__URL": "redis://h"})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        ("app: x\n", {}, "config.yaml: error: bus.url: no broker is set, so there is none to publish at; name it with"),
+        ("bus:\n", {}, "config.yaml: error: bus.url: no broker is set"),
+        ("bus:\n  url: null\n", {}, "config.yaml:2:8: error: bus.url: no broker is set"),
+        ("bus:\n  url: [1]\n", {}, "config.yaml:2:8: error: bus.url is a single value"),
+        ("bus:\n  url: http://ada:geheim@h\n", {}, "config.yaml:2:8: error: bus.url: it begins with one of redis://"),
+        ("bus:\n  url: redis://h\n  prefix: x\n", {}, "config.yaml:3:11: error: bus.prefix: "),
+        ("bus:\n  url: redis://h\n  max_message: 1MB\n", {}, "config.yaml:3:16: error: bus.max_message: use MiB"),
+        ("bus: 'x\n", {}, "config.yaml:1:6: error: this quote is never closed"),
+        ("", {"WSWORKER_BUS__URL": "http://ada:geheim@h"}, "environment WSWORKER_BUS__URL: error: bus.url: it begins"),
+        (
+            "bus:\n  url: redis://h\n",
+            {"WSWORKER_BUS__PREFIX": "'chat:"},
+            "environment WSWORKER_BUS__PREFIX: error: this quote is never closed",
+        ),
+        ("", {"WSWORKER_BUS__URL": ""}, "environment WSWORKER_BUS__URL: error: bus.url: no broker is set"),
+    ],
+)
+def test_peek_bus_of_what_is_wrong(folder: Path, text: str, environ: dict[str, str], said: str) -> None:
+    """It is told with its place, and no password."""
+    Path("config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as told:
+        peek_bus(Path("config.yaml"), environ)
+    assert said in str(told.value)
+    assert "geheim" not in str(told.value)

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsworker.bus.bus import CAUSES
 from wsworker.counters import (
+    ADAPTERS,
     BOUNDS,
+    BUS_DROPS,
+    BUS_NAMES,
     CALLBACKS,
     CLOSE_CODES,
     COUNTER_WORDS,
@@ -51,6 +55,24 @@ def test_each_number_keeps_its_place() -> None:
         counters = Counters.of(words)
         assert {name: 7} == {key: value for key, value in counters.plain().items() if value}
         assert not any(counters.closed.values())
+
+
+def test_what_the_bus_counts_is_told_apart_and_summed() -> None:
+    """By adapter in its dictionaries, over all of them in what is shown as one number."""
+    for name in BUS_NAMES:
+        counters = Counters()
+        labels = getattr(counters, name)
+        for number, label in enumerate(labels, 1):
+            labels[label] = number
+        expected = {name: sum(range(len(labels) + 1))}
+        assert expected == {key: value for key, value in counters.plain().items() if value}
+        assert labels == getattr(Counters.of(counters.words()), name)
+
+
+def test_every_cause_of_every_adapter_can_be_counted() -> None:
+    """The mesh has no broker that could be down or refuse; nothing else is missing."""
+    no_such = {"mesh:down", "mesh:refused"}
+    assert {f"{adapter}:{cause}" for adapter in ADAPTERS for cause in CAUSES} - no_such == {*BUS_DROPS}
 
 
 def test_reasons_are_counted_with_their_sum() -> None:
@@ -99,7 +121,7 @@ def test_every_callback_that_may_raise_has_its_counter() -> None:
 
 def test_names_are_there_once() -> None:
     """No label stands twice in its list."""
-    for names in (CLOSE_CODES, REJECTIONS, CALLBACKS, PLAIN_NAMES):
+    for names in (CLOSE_CODES, REJECTIONS, CALLBACKS, ADAPTERS, BUS_DROPS, PLAIN_NAMES):
         assert len(names) == len({*names})
 
 

@@ -82,3 +82,12 @@ def test_an_unknown_kind_of_value() -> None:
     assert [Mistake("backlog", None, "backlog must be a number from 1 to 65535, not null")] == mistakes(backlog=None)
     assert [Mistake("name", None, mistakes(name=["a"])[0].message)] == mistakes(name=["a"])
     assert mistakes(name=["a"])[0].message.endswith(", not a list")
+
+
+def test_a_wrong_url_is_no_secret_told() -> None:
+    """Of a URL that may hold a password nothing is shown but its scheme."""
+    (mistake,) = mistakes(bus__url="redis://ada:secret")
+    assert mistake.message.startswith("bus.url must be a URL such as redis://10.0.0.5:6379 or ")
+    assert "not 'redis://**********'; a server is host or host:port" in mistake.message
+    (mistake,) = mistakes(bus__url=20240101)
+    assert "not '********'" in mistake.message

@@ -145,6 +145,8 @@ MODELS_ONLY: dict[str, list[object]] = {
     "tls.ca_certs": ["ca.pem"],
     "tls.min_version": [1.2],
     "http.allowed_hosts": [["a", "A"]],
+    "bus.url": ["redis://h:0", "nats://a,", "tls://h?ca=x"],
+    "bus.prefix": ["x" * 64 + ":", "topic:", "a:user:"],
 }
 
 

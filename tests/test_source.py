@@ -82,3 +82,11 @@ def test_byte_order_mark(folder: Path) -> None:
     """A byte order mark is skipped and counts for no column."""
     Path("config.yaml").write_text("\ufeffapp: hello\n", encoding="utf-8")
     assert "app: hello\n" == read_file(Path("config.yaml")).text
+
+
+def test_a_secret_is_not_shown() -> None:
+    """Stars stand in its place, as many as it has characters, so that carets are where they belong."""
+    source = Source("config.yaml", 'bus: {url: "redis://:secret@h", prefix: x y}', has_lines=True)
+    problem = source.problem(Spot(1, 41, 3), "wrong")
+    assert 'bus: {url: "redis://************************' == problem.excerpt
+    assert (41, 3) == (problem.column, problem.width)

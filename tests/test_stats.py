@@ -5,8 +5,8 @@ import os
 import pytest
 
 from wsworker.bus.members import Member, Standing
-from wsworker.counters import Counters
-from wsworker.stats import Reading, Table
+from wsworker.counters import Adapter, Counters
+from wsworker.stats import Reach, Reading, Table
 
 
 def test_a_new_seat_reads_as_zero() -> None:
@@ -21,8 +21,31 @@ def test_what_a_worker_writes_is_read_back() -> None:
     """Units are turned: nanoseconds and microseconds become seconds."""
     table = Table(1)
     seat = table.claim(1, 7)
-    seat.write(2_500_000_000, 1500, 3, True, Counters(messages_in=9), 4096, 2)
-    assert Reading(2.5, 0.0015, 3, True, Counters(messages_in=9), 4096, 2) == table.read(1, 7)
+    seat.write(2_500_000_000, 1500, 3, True, Counters(messages_in=9), 4096)
+    assert Reading(2.5, 0.0015, 3, True, Counters(messages_in=9), 4096) == table.read(1, 7)
+
+
+MESH = Reach(up=False, links=3, queued_bytes=4096, lag_seconds=0.00025, keys=9)
+BROKER = Reach(up=True, links=1, queued_bytes=2**40, lag_seconds=1.5, keys=8)
+
+
+def test_how_the_bus_stands_is_read_back() -> None:
+    """Of each adapter in use, and of no other; its words are nobody else's, and go when it does."""
+    table = Table(1)
+    seat = table.claim(1, 7)
+    both: dict[Adapter, Reach] = {"mesh": MESH, "broker": BROKER}
+    stages: list[dict[Adapter, Reach]] = [{}, {"mesh": MESH}, {"broker": BROKER}, both, {"broker": Reach()}, {}]
+    for bus in stages:
+        seat.write(1_000_000_000, 0, 3, False, Counters(accepted=7), 5, bus)
+        assert Reading(1.0, 0.0, 3, False, Counters(accepted=7), 5, bus) == table.read(1, 7)
+
+
+def test_a_broker_that_is_down_is_no_missing_one() -> None:
+    """Who cannot reach the broker says so; who has none says nothing."""
+    table = Table(2)
+    table.claim(1, 1).write(1, 0, 0, False, Counters(), 0, {"broker": Reach(up=False)})
+    table.claim(2, 2).write(1, 0, 0, False, Counters(), 0, {"mesh": Reach()})
+    assert [{"broker": Reach()}, {"mesh": Reach()}] == [table.readings(slot)[0].bus for slot in (1, 2)]
 
 
 def test_connections_are_counted_between_beats() -> None:
@@ -129,7 +152,7 @@ def test_a_master_that_died_in_a_fold_stops_no_reader() -> None:
 def test_a_seat_taken_again_starts_at_zero() -> None:
     """Nothing of the worker before shows in the reading of the next one."""
     table = Table(1)
-    table.claim(1, 1).write(9, 9, 9, True, Counters(9, 9, 9, 9, 9, 9, 9, 9, 9))
+    table.claim(1, 1).write(9, 9, 9, True, Counters(9, 9, 9, 9, 9, 9, 9, 9, 9), 9, {"broker": BROKER})
     table.fold(1, 1)
     table.claim(1, 2)
     assert Reading(0.0, 0.0, 0, False, Counters()) == table.read(1, 2)

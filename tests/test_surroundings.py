@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.bare import bare_command, bare_path
 from wsworker.surroundings import file_of, objections
 
 
@@ -122,3 +126,32 @@ def test_files_beside_a_key(folder: Path) -> None:
     assert "holds tls.certfile, " in sentence
     ((_, sentence),) = told(**served, log__file="public/x.log")
     assert "holds log.file, " in sentence
+
+
+def test_files_of_a_broker(folder: Path) -> None:
+    """Authorities, certificate and key that its URL names are there, or each is told."""
+    Path("ca.pem").touch()
+    assert [] == told(bus__url=f"tls://h?ca={folder}/ca.pem")
+    sentence = f"bus.url: there is no file {folder}/x.pem; create it, or correct the path"
+    assert [("bus.url", sentence)] == told(bus__url=f"rediss://h?ca={folder}/ca.pem&cert={folder}/x.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "sentences"),
+    [
+        ("valkey://h", [("bus.url", 'bus.url needs the package redis: pip install "wsworker[redis]"')]),
+        ("nats://h", []),
+    ],
+)
+def test_an_extra_that_is_not_installed(folder: Path, url: str, sentences: list[tuple[str, str]]) -> None:
+    """The library of a broker is looked for and not imported; where it is not, the sentence has the command for it."""
+    code = (
+        "import sys; from pathlib import Path; from wsworker.surroundings import objections\n"
+        f"print([*objections({{'bus.url': '{url}'}}, Path('/x.yaml'))], {{'redis'}} & {{*sys.modules}})"
+    )
+    # a folder of that name is no library
+    (folder / "redis").mkdir()
+    environ = os.environ | {"PYTHONPATH": bare_path(folder / "bare")}
+    for command, expected in ((bare_command("-c", code), sentences), ([sys.executable, "-c", code], [])):
+        run = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        assert f"{expected} set()\n" == run.stdout

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsworker import values
+from wsworker.brokers import BrokerUrl, Server
 from wsworker.values import ListenAddress, ProxiedAddress, Sentence
 
 
@@ -410,6 +411,8 @@ def test_lists() -> None:
         ("it's", '"it\'s"'),
         ("\x1b", r"'\x1b'"),
         ("x" * 61, f"'{'x' * 60}...'"),
+        ("redis://:secret@h", "'redis://*********'"),
+        ("ada:secret@h", "'**********@h'"),
         ([1], "a list"),
         ((), "a list"),
         ({}, "a mapping"),
@@ -418,3 +421,57 @@ def test_lists() -> None:
 def test_shown(value: object, expected: str) -> None:
     """A value is shown like its YAML, short and without control characters."""
     assert expected == values.shown(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("redis://10.0.0.5:0", "'redis://10.0.0.5:0'"),
+        ("redis://ada:secret", "'redis://**********'"),
+        ("secret", "'******'"),
+        (123456, "'******'"),
+        (1.5, "'***'"),
+        (True, "true"),
+        (["secret"], "a list"),
+    ],
+)
+def test_shown_url(value: object, expected: str) -> None:
+    """A wrong URL is shown without what may be a secret, which may be a number to YAML."""
+    assert expected == values.shown_url(value)
+
+
+def test_broker_url() -> None:
+    """A text is read; what is none, or was read before, is passed on to the model."""
+    url = values.broker_url("redis://:secret@h/1")
+    assert BrokerUrl("redis", (Server("h", 6379),), password="secret", db=1) == url
+    assert url is values.broker_url(url)
+    assert 5 == values.broker_url(5)
+    with pytest.raises(ValueError, match="begins with one of"):
+        values.broker_url("localhost")
+
+
+def test_the_socket_of_a_broker() -> None:
+    """Its path has a length that the kernel can take."""
+    assert values.broker_url("unix:///" + "x" * 106) == BrokerUrl("unix", (), path="/" + "x" * 106)
+    with pytest.raises(Sentence, match="has a socket path of 108 bytes"):
+        values.broker_url("unix:///" + "x" * 107)
+
+
+@pytest.mark.parametrize("text", ["a:", "chat:", "prod:chat-2:", "topics:", "x" * 63 + ":"])
+def test_prefix(text: str) -> None:
+    """Words with a colon behind each."""
+    assert text == values.prefix(text)
+
+
+@pytest.mark.parametrize("text", ["", "chat", ":", "a::", ":a:", "a b:", "a.b:", "a*:", "é:", "a:\n", "x" * 64 + ":"])
+def test_no_prefix(text: str) -> None:
+    """A subject of NATS has to be able to hold it."""
+    with pytest.raises(ValueError, match="at most 64 characters"):
+        values.prefix(text)
+
+
+@pytest.mark.parametrize("text", ["topic:", "a:user:", "broadcast:a:", "a:service:b:"])
+def test_prefixes_of_ours(text: str) -> None:
+    """No prefix goes on as the channels of a shorter one do."""
+    with pytest.raises(Sentence, match="choose another word"):
+        values.prefix(text)

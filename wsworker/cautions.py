@@ -7,10 +7,16 @@ above all at the first one, and a log whose first line is noise is not read.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
+from wsworker.brokers import BrokerUrl
 from wsworker.config import Config
 from wsworker.kinds import GROUP_MODE
+
+PRIVATE_DOMAINS: Final = (".local", ".internal", ".svc", ".lan", ".home.arpa")
+"""Ends of names that mean nothing outside a network: RFC 6762, RFC 8375, Kubernetes, and habit."""
 
 
 def warnings(config: Config) -> dict[str, str]:
@@ -55,7 +61,46 @@ def advice(config: Config) -> dict[str, str]:
             f"admin.listen is {operators}, which other machines may reach, and it has no password; "
             "use an address of loopback or of a private network, or a firewall"
         )
+    if config.bus.url is not None and (sentences := [*_of_broker(config.bus.url)]):
+        found["bus.url"] = f"bus.url: {'; '.join(sentences)}"
     return found
+
+
+def _of_broker(url: BrokerUrl) -> Iterator[str]:
+    """Yield what to say of a broker that others may listen to, or speak with."""
+    # of a unix socket there are none
+    hosts = [server.host.lower().rstrip(".") for server in url.servers]
+    if not url.kind.tls and (far := next((host for host in hosts if not _is_near(host)), None)):
+        what = "messages and password travel" if url.has_secret else "messages travel"
+        word, plus, rest = url.scheme.partition("+")
+        safe = "tls" if url.kind.adapter == "nats" else f"{word}s{plus}{rest}"
+        yield f"{what} to {far} in the clear, use {safe}:// unless all of the way is private"
+    if not (url.has_secret or url.cert) and not all(map(_is_this_machine, hosts)):
+        yield (
+            "it has no password, so whoever reaches the broker may speak as the server to every client; "
+            "give the broker one and write it into WSWORKER_BUS__URL"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _is_near(host: str) -> bool:
+    """Whether a broker's host is on this machine or in a private network, as far as its name or address tells."""
+    address = _address(host)
+    if address is None:
+        # one word is a name of the own network, of a container most often
+        return "." not in host or host.endswith(PRIVATE_DOMAINS)
+    return not address.is_global
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _is_private(host: str) -> bool:

@@ -16,6 +16,11 @@ was taken and is not answered, as when a worker is killed, is the caller's to ju
 It needs the right to command the service, as `wsworker status` does: the same user, root, or the group of
 `control_socket_mode`. Nothing here imports an event loop or the settings' models, and all of it may be used from any
 thread, and after a fork.
+
+With `url` the message goes to the broker of `bus.url` instead, and from there to every machine of the service; nothing
+of the service need run on this one, see remote/road.py.
+
+    client.publish("news", "hello", url=os.environ["WSWORKER_BUS__URL"], prefix="chat:")
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from wsworker import configfile
+from wsworker import configfile, values
 from wsworker.bus.records import (
     EXTRA_BYTES,
     Hello,
@@ -59,40 +64,96 @@ GREETING_SECONDS: Final = 1.0
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 
+PREFIX: Final = "wsworker:"
+MAX_MESSAGE: Final = 1024 * 1024
+"""The defaults of bus.prefix and bus.max_message."""
+
 
 def publish(
-    topic: str, data: Data, *, config: str | Path | None = None, control_socket: str | Path | None = None
+    topic: str,
+    data: Data,
+    *,
+    config: str | Path | None = None,
+    control_socket: str | Path | None = None,
+    url: str | None = None,
+    prefix: str = PREFIX,
+    max_message: int = MAX_MESSAGE,
 ) -> None:
-    """Send a message to all connections that have subscribed to a topic; returns when a worker has accepted it.
+    """Send a message to all connections that have subscribed to a topic; returns when it has been accepted.
 
-    topic, data: as for worker.publish, with its errors. config: the config file of the service, by default the one that
-    the commands would take. control_socket: the path of its control socket; then no file is read.
-    Raises NotRunning if nothing runs; PublishError if it was not accepted, or nobody can tell any more whether it was;
-    ConfigError if there is no such file. It takes no longer than 5 s, whoever does not answer.
+    topic, data: as for worker.publish, with its errors. By default a worker on this machine accepts it. config: the
+    config file of the service, by default the one that the commands would take. control_socket: the path of its control
+    socket; then no file is read.
+    url: that of a broker, as bus.url; then the broker accepts it. prefix, max_message: bus.prefix and bus.max_message
+    of the service, whose workers drop what is longer.
+    Raises NotRunning if nothing runs, without url; PublishError if it was not accepted, or nobody can tell any more
+    whether it was; ConfigError if there is no such file; ValueError if one of these is wrong. It takes no longer than
+    5 s, whoever does not answer.
     """
     check_name(topic)
     body = _body(data)
-    record = encode_envelope(Envelope(Key("topic", topic), body, binary=not isinstance(data, str)))
+    envelope = Envelope(Key("topic", topic), body, binary=not isinstance(data, str))
     give_up_at = time.monotonic() + ANSWER_SECONDS
+    if url is not None:
+        if config is not None or control_socket is not None:
+            raise ValueError("url is a way by itself; leave out config and control_socket, or leave out url")
+        _publish_by_bus(url, prefix, envelope, max_message, give_up_at)
+        return
+    if (prefix, max_message) != (PREFIX, MAX_MESSAGE):
+        raise ValueError("prefix and max_message go with url; a worker on this machine has its own")
     where = (_text(config), _text(control_socket))
     road = _roads.setdefault(where, Road())
     if not road.lock.acquire(timeout=ANSWER_SECONDS):
         message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
         raise PublishError("timeout", message)
     try:
-        road.take(where, record, len(body), give_up_at)
+        road.take(where, encode_envelope(envelope), len(body), give_up_at)
     finally:
         road.lock.release()
 
 
 async def apublish(
-    topic: str, data: Data, *, config: str | Path | None = None, control_socket: str | Path | None = None
+    topic: str,
+    data: Data,
+    *,
+    config: str | Path | None = None,
+    control_socket: str | Path | None = None,
+    url: str | None = None,
+    prefix: str = PREFIX,
+    max_message: int = MAX_MESSAGE,
 ) -> None:
     """Do as publish() does, and let the event loop go on meanwhile."""
     # here, as it is not needed for the other one
     import asyncio
 
-    await asyncio.to_thread(publish, topic, data, config=config, control_socket=control_socket)
+    await asyncio.to_thread(
+        publish,
+        topic,
+        data,
+        config=config,
+        control_socket=control_socket,
+        url=url,
+        prefix=prefix,
+        max_message=max_message,
+    )
+
+
+def _publish_by_bus(url: str, prefix: str, envelope: Envelope, max_message: int, give_up_at: float) -> None:
+    """Publish at a broker. Raises as publish."""
+    # here, as most programs need no TLS
+    from wsworker.remote.road import road_to
+
+    argument = "prefix"
+    try:
+        values.prefix(prefix)
+        argument = "url"
+        road = road_to(url)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+    if len(envelope.body) > max_message:
+        over = f"a message of {len(envelope.body)} bytes is over max_message = {max_message}, and workers would drop it"
+        raise PublishError("too_large", f"{over}; raise it here and in their bus.max_message, or send less")
+    road.publish(prefix, envelope, give_up_at)
 
 
 class Road:

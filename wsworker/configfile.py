@@ -13,11 +13,11 @@ neither the models nor pydantic: that would be half of the time such a command m
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from wsworker import spelling, surroundings, values, yamlfile
 from wsworker.errors import ConfigError, Problem
@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from wsworker.config import Config
     from wsworker.judging import Mistake
 
+Value = TypeVar("Value")
+
 MAX_ADVICE: Final = 100
 WORKING_FILE: Final = Path("config.yaml")
 SYSTEM_FILE: Final = Path("/etc/wsworker/config.yaml")
 PREFIX: Final = "WSWORKER_"
 # 022, 0o022 and "0022" are one mode to people, but 22, 18 and a text to YAML: the model gets what was written
 AS_WRITTEN: Final = ("umask", "control_socket_mode", "tls.min_version")
+# in a variable chat: needs no quotes, though it is a mapping to YAML
+ENDS_AS_A_KEY: Final = ("bus.prefix",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ class Peek:
 
     name: str
     control_socket: str
+
+
+@dataclass(frozen=True)
+class PeekedBus:
+    """What a program needs to publish at the broker of a service: bus.url, bus.prefix and bus.max_message."""
+
+    url: str
+    prefix: str
+    max_message: int
 
 
 def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
@@ -146,6 +159,41 @@ def peek(path: Path, environ: Mapping[str, str]) -> Peek:
     return Peek(
         name=text_of("name") or folder.name,
         control_socket=socket if socket == "auto" else values.path(socket, str(folder)),
+    )
+
+
+def peek_bus(path: Path | None, environ: Mapping[str, str]) -> PeekedBus:
+    """Return where the broker of a service is, without judging anything else.
+
+    path: None if there is no file, and the environment has it all. Raises ConfigError if the file cannot be read, or
+    one of these values is missing or wrong.
+    """
+    file = read_file(path) if path else Source("environment WSWORKER_BUS__URL", "")
+    section = _entries(_document(file)).get("bus")
+    entries = section.node.entries if section and isinstance(section.node, Table) else {}
+
+    def value_of(key: str, default: str, reader: Callable[[str], Value]) -> Value:
+        variable = _variable(f"bus.{key}")
+        source, node = file, entries[key].node if key in entries else None
+        if variable in environ:
+            source = Source(f"environment {variable}", environ[variable])
+            node = _node(f"bus.{key}", _document(source).root, source)
+        message = f"bus.{key} is a single value"
+        try:
+            match node:
+                case None | Scalar(value=None):
+                    return reader(default)
+                case Scalar(text=text):
+                    return reader(text)
+        except ValueError as error:
+            message = f"bus.{key}: {error}"
+        problem = source.problem(node.spot, message) if node else Problem(source.place, 0, 0, message)
+        raise ConfigError(source.place, (problem,))
+
+    return PeekedBus(
+        url=value_of("url", "", _broker),
+        prefix=value_of("prefix", "wsworker:", values.prefix),
+        max_message=value_of("max_message", "1MiB", _size),
     )
 
 
@@ -249,7 +297,7 @@ class _Gathering:
         document = yamlfile.read(source.text)
         self.problems += (source.problem(fault.spot, fault.message) for fault in document.faults)
         nothing = Unreadable(Spot(1, 1)) if document.faults else Scalar(Spot(1, 1), "", None)
-        self.given[key] = _Given(source, document.root or nothing)
+        self.given[key] = _Given(source, _node(key, document.root, source) or nothing)
 
     def judge(self, path: Path) -> Loaded | None:
         """Judge what was gathered; returns None if there is any problem, and then problems is complete."""
@@ -286,6 +334,35 @@ class _Gathering:
             self.problems.append(self.given[mistake.key].problem(mistake.message, mistake.item))
         else:
             self.problems.append(Problem(self.file.place, 1, 1, mistake.message))
+
+
+def _document(source: Source) -> yamlfile.Document:
+    """Read a text. Raises ConfigError with all that is wrong with it as YAML."""
+    document = yamlfile.read(source.text)
+    if document.faults:
+        raise ConfigError(source.place, tuple(source.problem(fault.spot, fault.message) for fault in document.faults))
+    return document
+
+
+def _node(key: str, root: Node | None, source: Source) -> Node | None:
+    """Return what a variable or a flag gives for a key. root: of its text as YAML."""
+    if key in ENDS_AS_A_KEY and isinstance(root, Table):
+        return Scalar(Spot(1, 1), source.text, source.text)
+    return root
+
+
+def _broker(url: str) -> str:
+    """Return the URL as it was written. Raises ValueError."""
+    if not url:
+        raise ValueError("no broker is set, so there is none to publish at; name it with --url, or set this")
+    values.broker_url(url)
+    return url
+
+
+def _size(text: str) -> int:
+    size = values.size(text)
+    assert isinstance(size, int), "it is text that was read"
+    return size
 
 
 def _is_there(path: Path) -> bool:

@@ -12,7 +12,7 @@
     ├── PrivilegeError       a worker could not become the configured user                   1
     ├── NotRunning           no master answers for this configuration                        7
     ├── ControlError         a master answers, but not with what was asked                   1
-    ├── PublishError         a message from outside was not accepted by any worker           1
+    ├── PublishError         a message from outside was not accepted by worker or broker     1
     ├── WireError            a malformed message between two of our own processes
     └── InternalError        a bug in wsworker; never caught except at an entry
     Reject                   raised by the user's on_handshake to refuse a client
@@ -262,7 +262,10 @@ class ControlError(WsworkerError):
 
 @dataclass(eq=False)
 class PublishError(WsworkerError):
-    """A message from outside was not accepted, or nobody can tell. code: as that of ControlError, or "too_large"."""
+    """A message from outside was not accepted, or nobody can tell.
+
+    code: as that of ControlError; or "too_large"; or, by a broker, "no_broker" if none is reached, "refused" by it.
+    """
 
     code: str
     message: str

@@ -87,4 +87,5 @@ def _message(key: str, item: int | None, error: ErrorDetails, value: object) -> 
         hint = "text made of digits needs quotes"
     if error["type"] == "int_type" and isinstance(value, str) and value.isdecimal() and len(value) < 10:
         hint = "a number has no quotes"
-    return f"{key} must be {takes(key).words}, not {read.shown(value)}" + (f"; {hint}" if hint else "")
+    kind = takes(key)
+    return f"{key} must be {kind.words}, not {kind.shown(value)}" + (f"; {hint}" if hint else "")

@@ -39,12 +39,14 @@ LEAST_WORKER_BYTES: Final = 32 * 1024**2
 class Takes:
     """What a field accepts, in words that fit behind "must be", and the unit of its normalised value or "".
 
-    choices: from each word that can be chosen to what it means, for a field that has such words.
+    choices: from each word that can be chosen to what it means, for a field that has such words; shown: how a value
+    that is refused looks in the sentence about it.
     """
 
     words: str
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
+    shown: Callable[[object], str] = read.shown
 
 
 @dataclass(frozen=True)
@@ -231,4 +233,5 @@ class Section(BaseModel):
     """A part of the configuration that never changes and knows no other keys than its fields."""
 
     # strict: the YAML reader has found the type already, so "4" where a number is due is a slip and True is no 1
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # hide_input_in_errors: what is refused may be a URL with its password, and code lets pydantic's own error through
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)

@@ -6,11 +6,13 @@ its sentence, with the close code or the status.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from wsworker import values as read
+from wsworker.brokers import SCHEMES, BrokerUrl
 from wsworker.kinds import (
     PATH_TEXT,
     Address,
@@ -31,6 +33,8 @@ from wsworker.kinds import (
 )
 
 ORIGIN_TEXT = r"^(null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*]+)$"
+URL_TEXT = rf"^({'|'.join(map(re.escape, SCHEMES))})://[^\s#]+$"
+PREFIX_TEXT = "^([A-Za-z0-9_-]+:)+$"
 
 
 class WebSocketConfig(Section):
@@ -239,20 +243,24 @@ class BusConfig(Section):
     """How messages that are published in one worker reach the others, on this machine and on others."""
 
     url: Annotated[
-        Annotated[str, AfterValidator(read.broker_url), text_schema(r"^[a-z+]+://\S+$")] | None,
-        Takes("a URL such as redis://10.0.0.5:6379 or nats://10.0.0.5:4222, or null"),
+        Annotated[BrokerUrl, BeforeValidator(read.broker_url), PlainSerializer(str), text_schema(URL_TEXT)] | None,
+        Takes("a URL such as redis://10.0.0.5:6379 or nats://10.0.0.5:4222, or null", shown=read.shown_url),
     ] = setting(
         None,
-        "Redis, Valkey or NATS that carries messages between machines; null is this machine only. A password belongs "
-        "in the environment: WSWORKER_BUS__URL.",
+        "Redis, Valkey or NATS that carries messages between machines; null is this machine only, and a password, "
+        "which nothing shows, belongs in WSWORKER_BUS__URL.",
         examples=("redis://10.0.0.5:6379", "nats://10.0.0.5:4222,10.0.0.6:4222"),
     )
     prefix: Annotated[
         str,
         AfterValidator(read.prefix),
-        text_schema("^[A-Za-z0-9_:-]{1,63}:$"),
-        Takes("letters, digits, - and _ with a colon at the end, such as chat:"),
-    ] = setting("wsworker:", "What all channels at the broker begin with; services that share a broker have one each.")
+        text_schema(PREFIX_TEXT),
+        Takes("words with a colon behind each, such as chat:"),
+    ] = setting(
+        "wsworker:",
+        "What all channels at the broker begin with; services that share a broker have one each.",
+        examples=("chat:", "prod:chat:"),
+    )
     max_message: Bytes = setting(1024**2, "Largest message that can be published, in bytes.")
     peer_queue: Bytes = setting(
         8 * 1024**2, "Bytes that may wait for another worker; what is published beyond them is lost and told as a gap."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wsworker import yamlfile
+from wsworker.brokers import hide_secrets
 from wsworker.errors import ConfigError, Problem
 from wsworker.yamlfile import Spot
 
@@ -48,8 +49,8 @@ class Source:
             return Problem(self.place, 0, 0, message)
         line = self._lines[spot.line - 1]
         width = max(1, min(spot.width, len(line) - spot.column + 1))
-        # a line that could steer the terminal or fill the screen is not worth it
-        shown = line if len(line) <= MAX_EXCERPT_CHARS else ""
+        # a line that could steer the terminal or fill the screen is not worth it, and a secret in it is for nobody
+        shown = hide_secrets(line) if len(line) <= MAX_EXCERPT_CHARS else ""
         excerpt = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in shown)
         return Problem(self.place, spot.line, spot.column, message, excerpt, width)
 

@@ -85,6 +85,7 @@ FOREIGN: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "tls.certfile": ("local_cert", "transport"),
         "tls.keyfile": ("local_pk",),
         "log.file": ("logFile", "stdoutFile"),
+        "bus.url": ("registerAddress",),
     },
     "nginx": {
         "listen": ("listen",),
@@ -136,6 +137,8 @@ _HABITS: Final = {
     "http.allowed_hosts": ("trusted_hosts",),
     "log.format": ("logformat",),
     "admin.listen": ("metrics", "prometheus"),
+    "bus.url": ("broker", "broker_url", "redis", "redis_url", "valkey", "valkey_url", "nats", "nats_url"),
+    "bus.prefix": ("channel_prefix",),
 }
 # looked up without regard to case: variables have lost theirs. A word that is ours as well is found at its own place.
 SYNONYMS: Final = {

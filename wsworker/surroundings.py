@@ -1,21 +1,26 @@
 """What only the system can say of a configuration: does that user exist, is the folder there, what lies in it.
 
-Asked last, of values that are right as text. Nothing is opened: a look at names and paths is enough.
+Also whether the library is installed that a setting needs, which comes with an extra. Asked last, of values that are
+right as text. Nothing is opened or imported: a look at names and paths is enough.
 """
 
 from __future__ import annotations
 
 import grp
+import importlib.util
 import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from wsworker import values
+from wsworker import brokers, values
+from wsworker.brokers import Adapter, BrokerUrl
 
 FOLDERS: Final = ("app_dir", "http.static")
 FILES: Final = ("tls.certfile", "tls.keyfile", "tls.ca_certs")
+LIBRARIES: Final[Mapping[Adapter, str | None]] = {"redis": "redis", "nats": None}
+"""The package that an adapter needs; its module has the same name, and our extra that of the adapter."""
 
 
 def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str]]:
@@ -41,6 +46,23 @@ def objections(raw: Mapping[str, object], file: Path) -> Iterator[tuple[str, str
         path = raw.get(key)
         if isinstance(path, str) and _is_missing(full := values.path(path, str(file.parent))):
             yield key, f"{key}: there is no file {full}; create it, or correct the path"
+    if isinstance(url := raw.get("bus.url"), str):
+        yield from (("bus.url", sentence) for sentence in _broker_objections(brokers.parse(url)))
+
+
+def _broker_objections(url: BrokerUrl) -> Iterator[str]:
+    """Object to a broker whose library is not installed, or to files that its URL names and that are not there."""
+    library = LIBRARIES[url.kind.adapter]
+    if library is not None and not _is_installed(library):
+        yield f'bus.url needs the package {library}: pip install "wsworker[{url.kind.adapter}]"'
+    for path in filter(_is_missing, url.files):
+        yield f"bus.url: there is no file {path}; create it, or correct the path"
+
+
+def _is_installed(library: str) -> bool:
+    found = importlib.util.find_spec(library)
+    # a folder of that name, and nothing in it that could be imported, has a specification without a place
+    return found is not None and found.origin is not None
 
 
 def file_of(app: str, app_dir: str) -> str:

@@ -21,6 +21,7 @@ from wsworker import brokers
 GIB: Final = 1024**3
 SOCKET_PATH_BYTES: Final = 107  # sun_path has 108, one of them the closing NUL (unix(7))
 SHOWN_CHARS: Final = 60
+MAX_PREFIX_CHARS: Final = 64
 
 _TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|)", re.IGNORECASE)
 _TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -36,7 +37,8 @@ _ORIGIN = re.compile(
 )
 _HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _URL_PATH = re.compile(r"/[!-\"$->@-~]*")
-_PREFIX = re.compile(r"[A-Za-z0-9_:-]{1,63}:")
+_PREFIX = re.compile(r"(?:[A-Za-z0-9_-]+:)+")
+_CHANNEL_WORDS: Final = ("topic", "user", "broadcast", "service")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 Value = TypeVar("Value")
@@ -235,16 +237,23 @@ def url_path(value: str) -> str:
     return value
 
 
-def broker_url(value: str) -> str:
-    """Return the URL of a broker as it was written; see brokers.py."""
-    brokers.parse(value)
-    return value
+def broker_url(value: object) -> object:
+    """Return what the URL of a broker says; see brokers.py."""
+    if not isinstance(value, str):
+        return value
+    url = brokers.parse(value)
+    if url.path:
+        socket_path(url.path, "")
+    return url
 
 
 def prefix(value: str) -> str:
     """Return what all channels at a broker begin with."""
-    if not _PREFIX.fullmatch(value):
-        raise ValueError("1 to 63 of A-Z a-z 0-9 _ - : stand before its last colon")
+    if len(value) > MAX_PREFIX_CHARS or not _PREFIX.fullmatch(value):
+        raise ValueError(f"a word is of A-Z a-z 0-9 _ -, and all has at most {MAX_PREFIX_CHARS} characters")
+    # chat:topic:news would be a topic of the service chat: and another one of the service chat:topic:
+    if taken := next((word for word in value.split(":") if word in _CHANNEL_WORDS), None):
+        raise Sentence(f"holds {taken}:, which wsworker puts behind the prefix itself; choose another word")
     return value
 
 
@@ -317,10 +326,18 @@ def shown(value: object) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return repr(value if len(value) <= SHOWN_CHARS else f"{value[:SHOWN_CHARS]}...")
+            # a URL with its password may have got to any place
+            text = brokers.hide_secrets(value)
+            return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}...")
         case list() | tuple():
             return "a list"
         case dict():
             return "a mapping"
         case _:
             return str(value)
+
+
+def shown_url(value: object) -> str:
+    """Return a value as shown does, without what may be a secret if it was meant as a URL."""
+    # a password made of digits is a number to YAML
+    return shown(brokers.shown(str(value)) if type(value) in (str, int, float) else value)

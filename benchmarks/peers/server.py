@@ -86,11 +86,11 @@ def start(command: list[str], folder: Path, output: Path, cpu: int) -> subproces
         )
 
 
-def accepts(port: int, process: subprocess.Popen[bytes]) -> bool:
+def accepts(port: int, process: subprocess.Popen[bytes], host: str = HOST) -> bool:
     """Wait until a port can be connected to; False when the process ends before, or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
             return True
         time.sleep(0.05)
     return False

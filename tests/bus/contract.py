@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias
 
-from wsworker.bus.bus import Bus
+from wsworker.bus.bus import CAUSES, Bus
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
 
 DEADLINE_SECONDS: Final = 10
@@ -155,9 +155,9 @@ async def kinds_are_apart(circle: Circle) -> None:
         one.bus.publish(Envelope(ANN, b"\x0f\xa1bye", closes=True))
         one.publish(EVERYBODY, b"all")
         await until(lambda: len(two.sink.envelopes) == 3)
-        assert [Envelope(ANN, b"user"), Envelope(ANN, b"\x0f\xa1bye", closes=True), Envelope(EVERYBODY, b"all")] == (
-            two.sink.envelopes
-        )
+        to_user = [envelope for envelope in two.sink.envelopes if envelope.key == ANN]
+        assert [Envelope(ANN, b"user"), Envelope(ANN, b"\x0f\xa1bye", closes=True)] == to_user
+        assert Envelope(EVERYBODY, b"all") in two.sink.envelopes
 
 
 async def names_come_through(circle: Circle) -> None:
@@ -170,7 +170,8 @@ async def names_come_through(circle: Circle) -> None:
         for key in keys:
             one.publish(key, b"x")
         await until(lambda: len(two.sink.envelopes) == len(keys))
-        assert keys == [envelope.key for envelope in two.sink.envelopes]
+        # a cluster has each name elsewhere
+        assert sorted(keys) == sorted(envelope.key for envelope in two.sink.envelopes)
 
 
 async def what_is_unsubscribed_comes_no_more(circle: Circle) -> None:
@@ -203,14 +204,15 @@ async def who_leaves_is_no_gap(circle: Circle) -> None:
 
 
 async def what_is_seen_is_counted(circle: Circle) -> None:
-    """The others that can be reached, and what is subscribed to."""
-    async with circle(3) as (one, two, three):
+    """Whether others can be reached, be they workers or servers; and what is subscribed to."""
+    async with circle(3) as (one, _, _):
         one.subscribe(ROOM, OTHER)
-        await until(lambda: one.bus.stats().links == 2)
+        await until(lambda: one.bus.stats().links)
         stats = one.bus.stats()
-        assert (2, 0, 0, 0) == (stats.keys, sum(stats.dropped.values()), stats.reconnects, stats.refused)
-        await three.bus.close(5)
-        await until(lambda: one.bus.stats().links == two.bus.stats().links == 1)
+        nothing = dict.fromkeys(CAUSES, 0)
+        assert (2, nothing, 0, 0) == (stats.keys, dict(stats.dropped), stats.reconnects, stats.refused)
+        one.unsubscribe(OTHER)
+        assert 1 == one.bus.stats().keys
 
 
 CHECKS: Final = [

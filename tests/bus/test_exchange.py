@@ -43,6 +43,9 @@ class Written:
         self.calls.append(envelope)
         return True
 
+    def owe(self) -> None:
+        self.calls.append("owe")
+
     def flush(self) -> None:
         self.calls.append("flush")
 
@@ -76,6 +79,7 @@ class Made:
             self.counters,
             self.delivered.append,
             self._publish,
+            lambda key: key.name != "of nobody",
             self.gaps.append,
         )
 
@@ -311,6 +315,9 @@ def test_two_adapters() -> None:
         assert [] == await made.exchange.linked(1)
         broker.lacks = "redis://here:6379 does not answer"
         assert ["redis://here:6379 does not answer"] == await made.exchange.linked(1)
+        broker.sink.on_state(False, "it has closed the connection")
+        # the log has it
+        assert [] == await made.exchange.linked(1)
         made.exchange.let_go()
         assert ["let_go"] == made.bus.told() == broker.told()
         await made.exchange.close(3)
@@ -347,3 +354,40 @@ def test_a_broker_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
         f"{lost}; until it is back, messages stay on this machine, and it is tried every second",
         f"{missing} (on_bus_gap tells the app)",
     ] == caplog.messages
+
+
+def test_a_gap_of_what_nobody_wants() -> None:
+    """It is none: who tells of it may not know who wants what."""
+
+    async def main() -> None:
+        made = Made()
+        await made.join()
+        made.road.on_gap(frozenset({Key("topic", "of nobody")}), 1)
+        await passes(1)
+        assert ([], 0) == (made.gaps, made.counters.bus_gaps["mesh"])
+        made.road.on_gap(frozenset({Key("topic", "of nobody"), A}), 1)
+        await passes(1)
+        assert [frozenset({A})] == made.gaps
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+
+
+def test_a_worker_that_has_died_had_something_for_others() -> None:
+    """It cannot tell them any more, so the others of its machine do; what a broker tells goes no further."""
+
+    async def main() -> None:
+        made, broker = Made(), Written()
+        await made.join()
+        await made.join("broker", broker)
+        made.road.on_gap(None, None)
+        await turns()
+        assert ["owe", "flush"] == broker.told() == made.bus.told()
+        assert broker.sink is not None
+        broker.sink.on_gap(None, None)
+        made.road.on_gap(frozenset({A}), 3)
+        await turns()
+        assert [] == broker.told()
+        await made.exchange.close(1)
+
+    on_the_clock(main)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
+from tests.bare import bare_command, bare_path
 from tests.cli.conftest import STATUS, Answering, Place, Result, Script
 from tests.cli.test_findings import loaded
 from wsworker import configfile
@@ -142,3 +144,47 @@ def test_json(place: Place, wsworker: Callable[..., Result]) -> None:
     values = {row["key"]: row["value"] for row in settings}
     assert [f"unix:{place.folder / 'cli.ws'}"] == values["listen"]
     assert (30.0, 1048576, None) == (values["graceful_timeout"], values["websocket.max_size"], values["user"])
+
+
+SECRET = "hunter2"
+
+
+def test_a_password_is_shown_nowhere(
+    place: Place, wsworker: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the values, right or wrong, from file or environment, for people or programs."""
+    ways = (["check"], ["check", "--print"], ["check", "--json", "--print"], ["unit"], ["unit", "--json"])
+    right = f"rediss://ada:{SECRET}@127.0.0.1:6390/2"
+    wrong = [f"redis://{SECRET}@h", f"redis://ada:{SECRET}", f"redis://h?password={SECRET}", f"nats://{SECRET}@h:0"]
+    for url in (right, *wrong, f"{SECRET} ", f"http://:{SECRET}@h"):
+        for text, variable in ((f'bus: {{prefix: 5, url: "{url}"}}\n', ""), (f"bus:\n  url: {url}\n", ""), ("", url)):
+            place.config.write_text(f"app: app\nlisten: unix:cli.ws\n{text}")
+            monkeypatch.setenv("WSWORKER_BUS__URL", variable)
+            if not variable:
+                monkeypatch.delenv("WSWORKER_BUS__URL")
+            for way in ways:
+                result = wsworker(*way)
+                assert SECRET not in result.out + result.err
+                assert (url == right and "prefix" not in text) == (result.code == 0), (way, text, result)
+    monkeypatch.setenv("WSWORKER_BUS__URL", right)
+    row = next(line for line in wsworker("check", "--print").out.splitlines() if line.startswith("bus.url"))
+    assert ["bus.url", "rediss://127.0.0.1:6390/2", "environment", "WSWORKER_BUS__URL"] == row.split()
+    settings = json.loads(wsworker("check", "--print", "--json").out)["settings"]
+    assert "rediss://127.0.0.1:6390/2" == {row["key"]: row["value"] for row in settings}["bus.url"]
+
+
+def test_an_extra_that_is_missing(place: Place) -> None:
+    """It is a mistake in the settings, with its line and with the command that puts it right."""
+    place.config.write_text("app: app\nbus:\n  url: valkey://127.0.0.1\n")
+    environ = os.environ | {"PYTHONPATH": bare_path(place.folder / "bare")}
+    for command in ("check", "start"):
+        run = subprocess.run(
+            bare_command("-m", "wsworker", command),
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        sentence = 'config.yaml:3:8: error: bus.url needs the package redis: pip install "wsworker[redis]"'
+        assert (78, sentence) == (run.returncode, run.stderr.splitlines()[0])

@@ -24,6 +24,7 @@ from wsworker.cli.findings import (
     app_finding,
     app_findings,
     backlog_findings,
+    broker_findings,
     config_finding,
     control_findings,
     files_findings,
@@ -31,6 +32,7 @@ from wsworker.cli.findings import (
     pidfile_findings,
     root_findings,
     rundir_findings,
+    secret_findings,
     tls_findings,
     unwritable,
     unwritable_folder,
@@ -325,6 +327,46 @@ def test_workers_that_would_be_root(place: Place) -> None:
     expected = Finding("user", "warning", "workers run as root; set `user` in config.yaml")
     assert [expected] == [*root_findings(loaded(place), 0)]
     assert [] == [*root_findings(loaded(place), 1000)]
+
+
+def test_a_password_that_everybody_can_read(place: Place) -> None:
+    """One in a file that others may read is told, with its place; one in the environment has no such file."""
+    url = "redis://:secret@127.0.0.1"
+
+    def told(mode: int, text: str = "", **environ: str) -> list[str]:
+        config = loaded(place, text, **environ)
+        place.config.chmod(mode)
+        return [one.facts for one in secret_findings(config)]
+
+    (facts,) = told(0o644, f"bus:\n  url: {url}\n")
+    assert facts.startswith("config.yaml:3:8: a password stands in bus.url, and everybody may read this file (0644); ")
+    assert "secret" not in facts
+    assert [] == told(0o640, f"bus:\n  url: {url}\n")
+    assert [] == told(0o644, "bus:\n  url: redis://127.0.0.1\n")
+    assert [] == told(0o644, WSWORKER_BUS__URL=url)
+    assert [] == told(0o644)
+
+
+@needs_root
+def test_files_of_a_broker_that_workers_cannot_read(place: Place) -> None:
+    """A key for root alone is none for workers that are somebody else by the time when they load it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        key = Path(folder) / "key.pem"
+        key.touch(0o600)
+        text = f"bus:\n  url: tls://127.0.0.1?cert={key}&key={key}\n"
+        assert [] == [*broker_findings(loaded(place, text), by_root=True)]
+        (finding,) = broker_findings(loaded(place, f"{text}user: nobody\n"), by_root=True)
+    sentence = f"workers run as nobody, who cannot read {key}; give nobody the right to"
+    assert f"config.yaml:3:8: {sentence}" == finding.facts
+    assert [] == [*broker_findings(loaded(place, "user: nobody\n"), by_root=True)]
+
+
+def test_files_of_a_broker_that_we_cannot_read(place: Place) -> None:
+    """Without root workers are who asks."""
+    Path("ca.pem").touch()
+    config = loaded(place, f"bus:\n  url: tls://127.0.0.1?ca={place.folder}/ca.pem\n")
+    assert [] == [*broker_findings(config, by_root=False)]
 
 
 def test_a_run_directory_that_cannot_be_had(place: Place) -> None:

@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cli.conftest import Place, Result
 from tests.outside import FakeWorker, Service
 from tests.outside import service as service
+from tests.remote.peer import Peer, Talk
+from tests.remote.peer import nothing_kept as nothing_kept
 from wsworker.bus.topics import Envelope, Key
 
 
@@ -114,3 +116,84 @@ def test_what_is_refused(wsworker: Callable[..., Result], service: Service) -> N
 def test_nothing_runs(wsworker: Callable[..., Result]) -> None:
     """There is nobody to ask: 7."""
     assert 7 == wsworker("publish", "news", "x").code
+
+
+class Broker(Peer):
+    """What answers as a Redis does. channels: of the messages that it got, of which each ends with hello."""
+
+    def __init__(self) -> None:
+        self.channels: list[bytes] = []
+        super().__init__(self._take)
+
+    def _take(self, talk: Talk) -> None:
+        while heard := talk.hear(b"hello\r\n"):
+            self.channels.append(heard.split(b"\r\n")[4])
+            talk.say(b":1\r\n")
+
+
+@pytest.fixture
+def broker(nothing_kept: None) -> Iterator[Broker]:
+    """Run a broker."""
+    with Broker() as made:
+        yield made
+
+
+def test_by_a_broker(wsworker: Callable[..., Result], broker: Broker, place: Place) -> None:
+    """By a URL, or by that of the settings: of the file, of the environment, with a file and without one."""
+    url = f"redis://127.0.0.1:{broker.port}"
+    text = "published 5 bytes to news\n"
+    assert Result(0, text, "") == wsworker("publish", "--url", url, "news", "hello")
+    assert Result(0, text, "") == wsworker("publish", "--url", url, "--prefix", "chat:", "news", "hello")
+    place.config.write_text(f"bus:\n  url: {url}\n  prefix: 'file:'\n")
+    assert Result(0, text, "") == wsworker("publish", "--by-bus", "news", "hello")
+    assert [b"wsworker:topic:news", b"chat:topic:news", b"file:topic:news"] == broker.channels
+
+
+def test_by_a_broker_of_the_environment(
+    wsworker: Callable[..., Result], broker: Broker, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is over the file, and enough without one; a file that is named has to be there."""
+    monkeypatch.setenv("WSWORKER_BUS__URL", f"redis://127.0.0.1:{broker.port}")
+    place.config.write_text("bus:\n  url: redis://127.0.0.1:1\n  prefix: 'file:'\n")
+    assert 0 == wsworker("publish", "--by-bus", "news", "hello").code
+    place.config.unlink()
+    assert 0 == wsworker("publish", "--by-bus", "news", "hello").code
+    assert [b"file:topic:news", b"wsworker:topic:news"] == broker.channels
+    assert 78 == wsworker("publish", "-c", "config.yaml", "--by-bus", "news", "hello").code
+    # it stays the way to a worker unless that is said
+    assert 78 == wsworker("publish", "news", "hello").code
+
+
+def test_by_a_broker_without_one(wsworker: Callable[..., Result], place: Place) -> None:
+    """It is said where to set it: 78."""
+    result = wsworker("publish", "--by-bus", "news", "hello")
+    assert (78, True) == (result.code, "bus.url: no broker is set, so there is none to publish at;" in result.err)
+    place.config.unlink()
+    result = wsworker("publish", "--by-bus", "news", "hello")
+    assert (78, True) == (result.code, "name your config file with -c FILE" in result.err)
+
+
+def test_a_broker_that_is_down(wsworker: Callable[..., Result], nothing_kept: None) -> None:
+    """One sentence, in which no password stands: 1."""
+    text = "redis://127.0.0.1:1 cannot be reached (Connection refused); the message was not sent"
+    assert Result(1, "", f"error: {text}\n") == wsworker("publish", "--url", "redis://:x@127.0.0.1:1", "news", "1")
+    result = wsworker("publish", "--json", "--url", "redis://:x@127.0.0.1:1", "news", "1")
+    assert {"code": "no_broker", "message": text} == json.loads(result.out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--url", "http://ada:geheim@h"), "--url: it begins with one of redis://"),
+        (("--url", ""), "--url: it begins with one of redis://"),
+        (("--url", "redis://h", "--prefix", ""), "--prefix: "),
+        (("--url", "redis://h", "--by-bus"), "leave out --url, or --by-bus"),
+        (("--url", "redis://h", "-c", "config.yaml"), "--url reads no config file; leave out -c, or use --by-bus"),
+        (("--prefix", "chat:"), "--prefix goes with --url; a service has its own"),
+        (("--by-bus", "--prefix", "chat:"), "--prefix goes with --url; a service has its own"),
+    ],
+)
+def test_a_way_that_is_none(wsworker: Callable[..., Result], options: tuple[str, ...], said: str) -> None:
+    """It is said what does not go together: 2."""
+    result = wsworker("publish", *options, "news", "x")
+    assert (2, True, False) == (result.code, said in result.err, "geheim" in result.err)

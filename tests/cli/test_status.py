@@ -33,12 +33,15 @@ WORKER: dict[str, Any] = {
     "rate_in": 0.5,
     "rate_out": 0.5,
     "send_queue": 0,
+    "bus_connected": None,
+    "bus_queued": 0,
 }
 STATUS: dict[str, Any] = {
     **conftest.STATUS,
     "over_budget": False,
     "steering": "weights",
-    "totals": {**conftest.STATUS["totals"], "log_dropped": 0},
+    "bus": {"url": None, "connected": None, "lag": None},
+    "totals": {**conftest.STATUS["totals"], "log_dropped": 0, "bus_dropped": 0, "bus_gaps": 0},
     "workers": [WORKER],
 }
 DEATH: dict[str, Any] = {
@@ -116,16 +119,19 @@ def test_a_terminal_of_60_columns() -> None:
 
 
 def test_a_wide_picture() -> None:
-    """Totals, the share of new connections, and who waits."""
+    """Totals, the share of new connections, who waits, and how the bus stands."""
     picture = plain(HELLO, wide=True)
-    assert ["RESTARTS", "IN", "OUT", "WGT", "QUEUE"] == picture[3].split()[-5:]
-    assert ["0", "123456", "8", "1", "0"] == picture[5].split()[-5:]
+    assert ["RESTARTS", "IN", "OUT", "WGT", "QUEUE", "BUS", "BUSQ"] == picture[3].split()[-7:]
+    assert ["0", "123456", "8", "1", "0", "-", "0", "B"] == picture[5].split()[-8:]
 
 
 def test_what_an_older_master_does_not_tell() -> None:
-    """It has no rates and no send queues: dashes."""
-    older = {key: value for key, value in WORKER.items() if key not in ("rate_in", "rate_out", "send_queue")}
-    picture = plain(STATUS | {"workers": [older]})
+    """It has no rates, no send queues and no bus: dashes."""
+    news = ("rate_in", "rate_out", "send_queue", "bus_connected", "bus_queued")
+    older = {key: value for key, value in WORKER.items() if key not in news}
+    without_bus = {key: value for key, value in STATUS.items() if key != "bus"} | {"workers": [older]}
+    assert ["-", "-"] == plain(without_bus, wide=True)[-1].split()[-2:]
+    picture = plain(without_bus)
     assert "in - msg/s  out - msg/s" in picture[1]
     assert ["1", "-", "-", "-", "0.1"] == picture[-1].split()[4:9]
 
@@ -140,7 +146,7 @@ def test_the_rates_of_a_slot_count_once() -> None:
 def test_a_slot_without_a_worker() -> None:
     """It shows its counters; below stands why its last worker ended, who waits at it, and when the next one starts."""
     row = empty(3, restarts=4, retry_in=3.4, queue=7, last_exit=DEATH)
-    assert ["3", "-", "waiting", *["-"] * 8, "4", "9", "8", "0", "7"] == list(cells(row, True))
+    assert ["3", "-", "waiting", *["-"] * 8, "4", "9", "8", "0", "7", "-", "-"] == list(cells(row, True))
     expected = "worker 3: crash: killed by SIGKILL; next start in 3s; 7 clients wait to be accepted"
     assert ["", expected] == plain(STATUS | {"workers": [row]})[-2:]
 
@@ -214,10 +220,49 @@ def test_a_last_exit_is_shown_once_for_a_slot() -> None:
 def test_what_is_not_known_is_a_dash() -> None:
     """No weights steer, or nobody can count the queue."""
     row = slot(1, weight=256, queue=None)
-    assert ["256", "-"] == list(cells(row, True)[-2:])
-    assert ["-", "-"] == list(cells(row, False)[-2:])
+    assert ["256", "-"] == list(cells(row, True)[-4:-2])
+    assert ["-", "-"] == list(cells(row, False)[-4:-2])
     shared = plain(STATUS | {"steering": "shared", "workers": [row]}, wide=True)
-    assert ["9", "8", "-", "-"] == shared[-1].split()[-4:]
+    assert ["9", "8", "-", "-"] == shared[-1].split()[-7:-3]
+
+
+URL = "redis://10.0.0.5:6379"
+
+
+def bus(connected: int, lag: float | None = 0.0004, **totals: int) -> dict[str, Any]:
+    """Return a document with a broker that so many of 4 workers reach."""
+    facts = {"bus": {"url": URL, "connected": connected, "lag": lag}, "workers_ready": 4}
+    return STATUS | facts | {"totals": STATUS["totals"] | totals}
+
+
+def test_who_reaches_the_broker() -> None:
+    """One line, only if there is a broker; what was lost is added if there is anything."""
+    assert "" == plain(STATUS)[2]
+    assert "bus redis://10.0.0.5:6379  reached by 4 of 4 workers  lag 0.4 ms" == plain(bus(4))[2]
+    assert "bus redis://10.0.0.5:6379  reached by 0 of 4 workers" == plain(bus(0, None))[2]
+    lossy = plain(bus(4, 0.0, bus_gaps=1, bus_dropped=12))[2]
+    assert "bus redis://10.0.0.5:6379  reached by 4 of 4 workers  1 gap  12 dropped" == lossy
+
+
+@pytest.mark.parametrize(("connected", "color"), [(4, ""), (3, "33"), (1, "33"), (0, "31")])
+def test_a_broker_that_is_out_of_reach_has_a_colour(connected: int, color: str) -> None:
+    """Yellow for some of the workers, red for all."""
+    words = f"reached by {connected} of 4 workers"
+    line = draw(bus(connected), color="always").splitlines()[2]
+    assert (f"\x1b[{color}m{words}\x1b[0m" if color else f"  {words}  ") in line
+
+
+def test_a_service_that_stops_has_no_broker_to_miss() -> None:
+    """Nobody is ready, so nobody lacks it."""
+    shown = draw(bus(0, None) | {"workers_ready": 0}, color="always").splitlines()[2]
+    assert shown.endswith("reached by 0 of 0 workers")
+
+
+def test_a_wide_picture_names_who_does_not_reach_the_broker() -> None:
+    """And shows what waits to go out."""
+    workers = [slot(1, bus_connected=True, bus_queued=65536), slot(2, bus_connected=False)]
+    shown = plain(bus(1) | {"workers": workers}, wide=True)
+    assert [["0", "up", "64", "KiB"], ["0", "down", "0", "B"]] == [line.split()[-4:] for line in shown[-2:]]
 
 
 def test_a_spent_crash_budget_is_shown() -> None:

@@ -157,6 +157,17 @@ def test_no_line_of_the_table_is_wider_than_the_terminal(width: int) -> None:
     assert length in (0, *range(10, SAMPLES + 1))
 
 
+def test_the_broker_has_a_line() -> None:
+    """As in `status`, and only if there is one; a row less has room then."""
+    totals = {**DOCUMENT["totals"], "bus_dropped": 0, "bus_gaps": 0}
+    bus = {"url": "nats://10.0.0.5:4222", "connected": 1, "lag": 0.0012}
+    workers = [slot(number) for number in range(1, 30)]
+    without = drawn(service(*workers), lived(0, 10), 120, 20)
+    shown = drawn(service(*workers, bus=bus, totals=totals), lived(0, 10), 120, 20)
+    assert "bus nats://10.0.0.5:4222  reached by 1 of 1 worker  lag 1.2 ms" == shown[2]
+    assert len(without) == len(shown) == 20
+
+
 def test_rows_beyond_the_screen_are_counted() -> None:
     """The keys stay visible, and the first in order are shown."""
     workers = [slot(number, connections=number) for number in range(1, 41)]

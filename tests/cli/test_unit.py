@@ -28,6 +28,7 @@ from wsworker.cli.unit import (
     hindrances,
     notes,
     plain,
+    read_by,
     render,
     values,
     word,
@@ -188,6 +189,15 @@ def test_notes() -> None:
     assert ["there is no user nosuchuser yet; create it with: useradd --system nosuchuser"] == [
         *notes(config(), {}, "nosuchuser")
     ]
+
+
+def test_files_of_the_broker() -> None:
+    """The service reads what its URL names, also where systemd has to open a folder for that."""
+    made = config(**{"bus.url": "tls://h?ca=/home/ann/ca.pem"})
+    assert "/home/ann/ca.pem" in read_by(made, "/srv/hello/config.yaml", HERE)
+    assert "read-only" == values(made, "/srv/hello/config.yaml", HERE)["home"]
+    made = config(**{"bus.url": "unix:///tmp/valkey.sock"})
+    assert "no" == values(made, "/srv/hello/config.yaml", HERE)["tmp"]
 
 
 def test_what_the_user_cannot_get_at(tmp_path: Path) -> None:

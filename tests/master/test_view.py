@@ -6,14 +6,16 @@ import json
 import os
 import resource
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from tests.master.forks import Child, in_child
+from wsworker import brokers
 from wsworker.config import Config
-from wsworker.counters import Counters
+from wsworker.counters import Adapter, Counters
 from wsworker.judging import validate
 from wsworker.master.view import (
     RATE_SECONDS,
@@ -22,14 +24,15 @@ from wsworker.master.view import (
     Sample,
     Service,
     View,
+    broker,
     memory_and_cpu,
     sample,
     shortfall,
     sum_counters,
     urls,
 )
-from wsworker.sections import LogConfig, TlsConfig
-from wsworker.stats import Table
+from wsworker.sections import BusConfig, LogConfig, TlsConfig
+from wsworker.stats import Reach, Table
 
 SERVICE = Service(
     name="chat",
@@ -38,6 +41,7 @@ SERVICE = Service(
     config="/etc/chat/config.yaml",
     listen=("ws://127.0.0.1:2346", "ws://[::1]:2346"),
     log="-",
+    bus=None,
     began_at=900.0,
 )
 NOW, WALL = 1000.0, 1_700_000_000.0
@@ -72,10 +76,11 @@ def shown(
     rates: Rates | None = None,
     queues: Mapping[int, int | None] = MappingProxyType({}),
     log_dropped: int = 0,
+    bus: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """Return the document, through JSON and back, as a client gets it. queues: slot to waiting clients, else 0."""
-    view = View(SERVICE, table)
+    view = View(replace(SERVICE, bus=bus), table)
     view.samples = samples or {}
     view.rates = rates or Rates()
     body = view.document(
@@ -111,6 +116,7 @@ def test_the_service_and_the_supervisor_s_view() -> None:
         "workers_ready": 1,
         "over_budget": False,
         "steering": "weights",
+        "bus": {"url": None, "connected": None, "lag": None},
     } == body
 
 
@@ -148,6 +154,10 @@ def test_a_worker_shows_its_seat_and_its_slot_s_counters() -> None:
         "rate_out": 0.0,
         "send_queue": 0,
         "loop_lag": 0.0015,
+        "bus_links": 0,
+        "bus_connected": None,
+        "bus_queued": 0,
+        "bus_lag": 0.0,
         "cpu": 0.25,
     } == worker
 
@@ -229,6 +239,63 @@ def test_dropped_log_lines_are_those_of_the_master_and_the_workers() -> None:
     assert 543 == shown(table, row(1, 1), row(2), log_dropped=500)["totals"]["log_dropped"]
 
 
+URL = "redis://10.0.0.5:6379"
+
+
+def test_a_worker_shows_how_the_bus_stands() -> None:
+    """Links are those to other workers, what waits is of all adapters, and the lag that of the longest road."""
+    mesh = Reach(False, 3, 100, 0.25, 7)
+    stages: list[tuple[dict[Adapter, Reach], list[Any]]] = [
+        ({}, [0, None, 0, 0.0]),
+        ({"mesh": mesh}, [3, None, 100, 0.25]),
+        ({"mesh": mesh, "broker": Reach(True, 1, 20, 0.5, 7)}, [3, True, 120, 0.5]),
+        ({"mesh": mesh, "broker": Reach(False, 0, 3, 0.0, 7)}, [3, False, 103, 0.0]),
+    ]
+    table = Table(2)
+    seat = table.claim(1, 7)
+    for bus, expected in stages:
+        seat.write(1, 0, 0, False, Counters(), 0, bus)
+        worker = shown(table, row(1, 7), row(2))["workers"][0]
+        assert expected == [worker[key] for key in ("bus_links", "bus_connected", "bus_queued", "bus_lag")]
+
+
+def test_who_reaches_the_broker() -> None:
+    """Of the workers that count as ready; who leaves or hangs does not, and who uses none cannot."""
+    table = Table(6)
+    up, down = Reach(True, lag_seconds=0.25), Reach(False)
+    rows = []
+    for slot, (state, reach) in enumerate(
+        [("ready", up), ("full", replace(up, lag_seconds=0.5)), ("draining", up), ("hung", up), ("ready", down)], 1
+    ):
+        table.claim(slot, slot).write(1, 0, 0, False, Counters(), 0, {"mesh": up, "broker": reach})
+        rows.append(row(slot, slot, state=state))
+    table.claim(6, 6).write(1, 0, 0, False, Counters(), 0, {"mesh": Reach(lag_seconds=9.0)})
+    rows.append(row(6, 6, state="ready"))
+    assert {"url": URL, "connected": 2, "lag": 0.5} == shown(table, *rows, bus=URL)["bus"]
+    assert {"url": None, "connected": None, "lag": None} == shown(table, *rows)["bus"]
+
+
+def test_a_broker_that_nobody_reaches() -> None:
+    """It is none all the same, and has no lag."""
+    table = Table(2)
+    table.claim(1, 1).write(1, 0, 0, False, Counters(), 0, {"broker": Reach()})
+    assert {"url": URL, "connected": 0, "lag": None} == shown(table, row(1, 1, state="ready"), row(2), bus=URL)["bus"]
+    assert {"url": URL, "connected": 0, "lag": None} == shown(table, bus=URL)["bus"]
+
+
+def test_the_sums_of_the_bus_are_those_of_all_adapters() -> None:
+    """In the row of a slot and in the totals."""
+    table = Table(2)
+    for slot in (1, 2):
+        counters = Counters(bus_published=9)
+        counters.bus_sent |= {"mesh": 10 * slot, "broker": 1}
+        counters.bus_dropped["broker:down"] = slot
+        table.claim(slot, slot).write(1, 0, 0, False, counters)
+    body = shown(table, row(1, 1), row(2, 2))
+    sums = [[each["bus_sent"], each["bus_dropped"]] for each in (*body["workers"], body["totals"])]
+    assert [[11, 1], [21, 2], [32, 3]] == sums
+
+
 def count(table: Table, slot: int, messages_in: int, messages_out: int) -> None:
     """Let worker 1 of a slot have counted so much."""
     if not table.read(slot, 1):
@@ -296,14 +363,34 @@ def test_processes_are_measured_now_and_then_and_counters_each_time() -> None:
 
 
 def test_an_accepted_configuration_is_shown() -> None:
-    """Its addresses and its log; what a reload cannot change stays."""
+    """Its addresses, its log and its broker; what a reload cannot change stays."""
     view = View(SERVICE, Table(1))
-    view.adopt(Config(app="app", log=LogConfig(file="/var/log/chat")))
-    assert ("chat", ("ws://127.0.0.1:2346",), "/var/log/chat") == (
+    bus = BusConfig(url=brokers.parse("redis://tom:secret@10.0.0.5:6379/0"))
+    view.adopt(Config(app="app", log=LogConfig(file="/var/log/chat"), bus=bus))
+    assert ("chat", ("ws://127.0.0.1:2346",), "/var/log/chat", URL) == (
         view.service.name,
         view.service.listen,
         view.service.log,
+        view.service.bus,
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("rediss://:secret@10.0.0.5/1?ca=/etc/ca.pem", "rediss://10.0.0.5:6379/1"),
+        ("unix://tom:secret@/run/valkey.sock", "unix:///run/valkey.sock"),
+        ("nats://token@a,b:4223", "nats://a:4222,b:4223"),
+    ],
+)
+def test_a_broker_is_shown_without_secrets(url: str, expected: str) -> None:
+    """With its port; neither user nor password nor token."""
+    assert expected == broker(Config(app="app", bus=BusConfig(url=brokers.parse(url))))
+
+
+def test_no_broker_is_none() -> None:
+    """There is nothing to show."""
+    assert broker(Config(app="app")) is None
 
 
 @pytest.mark.parametrize(("scheme", "certfile"), [("ws", None), ("wss", "/srv/cert.pem")])

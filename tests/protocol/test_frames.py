@@ -256,6 +256,7 @@ def test_deflate_only_what_gets_smaller() -> None:
 def test_shared_variants_are_built_once() -> None:
     """A shared message has one frame per window, always the same object: nothing is compressed for a second client."""
     shared = Shared("a" * 5000)
+    assert not shared.uniform
     variants = [shared.frame(window_bits) for window_bits in (0, *range(9, 16))]
     again = [shared.frame(window_bits) for window_bits in (0, *range(9, 16))]
     assert all(first is second for first, second in zip(variants, again, strict=True))
@@ -275,6 +276,8 @@ def test_shared_windows_differ() -> None:
 def test_shared_is_plain_without_compression() -> None:
     """A client without compression gets the plain frame, and so does everybody if compression is not worth it."""
     shared = Shared(b"short")
+    assert shared.uniform
+    assert shared.plain == shared.frame(0)
     assert [build(b"short")] * 2 == [shared.frame(0), shared.frame(15)]
     assert shared.frame(0) is shared.frame(15)
 

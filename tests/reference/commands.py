@@ -56,7 +56,9 @@ MORE = {
     "top": "`status` again and again, until q or Ctrl+C; `--json` prints one document a line.",
     "connections": "Each worker is asked; one that gives no answer in 2 s is named and not waited for.",
     "publish": (
-        "For cron, shell scripts and other languages. It says that a worker has accepted the message, not who got it."
+        "For cron, shell scripts and other languages. It says that a worker has accepted the message, not who got it. "
+        "By a broker it goes to the service on all machines, and needs none on this one, see "
+        "[bus.md](bus.md#publishing-from-other-programs)."
     ),
     "schema": (
         "Put it beside your `config.yaml`; [configuration.md](configuration.md#in-an-editor) says how an editor "

@@ -19,16 +19,19 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, NamedTuple, Self, cast
 
 from tests.examples.example import Example
 from tests.system.clients import UPGRADE, frame
+from tests.system.daemon import Daemon
 
 PATIENCE_SECONDS: Final = 40.0
 ROUND_SECONDS: Final = 1.0
 COMES_AGAIN_SECONDS: Final = 0.1
+ENDLESS: Final = 10**9
 
 WITNESS: Final = """
 import json
@@ -51,16 +54,25 @@ def on_bus_gap(worker, topics):
 
 
 class Chat(Example):
-    """The service. bus_url: of a broker, if there is one; settings: environment variables without WSWORKER_."""
+    """The service. bus_url: of a broker, if there is one; settings: environment variables without WSWORKER_.
 
-    def __init__(self, workers: int, bus_url: str | None = None, **settings: str) -> None:
+    host: where its guests find it.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, workers: int, bus_url: object = None, **settings: str) -> None:
         super().__init__("chat")
         (self.folder / "witness.py").write_text(WITNESS)
         # a test says more in a second than a person
         settings = {"APP": "witness", "WORKERS": str(workers), "WEBSOCKET__RATE_MESSAGES": "10000"} | settings
         if bus_url is not None:
-            settings["BUS__URL"] = bus_url
+            settings["BUS__URL"] = str(bus_url)
         self.environ |= {f"WSWORKER_{name}": value for name, value in settings.items()}
+
+    def start(self, *flags: str) -> Self:
+        """Start it where its guests find it, and wait until every worker is ready."""
+        return Daemon.start(self, "-b", f"{self.host}:{self.port}", *flags)
 
     def tickets(self, names: Sequence[str]) -> list[str]:
         """Return a ticket for each name, made by the example's own function."""
@@ -104,6 +116,7 @@ class Visit(asyncio.Protocol):
         self.gaps: list[float] = []
         self.greeted: set[str] = set()
         self.ended = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
         self._opened = False
         self._unread = b""
 
@@ -115,6 +128,22 @@ class Visit(asyncio.Protocol):
         """Whether it has a worker that knows its room."""
         return self.pid != 0 and not self.ended.is_set()
 
+    async def stay(self) -> None:
+        """Connect, and return when the connection has ended; it has too if this is cancelled."""
+        service = self.guest.service
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, service.host, service.port)
+            await self.ended.wait()
+        except OSError:
+            self.ended.set()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Close the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def say(self, text: str) -> None:
         """Say something in the room."""
         self._send(say=text)
@@ -123,10 +152,6 @@ class Visit(asyncio.Protocol):
         """Say the next number."""
         self.said.append(time.monotonic())
         self.say(f"{self.count} {len(self.said) - 1}")
-
-    def leave(self) -> None:
-        """End it without a word."""
-        self._transport.abort()
 
     # What the loop calls
 
@@ -147,7 +172,7 @@ class Visit(asyncio.Protocol):
                 self._unread = data
                 return
             if not head.startswith(b"HTTP/1.1 101 "):
-                self._transport.abort()
+                self.end()
                 return
             self._opened = True
             at = len(head) + 4
@@ -164,10 +189,10 @@ class Visit(asyncio.Protocol):
 
     def _take_frame(self, opcode: int, payload: bytes) -> None:
         if opcode == 9:
-            self._transport.write(frame(10, payload))
+            self._write(frame(10, payload))
         elif opcode == 8:
             # the worker asks to come again, in another one
-            self._transport.abort()
+            self.end()
         else:
             self._take(json.loads(payload))
 
@@ -194,7 +219,11 @@ class Visit(asyncio.Protocol):
         self.following[publisher] = number + 1
 
     def _send(self, **message: str) -> None:
-        self._transport.write(frame(1, json.dumps(message).encode()))
+        self._write(frame(1, json.dumps(message).encode()))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
 
 
 class Guest:
@@ -215,20 +244,10 @@ class Guest:
 
     async def live(self) -> None:
         """Come again and again, until the task is cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            visit = Visit(self)
             # known before anybody can hear of it
-            self.visits.append(visit)
-            try:
-                await loop.create_connection(lambda made=visit: made, "127.0.0.1", self.service.port)
-            except OSError:
-                visit.ended.set()
-            else:
-                try:
-                    await visit.ended.wait()
-                finally:
-                    visit.leave()
+            self.visits.append(Visit(self))
+            await self.visit.stay()
             await asyncio.sleep(COMES_AGAIN_SECONDS)
 
     async def talk(self, numbers: int, every_seconds: float) -> None:
@@ -279,25 +298,29 @@ class Party:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def settle(self) -> None:
-        """Wait until everybody greets, and is heard by all in the room.
+    async def greet(self, round_seconds: float = ROUND_SECONDS) -> float:
+        """Have everybody greet, again and again, until everybody has heard all in the room; return the seconds it took.
 
-        From then on whatever is said is heard; and as a greeting overtakes nothing, what was said before and has not
-        come by now is lost.
+        A greeting overtakes nothing: what was said before it, and has not come then, is lost.
         """
         self._rounds += 1
         self.token = str(self._rounds)
         for guest in self.guests.values():
             guest.visit.greeted.clear()
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        began_at = time.monotonic()
         while lonely := [guest.visit for guest in self.guests.values() if not self._is_greeted_by_all(guest)]:
-            assert time.monotonic() < give_up_at, self._describe(lonely)
+            assert time.monotonic() < began_at + PATIENCE_SECONDS, self._describe(lonely)
             for guest in self.guests.values():
                 if guest.visit.joined:
                     guest.visit.say(f"hello {self.token}")
-            round_ends_at = time.monotonic() + ROUND_SECONDS
+            round_ends_at = time.monotonic() + round_seconds
             while time.monotonic() < round_ends_at and not all(map(self._is_greeted_by_all, self.guests.values())):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.01)
+        return time.monotonic() - began_at
+
+    async def settle(self) -> None:
+        """Greet while nobody talks. From then on everybody has to hear whatever is said."""
+        await self.greet()
         for guest in self.guests.values():
             for name in self._rooms[guest.room]:
                 publisher = self.guests[name].visit
@@ -306,6 +329,19 @@ class Party:
     async def talk(self, numbers: int, every_seconds: float = 0.5) -> None:
         """Let everybody say so many numbers."""
         await asyncio.gather(*(guest.talk(numbers, every_seconds) for guest in self.guests.values()))
+
+    @asynccontextmanager
+    async def talking(self, every_seconds: float) -> AsyncIterator[None]:
+        """Let everybody say numbers, from the beginning of the block to its end."""
+        talk = asyncio.create_task(self.talk(ENDLESS, every_seconds))
+        try:
+            yield
+            # they do not end at the moment at which it is all right again
+            await asyncio.sleep(2 * every_seconds)
+        finally:
+            talk.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await talk
 
     def lost(self) -> list[tuple[Visit, Spoken]]:
         """Return who has missed what; you must settle() before. AssertionError for what must never be."""
@@ -325,11 +361,6 @@ class Party:
                     found += [(visit, Spoken(publisher, number)) for number in range(following, end)]
         return found
 
-    def heard(self) -> int:
-        """Return how many numbers have come, over all who heard them; the first ones, to know where to begin, too."""
-        said = sum(following for visit in self._visits() for following in visit.following.values())
-        return said - len(self.lost())
-
     async def check_told(self) -> int:
         """Wait until all losses are told; return how many there are. Gaps are told at most once a second."""
         give_up_at = time.monotonic() + 5
@@ -339,9 +370,17 @@ class Party:
             await asyncio.sleep(0.05)
         return len(lost)
 
-    def gaps(self) -> int:
-        """Return how many gaps were told, over all visits."""
-        return sum(len(visit.gaps) for visit in self._visits())
+    def gaps(self, service: Chat | None = None) -> int:
+        """Return how many gaps were told, over all visits, or those to one service."""
+        return sum(len(visit.gaps) for visit in self._visits() if service in (None, visit.guest.service))
+
+    def said(self) -> int:
+        """Return how many numbers were said."""
+        return sum(len(visit.said) for visit in self._visits())
+
+    def left(self) -> set[int]:
+        """Return the workers, by pid, of which somebody has lost the connection."""
+        return {visit.pid for visit in self._visits() if visit.ended.is_set() and visit.pid}
 
     def lost_between(self, concerns: Callable[[Visit, Visit], bool]) -> list[tuple[Visit, Spoken]]:
         """Return what was missed, of those pairs, of who heard and who said, that a function picks."""

@@ -16,7 +16,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from tests.system.daemon import Daemon, eventually
+from tests.system.puppets import APP, FORKS, Checker, drained, heard, knows, one_in_each, say, until_heard
 from wsworker import client
 from wsworker.bus import records
 from wsworker.bus.records import Hello, Type
@@ -34,40 +34,6 @@ from wsworker.bus.topics import Envelope, Key
 from wsworker.cli import ask
 from wsworker.errors import NotRunning, PublishError
 from wsworker.wire import Command
-
-APP = """
-import os
-
-def on_message(connection, data):
-    worker = connection.worker
-    match data.split(" ", 2):
-        case ["who"]:
-            connection.send(f"{os.getpid()} {worker.slot}")
-        case ["sub", topic]:
-            connection.subscribe(topic)
-            connection.send(f"ok {topic}")
-        case ["unsub", topic]:
-            connection.unsubscribe(topic)
-            connection.send(f"ok {topic}")
-        case ["user", name]:
-            connection.user = name
-            connection.send(f"ok {name}")
-        case ["pub", topic, text]:
-            worker.publish(topic, text, exclude=connection)
-        case ["flood", topic, count]:
-            for number in range(int(count)):
-                worker.publish(topic, f"{worker.id} {number} " + "x" * 1000)
-        case ["all", text]:
-            worker.broadcast(text)
-        case ["to", name, text]:
-            worker.send_to(name, text)
-        case ["kick", name]:
-            worker.close_user(name, 4001, "kicked")
-
-def on_bus_gap(worker, topics):
-    for connection in worker.connections.values():
-        connection.send("gap " + " ".join(sorted(topics)))
-"""
 
 STORM = (
     APP
@@ -107,74 +73,6 @@ def on_message(connection, data, answer=on_message):
 
 It has been busy before, so what the others have sent meanwhile is unread.
 """
-
-
-class Checker:
-    """What one reader got. last: by publisher; holes: messages that are missing between others; gaps: told."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, int] = {}
-        self.holes: dict[str, int] = {}
-        self.gaps: list[str] = []
-
-    def take(self, message: str | bytes) -> None:
-        """Look at a message; fails for what must never be."""
-        publisher, text, *_ = [*str(message).split(" ", 2), ""]
-        if publisher == "gap":
-            self.gaps.append(text)
-            return
-        number, last = int(text), self.last.get(publisher)
-        assert last is None or number > last, f"{publisher}: {number} came behind {last}"
-        if last is not None and number > last + 1:
-            self.holes[publisher] = self.holes.get(publisher, 0) + number - last - 1
-            assert self.gaps, f"{publisher}: {last + 1} to {number - 1} are missing, and no gap was told"
-        self.last[publisher] = number
-
-
-def one_in_each(daemon: Daemon, stack: ExitStack, slots: int) -> dict[int, ClientConnection]:
-    """Return a client of each slot's worker."""
-    found: dict[int, ClientConnection] = {}
-    for _ in range(500):
-        if len(found) == slots:
-            return found
-        one = stack.enter_context(daemon.connect())
-        found.setdefault(int(say(one, "who").split()[1]), one)
-    raise AssertionError(f"500 clients, and only slots {sorted(found)}")
-
-
-def say(one: ClientConnection, text: str) -> str:
-    """Send something and return the answer."""
-    one.send(text)
-    return str(one.recv(10))
-
-
-def heard(one: ClientConnection, count: int) -> list[str]:
-    """Return so many messages."""
-    return [str(one.recv(10)) for _ in range(count)]
-
-
-def until_heard(publisher: ClientConnection, readers: list[ClientConnection], topic: str) -> None:
-    """Publish until all readers have heard it once: from then on every worker knows who wants the topic."""
-    for number in range(200):
-        publisher.send(f"pub {topic} hello {number}")
-        if all(knows(reader) for reader in readers):
-            return
-    raise AssertionError(f"not all hear {topic!r}")
-
-
-def knows(reader: ClientConnection) -> bool:
-    """Whether something comes soon."""
-    try:
-        reader.recv(0.05)
-    except TimeoutError:
-        return False
-    return True
-
-
-def drained(reader: ClientConnection) -> None:
-    """Read what is left of until_heard."""
-    while knows(reader):
-        pass
 
 
 @pytest.fixture
@@ -344,30 +242,60 @@ async def _reload_under(daemon: Daemon) -> None:
     assert any(len(checker.last) > 4 for checker in checkers)
 
 
-def test_a_worker_that_stands_still(tmp_path: Path) -> None:
+def test_a_worker_that_stands_still() -> None:
     """Its queue stops at its bound and others go on; once it reads again the gap is told before what came later."""
-    with Daemon(APP, workers=2, bus={"peer_queue": "256KiB"}) as daemon, ExitStack() as stack:
+    with Daemon(APP, workers=3, bus={"peer_queue": "256KiB"}) as daemon, ExitStack() as stack:
         daemon.start()
-        clients = one_in_each(daemon, stack, 2)
-        sleeper = int(say(clients[2], "who").split()[0])
+        clients = one_in_each(daemon, stack, 3)
+        publisher, sleeper = (psutil.Process(int(say(clients[slot], "who").split()[0])) for slot in (1, 2))
         assert "ok big" == say(clients[2], "sub big")
+        assert "ok other" == say(clients[3], "sub other")
         until_heard(clients[1], [clients[2]], "big")
+        until_heard(clients[1], [clients[3]], "other")
         drained(clients[2])
-        os.kill(sleeper, signal.SIGSTOP)
+        drained(clients[3])
+        before = publisher.memory_info().rss
+        sleeper.suspend()
         try:
-            clients[1].send("flood big 5000")
-            worker = int(say(clients[1], "who").split()[0])
-            assert psutil.Process(worker).memory_info().rss < 200 * 2**20
+            # 50 MB
+            clients[1].send("flood big 50000")
+            for number in range(100):
+                clients[1].send(f"pub other all {number}")
+            assert [f"all {number}" for number in range(100)] == heard(clients[3], 100)
+            assert publisher.memory_info().rss - before < 10 * 2**20
         finally:
-            os.kill(sleeper, signal.SIGCONT)
+            sleeper.resume()
         checker = Checker()
         while not checker.gaps:
             checker.take(clients[2].recv(10))
         assert "big" == checker.gaps[0]
-        assert max(checker.last.values()) < 4999
+        assert max(checker.last.values()) < 49999
         clients[1].send("pub big later 1")
         while str(message := clients[2].recv(10)) != "later 1":
             checker.take(message)
+        assert not knows(clients[3])
+
+
+def test_a_process_that_user_code_forks() -> None:
+    """It lives on behind its worker, and holds none of its links: when the worker dies, the others know at once."""
+    with Daemon(FORKS, workers=2) as daemon, ExitStack() as stack:
+        daemon.start()
+        clients = one_in_each(daemon, stack, 2)
+        for one in clients.values():
+            assert "ok room" == say(one, "sub room")
+        until_heard(clients[2], [clients[1]], "room")
+        drained(clients[1])
+        forked = psutil.Process(int(say(clients[2], "fork")))
+        try:
+            # nothing is said twice, and the links are as good as before
+            for number in range(10):
+                clients[2].send(f"pub room forked {number}")
+            assert [f"forked {number}" for number in range(10)] == heard(clients[1], 10)
+            os.kill(int(say(clients[2], "who").split()[0]), signal.SIGKILL)
+            assert ["gap room"] == heard(clients[1], 1)
+            assert forked.is_running()
+        finally:
+            forked.kill()
 
 
 def test_publishing_from_outside(daemon: Daemon) -> None:

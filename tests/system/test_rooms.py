@@ -9,17 +9,34 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from typing import Final
 
+import pytest
+
+from tests.bus import servers
+from tests.bus.servers import Valkey
 from tests.system.rooms import Chat, Party, Visit
 
+NUMBERS: Final = 10
 
-async def _calm(*services: Chat, numbers: int = 10) -> None:
+
+async def _hear_all(party: Party) -> None:
+    """Let everybody say something, and fail unless everybody hears it."""
+    lost = len(party.lost())
+    await party.talk(1)
+    await party.settle()
+    assert lost == len(party.lost())
+
+
+async def _calm(*services: Chat) -> None:
     async with Party(services) as party:
-        await party.talk(numbers)
+        await party.talk(NUMBERS)
         await party.settle()
+        assert 500 * NUMBERS == party.said()
         assert [] == party.lost()
-        assert 500 * 20 * numbers == party.heard()
         assert 0 == party.gaps()
+        assert set() == party.left()
 
 
 def test_calm_on_four_workers() -> None:
@@ -32,23 +49,66 @@ def test_calm_on_four_workers() -> None:
 def test_a_worker_is_killed() -> None:
     """Whoever misses something that a guest of it has said is told; between the others nothing is lost."""
     with Chat(workers=4) as chat:
-        chat.start()
-        asyncio.run(_kill_one(chat))
+        asyncio.run(_kill(chat.start()))
 
 
-async def _kill_one(chat: Chat) -> None:
-    async with Party([chat]) as party:
-        talking = asyncio.create_task(party.talk(14))
+async def _kill(*services: Chat) -> None:
+    async with Party(services) as party:
+        talking = asyncio.create_task(party.talk(NUMBERS))
         await asyncio.sleep(2)
-        victim = chat.workers[1]
+        victim = services[0].workers[1]
         os.kill(victim, signal.SIGKILL)
         await talking
         await party.settle()
-        lost = await party.check_told()
-        print(f"lost {lost}, gaps {party.gaps()}")
+        await party.check_told()
 
-        def lives(*visits: Visit) -> bool:
-            return victim not in {visit.pid for visit in visits}
+        def both_live(reader: Visit, publisher: Visit) -> bool:
+            return victim not in (reader.pid, publisher.pid)
 
-        assert [] == party.lost_between(lives)
-        assert party.gaps() > 0
+        assert [] == party.lost_between(both_live)
+        assert party.gaps(services[0]) > 0
+        assert {victim} == party.left()
+        # those that have come again are heard like the others
+        await _hear_all(party)
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A Valkey that runs."""
+    with servers.valkey() as server:
+        yield server
+
+
+def test_calm_on_two_services(valkey: Valkey) -> None:
+    """So it is with two services of two workers each, and a Valkey between them."""
+    with Chat(2, valkey.url) as one, Chat(2, valkey.url) as other:
+        asyncio.run(_calm(one.start(), other.start()))
+        for service in (one, other):
+            assert "may be missing" not in service.log
+
+
+def test_a_worker_of_two_services_is_killed(valkey: Valkey) -> None:
+    """So it is when one of these four is killed."""
+    with Chat(2, valkey.url) as one, Chat(2, valkey.url) as other:
+        asyncio.run(_kill(one.start(), other.start()))
+
+
+def test_the_broker_is_restarted(valkey: Valkey) -> None:
+    """What the two services miss of each other is told; each for itself misses nothing."""
+    with Chat(2, valkey.url) as one, Chat(2, valkey.url) as other:
+        asyncio.run(_restart(valkey, one.start(), other.start()))
+
+
+async def _restart(valkey: Valkey, *services: Chat) -> None:
+    async with Party(services) as party:
+        talking = asyncio.create_task(party.talk(NUMBERS))
+        await asyncio.sleep(2)
+        valkey.kill()
+        await asyncio.sleep(1)
+        await asyncio.to_thread(valkey.start)
+        await talking
+        await party.settle()
+        assert await party.check_told() > 0
+        assert set() == party.left()
+        assert [] == party.lost_between(lambda reader, publisher: reader.guest.service is publisher.guest.service)
+        await _hear_all(party)

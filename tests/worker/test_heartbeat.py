@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from websockets.frames import Opcode
 
+from tests.bus.harbor import NODE, SECRET, Harbor
 from tests.worker.service import closing, head, text
 from tests.worker.ward import ECHO, HOARDS, WORKER, Start, beside_bytes, until
-from wsworker.sections import LogConfig
+from wsworker import brokers
+from wsworker.bus.berth import Berth
+from wsworker.bus.members import Member, Standing
+from wsworker.sections import BusConfig, LogConfig
+from wsworker.stats import Reach
 from wsworker.worker import accept, drain, heartbeat
 
 # Beats
@@ -88,6 +96,59 @@ def test_a_stall_between_two_beats_is_shown(start: Start, monkeypatch: pytest.Mo
     until(lambda: ward.reading().lag_seconds < 0.1)
 
 
+# The bus
+
+SUBSCRIBES = """\
+def on_message(connection, data):
+    connection.subscribe(data)
+    connection.worker.publish("news", data)
+"""
+
+
+def test_a_worker_alone_has_no_bus(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seat shows no adapter at all, whatever it publishes."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    ward = start(SUBSCRIBES)
+    ward.go()
+    ward.open(text("a"))
+    until(lambda: ward.reading().counters.bus_published == 1)
+    assert {} == ward.reading().bus
+
+
+@pytest.fixture
+def harbor() -> Iterator[Harbor]:
+    """Give a place where workers meet."""
+    made = Harbor()
+    yield made
+    asyncio.run(made.close())
+
+
+def test_how_the_bus_stands_is_told(start: Start, harbor: Harbor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each beat: whom it reaches, and what it has asked them for."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    me = Member(WORKER, 1, Standing.STARTING)
+    berth = Berth(me, NODE, SECRET, harbor.listener(1), harbor.folder, {os.geteuid()}, lambda: [me])
+    ward = start(SUBSCRIBES, berth=berth)
+    ward.go()
+    until(lambda: ward.reading().bus == {"mesh": Reach()})
+    ward.open(text("a"), text("b"))
+    until(lambda: ward.reading().bus["mesh"].keys == 2)
+
+
+def test_a_broker_out_of_reach_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not reached, and it is not missing; the worker serves."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = brokers.parse(f"redis://127.0.0.1:{closed.getsockname()[1]}")
+        ward = start(SUBSCRIBES, bus=BusConfig(url=url))
+        ward.go()
+        ward.open(text("a"))
+        until(lambda: ward.reading().counters.bus_published == 1)
+        until(lambda: ward.reading().counters.bus_dropped["broker:down"] == 1)
+        assert {"broker": False} == {adapter: reach.up for adapter, reach in ward.reading().bus.items()}
+
+
 # At once
 
 
@@ -128,6 +189,14 @@ def test_a_worker_without_descriptors_is_seen_at_once(start: Start, monkeypatch:
     assert (0, None) == ward.exit()
     assert 1 == ward.reading().counters.rejected
     assert 1 == ward.stderr().count("out of file descriptors")
+
+
+def test_what_the_bus_can_reach_is_seen_when_the_worker_is_ready(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks after a start gets no answer from before the links were there."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 3600.0)
+    ward = start(ECHO, bus={"url": "redis://127.0.0.1:1"})
+    ward.ready()
+    assert {"broker"} == set(ward.reading().bus)
 
 
 # The log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import zlib
 from contextvars import ContextVar
 from typing import Any
@@ -13,7 +14,7 @@ from websockets.frames import Opcode
 
 from tests.worker.clock import Wire, arrive, on_the_clock, passes, stands_still, turns
 from tests.worker.conftest import Run
-from tests.worker.service import closing, head, make_app, make_hub, serving, text, until
+from tests.worker.service import closing, connect, head, make_app, make_hub, serving, text, until
 from wsworker.worker import hub as hub_module
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
@@ -142,6 +143,45 @@ def test_a_flush_that_leads_to_another_does_not_take_two_turns_at_once(run: Run,
     assert 3 == max(slices)
 
 
+def test_a_message_to_many_lets_others_in_between(run: Run, monkeypatch: Any) -> None:
+    """While a message goes to 1,200 clients, whoever else has sent something, or wants in, waits for 5 ms of it."""
+    now = [0.0]
+    monkeypatch.setattr(hub_module, "monotonic", lambda: now[0])
+    happened: list[str] = []
+
+    class Slow(Wire):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            now[0] += 1 / 65536  # exact in a float, so 5 ms are over with the 328th
+            happened.append("write")
+
+    async def main() -> None:
+        def on_connect(connection: Connection) -> None:
+            connection.subscribe("news")
+
+        hub = make_hub(make_app(on_connect=on_connect), worker_connections=1200, max_per_address=0)
+        for _ in range(1200):
+            connect(hub, Slow(), head())
+        await until(lambda: 1200 == hub.worker.count("news"))
+        happened.clear()
+        here, there = socket.socketpair()
+        with here, there:
+
+            def readable() -> None:
+                happened.append("read")
+                # there is always more
+                there.send(here.recv(1))
+
+            there.send(b"x")
+            hub.loop.add_reader(here, readable)
+            hub.worker.publish("news", "to all")
+            await until(lambda: 1200 == happened.count("write"))
+            hub.loop.remove_reader(here)
+
+    run(main())
+    slices = "".join(name[0] for name in happened).strip("r").split("r")
+    assert [328, 328, 328, 216] == [len(one) for one in slices if one]
+
+
 def test_the_wheel_stands_still_while_nothing_is_due(run: Run) -> None:
     """A hub without deadlines sets no timer, and finds the right tick again when a deadline comes."""
 
@@ -225,12 +265,12 @@ def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCapt
     """What the hub does for one after the other it does for all: a flush, the start of a drain, the end, a message."""
     calls: list[str] = []
 
-    class Broken:
+    class Sound:
+        _stage = "closing"
+
+    class Broken(Sound):
         def terminate(self) -> None:
             calls.append("terminated")
-
-    class Sound:
-        pass
 
     def bug(*args: object) -> None:
         raise RuntimeError
@@ -267,7 +307,7 @@ def test_a_bug_in_one_connection_costs_no_other(run: Run, caplog: pytest.LogCapt
     assert record.getMessage().startswith(f"a bug in wsworker: {act} of ")
 
 
-@pytest.mark.parametrize("act", ["_flush", "_expire", "_turn_away", "_give_up"])
+@pytest.mark.parametrize("act", ["_expire", "_turn_away", "_give_up"])
 def test_what_one_connection_sets_in_the_context_is_not_seen_by_another(run: Run, act: str) -> None:
     """Of all that the hub does for one after the other, nor in a later round; what was set outside is not there."""
     tenant: ContextVar[str] = ContextVar("tenant", default="")
@@ -290,9 +330,7 @@ def test_what_one_connection_sets_in_the_context_is_not_seen_by_another(run: Run
         for _ in range(2):
             seen.clear()
             for one in ones:
-                if act == "_flush":
-                    hub.flush_later(one)
-                elif act == "_expire":
+                if act == "_expire":
                     hub.schedule(one, 1)
             if act == "_turn_away":
                 hub.drain()

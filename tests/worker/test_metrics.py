@@ -15,11 +15,23 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from wsworker.bus.bus import CAUSES
 from wsworker.config import Config
-from wsworker.counters import CALLBACKS, CLOSE_CODES, PLAIN_NAMES, REJECTIONS, Counters
+from wsworker.counters import (
+    ADAPTERS,
+    BUS_DROPS,
+    BUS_NAMES,
+    CALLBACKS,
+    CLOSE_CODES,
+    PLAIN_NAMES,
+    REJECTIONS,
+    Adapter,
+    Counters,
+)
 from wsworker.master.roster import ServiceState
-from wsworker.stats import Table
+from wsworker.stats import Reach, Table
 from wsworker.worker.metrics import (
+    BY_ADAPTER,
     BY_LABEL,
     COUNTED,
     ELSEWHERE,
@@ -44,14 +56,15 @@ def row(slot: int, worker: int | None, state: str = "ready", **more: Any) -> dic
     return {"slot": slot, "id": worker, "state": state} | living | more
 
 
-def notice(*rows: dict[str, Any], slots: int = 2, **more: Any) -> dict[str, Any]:
-    """Return what the master posts."""
+def notice(*rows: dict[str, Any], slots: int = 2, broker: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return what the master posts. broker: its URL."""
     status = {
         "version": "1.2.3",
         "state": "running",
         "uptime": 100.0,
         "workers_configured": 2,
         "workers_ready": 2,
+        "bus": {"url": broker, "connected": None, "lag": None},
         "workers": list(rows),
     }
     facts = {
@@ -77,6 +90,28 @@ def table() -> Table:
 def shown(table: Table, facts: Mapping[str, Any]) -> list[Metric]:
     """Return all metrics."""
     return [metric for metric in families(table, facts, 500, 0.25) if metric is not None]
+
+
+BUS: dict[Adapter, Reach] = {"mesh": Reach(False, 3, 100, 0.002, 7), "broker": Reach(True, 1, 30, 0.005, 7)}
+BROKER = "redis://10.0.0.5:6379"
+
+
+def joined() -> list[Metric]:
+    """Return all metrics of two workers that use a broker."""
+    table = Table(2)
+    for slot in (1, 2):
+        table.claim(slot, slot).write(1, 0, 0, False, Counters(), 0, BUS)
+    return shown(table, notice(row(1, 1), row(2, 2), broker=BROKER))
+
+
+def samples(metrics: list[Metric], name: str) -> dict[tuple[str, ...], float]:
+    """Return all samples of a metric, by the values of its labels in their order; name: without the prefix."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for metric in metrics
+        for sample in metric.samples
+        if sample.name == f"wsworker_{name}"
+    }
 
 
 def value(metrics: list[Metric], name: str, **labels: str) -> float:
@@ -116,6 +151,58 @@ def test_a_slot_without_a_worker_or_a_queue_shows_none() -> None:
     for name in ("worker_start_time_seconds", "listen_queue_length"):
         (metric,) = [metric for metric in metrics if metric.name == f"wsworker_{name}"]
         assert 1 == len(metric.samples)
+
+
+def test_how_the_bus_stands() -> None:
+    """By adapter; of two workers in a slot it is added up, the keys of both adapters are the same, one lag counts."""
+    table = Table(2)
+    table.claim(1, 1).write(1, 0, 0, False, Counters(), 0, BUS)
+    table.claim(1, 2).write(1, 0, 0, False, Counters(), 0, {"mesh": Reach(False, 2, 11, 0.003, 4)})
+    table.claim(2, 3).write(1, 0, 0, False, Counters(), 0, {"broker": Reach(False, 0, 5, 0.0, 2)})
+    metrics = shown(table, notice(row(1, 1, "draining"), row(1, 2), row(2, 3), broker=BROKER))
+    assert {("1", "mesh"): 5, ("1", "broker"): 1, ("2", "broker"): 0} == samples(metrics, "bus_links")
+    assert {("1", "mesh"): 111, ("1", "broker"): 30, ("2", "broker"): 5} == samples(metrics, "bus_queued_bytes")
+    assert {("1", "mesh"): 0.003, ("1", "broker"): 0.005, ("2", "broker"): 0.0} == samples(metrics, "bus_lag_seconds")
+    assert {("1",): 11, ("2",): 2} == samples(metrics, "bus_keys")
+    assert {("1",): 1, ("2",): 0} == samples(metrics, "bus_connected")
+
+
+def test_a_slot_reaches_the_broker_if_all_its_workers_do() -> None:
+    """One that does not is not hidden behind its successor."""
+    table = Table(1)
+    for worker, up in ((1, False), (2, True)):
+        table.claim(1, worker).write(1, 0, 0, False, Counters(), 0, {"broker": Reach(up)})
+    assert {("1",): 0} == samples(shown(table, notice(row(1, 2), slots=1, broker=BROKER)), "bus_connected")
+
+
+def test_without_a_broker_there_is_nothing_of_one() -> None:
+    """No sample has its name, whatever was counted before the configuration has changed."""
+    table, counters = Table(1), Counters()
+    counters.bus_sent["broker"] = 7
+    table.claim(1, 1).write(1, 0, 0, False, counters, 0, {"mesh": Reach()})
+    metrics = shown(table, notice(row(1, 1), slots=1))
+    assert {"mesh"} == {
+        sample.labels["adapter"] for metric in metrics for sample in metric.samples if "adapter" in sample.labels
+    }
+    assert {} == samples(metrics, "bus_connected")
+
+
+def test_what_the_bus_has_counted() -> None:
+    """Each number has its own series, and no series is missing or shows another's number."""
+    table, counters = Table(1), Counters()
+    number, expected = 0, {}
+    for name in BUS_NAMES:
+        labels = getattr(counters, name)
+        for label in labels:
+            labels[label] = number = number + 1
+            expected[(name, "1", *label.split(":"))] = number
+    table.claim(1, 1).write(1, 0, 0, False, counters, 0, BUS)
+    metrics = shown(table, notice(row(1, 1), slots=1, broker=BROKER))
+    assert expected == {
+        (name, *labels): count for name in BUS_NAMES for labels, count in samples(metrics, f"{name}_total").items()
+    }
+    assert {*BUS_NAMES} == {*BY_ADAPTER, "bus_dropped"}
+    assert len(BUS_DROPS) == len(samples(metrics, "bus_dropped_total"))
 
 
 def test_what_the_master_says() -> None:
@@ -266,7 +353,7 @@ def test_states_and_reasons_are_those_that_the_master_knows() -> None:
 def kinds() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return name -> (type, labels, help) of all metrics, as they are exposed."""
     found = {}
-    for metric in shown(table(), notice(row(1, 1), row(2, 2))):
+    for metric in joined():
         labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
         order = tuple(sorted(labels, key=lambda label: (label != "slot", label)))
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
@@ -319,7 +406,9 @@ def test_the_document_names_every_metric() -> None:
 def test_the_document_explains_every_label_value() -> None:
     """No reason or state is left to guessing."""
     text = (DOCS / "metrics.md").read_text().partition("## Label values")[2]
-    for word in (*REJECTIONS, *REASONS, *SERVICE_STATES, *WORKER_STATES, *RESULTS, "timer", "sync", "async", "4xxx"):
+    for word in (*REJECTIONS, *REASONS, *SERVICE_STATES, *WORKER_STATES, *RESULTS, *ADAPTERS, *CAUSES):
+        assert f"`{word}`" in text, word
+    for word in ("timer", "sync", "async", "4xxx"):
         assert f"`{word}`" in text, word
 
 

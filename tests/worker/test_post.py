@@ -346,7 +346,7 @@ def test_what_is_asked_for_within_a_delivery_keeps_its_order() -> None:
 
 
 def test_a_gap_names_the_topics_that_somebody_wants() -> None:
-    """All of them if nobody knows which; none if it is about users only."""
+    """All of them if nobody knows which; none if it is about users only, or about everybody."""
     told: list[tuple[int, frozenset[str]]] = []
 
     async def main() -> None:
@@ -354,12 +354,14 @@ def test_a_gap_names_the_topics_that_somebody_wants() -> None:
         await here.start(1)
         here.clients[0].subscribe("room")
         here.clients[0].subscribe("other")
-        for keys in (None, frozenset({ROOM, Key("topic", "of nobody")}), frozenset({Key("user", "room")})):
-            here.hub.post.exchange.missed("mesh", keys, 1)
+        here.clients[0].user = "ann"
+        nobody = {Key("topic", "of nobody"), Key("user", "of nobody")}
+        for keys in (None, {ROOM} | nobody, {Key("user", "ann")}, {EVERYBODY}, nobody):
+            here.hub.post.exchange.missed("mesh", None if keys is None else frozenset(keys), 1)
             await passes(1)
 
     on_the_clock(main)
-    assert [(2, frozenset(topics)) for topics in (("room", "other"), ("room",), ())] == told
+    assert [(2, frozenset(topics)) for topics in (("room", "other"), ("room",), (), ())] == told
 
 
 def test_a_gap_without_a_callback_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:

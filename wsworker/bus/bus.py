@@ -49,6 +49,22 @@ class BusStats:
     lag_seconds: float = 0.0
 
 
+class Settings(Protocol):
+    """What an adapter wants to know of the section `bus` of the configuration."""
+
+    @property
+    def prefix(self) -> str:
+        """What all channels begin with."""
+
+    @property
+    def max_message(self) -> int:
+        """The largest body, in bytes."""
+
+    @property
+    def peer_queue(self) -> int:
+        """What may wait for the broker, in bytes."""
+
+
 class Sink(Protocol):
     """Where an adapter hands on what comes; none of this raises or waits."""
 
@@ -90,6 +106,12 @@ class Bus(Protocol):
         """Send to every other worker that wants it; False if it was dropped for any of them, as far as is known now.
 
         A broker's own node is left out: the mesh has that.
+        """
+
+    def owe(self) -> None:
+        """Tell the others that messages of this machine may be missing: one of its workers has died.
+
+        You must call flush as well. The mesh need not do anything: each worker sees for itself who has died.
         """
 
     def flush(self) -> None:
@@ -138,6 +160,9 @@ class Loopback:
         """Keep it until flush."""
         self._published.append(envelope)
         return True
+
+    def owe(self) -> None:
+        """Do nothing: nobody here dies alone."""
 
     def flush(self) -> None:
         """Hand everything to the others, in the loop's next turn."""

@@ -13,12 +13,13 @@ for each worker, for its probes.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from wsworker.bus.topics import EVERYBODY, Key, Kind, check_name
 
 SERVICE: Final = "service"
-_KINDS: Final[tuple[Kind, ...]] = ("topic", "user")
+_KINDS: Final[Mapping[bytes, Kind]] = {b"topic": "topic", b"user": "user"}
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")
 
@@ -69,12 +70,11 @@ def _escape(name: str) -> str:
 def _key(kind: bytes, name: bytes) -> Key | None:
     if kind == b"broadcast":
         return None if name else EVERYBODY
-    for known in _KINDS:
-        if kind == known.encode():
-            try:
-                text = name.decode()
-                check_name(text)
-            except ValueError:
-                return None
-            return Key(known, text)
-    return None
+    if kind not in _KINDS:
+        return None
+    try:
+        text = name.decode()
+        check_name(text)
+    except ValueError:
+        return None
+    return Key(_KINDS[kind], text)

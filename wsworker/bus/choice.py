@@ -1,30 +1,22 @@
-"""Choice: the adapter that speaks to the broker of a URL. Its library is an extra, and imported only here."""
+"""Choice: the adapter that speaks to the broker of a URL. Its library is an extra, and loaded only where it is used."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from wsworker.brokers import BrokerUrl
-from wsworker.bus.bus import Bus
+from wsworker.brokers import Adapter, BrokerUrl
+from wsworker.bus.bus import Bus, Settings
 from wsworker.bus.payload import Origin
 
+_MODULES: Final[Mapping[Adapter, str]] = {"redis": "wsworker.bus.redis", "nats": "wsworker.bus.nats"}
 
-class Settings(Protocol):
-    """The section `bus` of the configuration."""
 
-    @property
-    def prefix(self) -> str:
-        """What all channels begin with."""
-
-    @property
-    def max_message(self) -> int:
-        """The largest body, in bytes."""
-
-    @property
-    def peer_queue(self) -> int:
-        """What may wait for the broker, in bytes."""
+def load(url: BrokerUrl) -> None:
+    """Load the library, before user code can put a module of the same name in its place. ImportError without it."""
+    importlib.import_module(_MODULES[url.kind.adapter])
 
 
 def connect(

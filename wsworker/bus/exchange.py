@@ -43,6 +43,7 @@ class Road:
         self.bus: Final = bus
         self._shown = shown
         self.up = False
+        self.is_told_down = False
 
     def count(self, counters: Counters) -> BusStats:
         """Bring the counters up to date; return what the adapter has seen."""
@@ -70,6 +71,7 @@ class Road:
     def on_state(self, up: bool, why: str) -> None:
         """Say it in the log."""
         self.up = up
+        self.is_told_down = not up
         if up:
             logger.info("linked with %s", self._shown)
         else:
@@ -83,7 +85,8 @@ class Exchange:
     """The way out of one hub, and back into it.
 
     context: of what is scheduled here. deliver: called with what others have published; publish: called with what a
-    program outside wants published, returns whether it could be; tell: called with the keys of a gap, None for all.
+    program outside wants published, returns whether it could be; wants: returns whether anybody here wants a key; tell:
+    called with the keys of a gap, None for all.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Exchange:
         counters: Counters,
         deliver: Callable[[Envelope], None],
         publish: Callable[[Envelope], bool],
+        wants: Callable[[Key], bool],
         tell: Callable[[frozenset[Key] | None], None],
     ) -> None:
         self._loop = loop
@@ -100,6 +104,7 @@ class Exchange:
         self._counters = counters
         self._deliver = deliver
         self._publish = publish
+        self._wants = wants
         self._tell = tell
         self._roads: list[Road] = []
         self._flushes = False
@@ -122,9 +127,12 @@ class Exchange:
         await bus.start(road)
 
     async def linked(self, seconds: float) -> list[str]:
-        """Wait, so long at most, until all others can be reached; return a clause about each adapter that lacks one."""
+        """Wait, so long at most, until all others can be reached; return a clause about each adapter that lacks one.
+
+        What on_state has told is left out: that is in the log already.
+        """
         clauses = await asyncio.gather(*(road.bus.linked(seconds) for road in self._roads))
-        return [clause for clause in clauses if clause]
+        return [clause for road, clause in zip(self._roads, clauses, strict=True) if clause and not road.is_told_down]
 
     async def close(self, grace_seconds: float) -> None:
         """End in good order."""
@@ -191,6 +199,16 @@ class Exchange:
         """Collect what may be missing, and tell of it soon."""
         if self._closed:
             return
+        if keys is not None:
+            # who tells of a gap does not always know who wants what
+            keys = frozenset(filter(self._wants, keys))
+            if not keys:
+                return
+        elif adapter == "mesh":
+            # what a worker of this machine had for others when it died, nobody else can tell them
+            for road in self._roads:
+                road.bus.owe()
+            self._flush_soon()
         self._counters.bus_gaps[adapter] += 1
         self._gap_dropped += count or 0
         if count is None:

@@ -201,6 +201,9 @@ class Mesh:
                 all_took_it = False
         return all_took_it
 
+    def owe(self) -> None:
+        """Do nothing: each worker of this machine sees for itself who has died."""
+
     def flush(self) -> None:
         """Tell the peers what is wanted here now, and write what waits for them."""
         changes, self._changes = self._changes, {}
@@ -315,7 +318,7 @@ class Mesh:
             case Type.GAP:
                 gap = decode_gap(record.body)
                 if self._sink is not None:
-                    self._sink.on_gap(gap.keys, gap.lost)
+                    self._sink.on_gap(gap.keys, gap.lost or None)
             case Type.PROBE:
                 self._answer(link, peer, *decode_probe(record.body))
             case Type.GOODBYE:

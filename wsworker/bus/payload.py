@@ -6,7 +6,7 @@ All numbers are big-endian. The version is 1.
 
     4 MESSAGE    a message; text unless the flag 0x01 is set
     5 CLOSE      u16 code | reason: the connections of the user are to be closed
-    6 GAP        u32 how many messages the worker could not publish | u8 1 if any key may be concerned | the keys
+    6 GAP        u32 how many messages are missing, 0 if nobody knows | u8 1 if any key may be concerned | the keys
     7 PROBE      u64 clock of the worker that hears itself
 
 MESSAGE and CLOSE stand in channels of keys, GAP and PROBE in those of the service. Lists of keys are as in records.py.
@@ -23,13 +23,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from wsworker.bus.records import (
-    BINARY,
-    Gap,
-    Type,
-    decode_gap,
-    encode_gap_body,
-)
+from wsworker.bus.records import BINARY, PART_BYTES, Gap, Type, decode_gap, encode_gap_body
 from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import WireError
 
@@ -38,6 +32,9 @@ _HEAD: Final = struct.Struct("!BBBBI")
 _CLOCK: Final = struct.Struct("!Q")
 EXTRA_BYTES: Final = _HEAD.size + 255
 """A payload may be so much longer than the body in it."""
+
+_MOST_GAP_BYTES: Final = PART_BYTES + 64
+"""No worker makes a longer GAP; a list of millions of keys would stop the loop of each that reads it."""
 
 _TYPES: Final = frozenset(map(int, (Type.MESSAGE, Type.CLOSE, Type.GAP, Type.PROBE)))
 
@@ -67,13 +64,15 @@ class Payload(NamedTuple):
         return Envelope(key, self.body, self.binary, self.type == Type.CLOSE)
 
     def gap(self) -> Gap:
-        """Return what a GAP says. Raises WireError."""
+        """Return what a GAP says. Raises WireError, also for what is none."""
+        if self.type != Type.GAP or len(self.body) > _MOST_GAP_BYTES:
+            raise WireError(f"{Type(self.type).name} of {len(self.body)} bytes in the channel of the service")
         return decode_gap(self.body)
 
     def clock_ns(self) -> int:
-        """Return the clock in a PROBE. Raises WireError."""
-        if len(self.body) != _CLOCK.size:
-            raise WireError(f"a probe of {len(self.body)} bytes")
+        """Return the clock in a PROBE. Raises WireError, also for what is none."""
+        if self.type != Type.PROBE or len(self.body) != _CLOCK.size:
+            raise WireError(f"{Type(self.type).name} of {len(self.body)} bytes in the channel of a worker")
         return int(_CLOCK.unpack(self.body)[0])
 
 

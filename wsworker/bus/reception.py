@@ -61,11 +61,16 @@ class Reception:
         except WireError as error:
             self._refuse(error)
             return
-        self._sink.on_gap(gap.keys, gap.lost)
+        self._sink.on_gap(gap.keys, gap.lost or None)
 
     def probe(self, data: bytes) -> int | None:
-        """Take what came in this worker's own channel; return the clock in it, in nanoseconds, None if malformed."""
+        """Take what came in this worker's own channel; return the clock in a probe, in nanoseconds, None for another.
+
+        Whoever may write to the broker may name our node too, so the clock need not be one that was ever sent.
+        """
         try:
+            if not is_from(self._node, data):
+                raise WireError("a probe of somebody else")
             return decode(data).clock_ns()
         except WireError as error:
             self._refuse(error)

@@ -9,7 +9,7 @@ All numbers are big-endian; the first length counts what follows it.
     3 INTEREST   keys that it wants from now on, and keys that it wants no more
     4 MESSAGE    a message for the key that flags and name are, text unless BINARY
     5 CLOSE      u16 code | reason: the connections of the user of that name are to be closed
-    6 GAP        u32 how many messages were dropped | u8 1 if any key may be concerned | the keys
+    6 GAP        u32 how many messages were dropped, 0 if nobody knows | u8 1 if any key may be concerned | the keys
     7 PROBE      u8 1 if it is an answer | u64 clock of who has asked
     8 GOODBYE    nothing follows: the sender leaves in good order
     9 ACCEPTED   u64 how many messages of a program outside were accepted so far
@@ -120,7 +120,7 @@ class Hello(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """What the sender has dropped. lost: how many messages; keys: whose, None for any."""
+    """What the sender has dropped. lost: how many messages, 0 if nobody knows; keys: whose, None for any."""
 
     lost: int
     keys: frozenset[Key] | None
@@ -271,7 +271,7 @@ def decode_gap(body: bytes) -> Gap:
     """Return what a GAP says. Raises WireError."""
     count, any_key = _unpack(_GAP, body)
     keys, _ = decode_keys(body[_GAP.size :])
-    if not (count and (keys or any_key)):
+    if not (keys or any_key):
         raise WireError("a gap in which nothing is missing")
     return Gap(count, None if any_key else frozenset(keys))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from wsworker.cli import importapp, rights
+from wsworker.cli.reach import obstacles
 from wsworker.cli.text import visible
 from wsworker.errors import BindError, RunDirError, TlsError
 from wsworker.master.rundir import FOLDER_CURE, MAX_SOCKET_PATH_BYTES, UNITS_FOLDER, Paths, check_folder
@@ -63,6 +64,33 @@ def caution_findings(loaded: Loaded) -> Iterator[Finding]:
 
     for key, sentence in (warnings(loaded.config) | advice(loaded.config)).items():
         yield Finding("settings", "warning", f"{loaded.origins.get(key, loaded.shown)}: {sentence}")
+
+
+def secret_findings(loaded: Loaded) -> Iterator[Finding]:
+    """Tell of a password in a config file that everybody on this machine can read."""
+    url, origin = loaded.config.bus.url, loaded.origins.get("bus.url")
+    if url is None or origin is None or not (url.has_secret and origin.line):
+        return
+    mode = stat.S_IMODE(os.stat(loaded.path).st_mode)
+    if mode & stat.S_IROTH:
+        facts = f"a password stands in bus.url, and everybody may read this file ({mode:04o})"
+        cure = "put it into the environment, WSWORKER_BUS__URL, or take that right away (chmod o-r)"
+        yield Finding("settings", "warning", f"{origin}: {facts}; {cure}")
+
+
+def broker_findings(loaded: Loaded, by_root: bool) -> Iterator[Finding]:
+    """Tell of files of bus.url that workers cannot read: unlike those of `tls`, they are read after the change of user.
+
+    by_root: as for app_findings.
+    """
+    url = loaded.config.bus.url
+    if url is None:
+        return
+    own = rights.Worker(f"uid {os.geteuid()}", os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
+    user = worker_of(loaded.config) if by_root else own
+    for each in obstacles(url.files, user):
+        facts = f"workers run as {user.name}, who cannot read {visible(each.path)}; give {user.name} the right to"
+        yield Finding("bus", "warning", f"{loaded.place('bus.url')}: {facts}")
 
 
 def root_findings(loaded: Loaded, uid: int) -> Iterator[Finding]:

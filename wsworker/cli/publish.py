@@ -1,29 +1,37 @@
 """`wsworker publish`: send one message to the subscribers of a topic; for cron, shell scripts and other languages.
 
-It says that a worker has accepted the message. Who gets it nobody is told, as when a worker publishes.
+It says that a worker has accepted the message, or the broker, if it went there. Who gets it nobody is told, as when a
+worker publishes.
+
+What stands in a command line every user of the machine can read while it runs. So the URL of a broker that wants a
+password is not to be given by --url: --by-bus takes it from where the service has it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
-from wsworker import client
+from wsworker import client, configfile, values
 from wsworker.bus.topics import check_name
 from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted
+from wsworker.errors import ConfigError
 
 EXITS: Final[Mapping[int, str]] = {
-    OK: "a worker has accepted it",
+    OK: "a worker, or the broker, has accepted it",
     FAILED: "it was refused, or nobody can tell",
     NOTHING_RUNNING: "nothing running",
     BAD_CONFIG: "no config",
 }
+
+BUS_URL: Final = "WSWORKER_BUS__URL"
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Of standard input, which may have no end."""
@@ -33,10 +41,22 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 @click.argument("topic")
 @click.argument("data", metavar="DATA|-")
 @click.option("--binary", is_flag=True, help="Send bytes and not text.")
+@click.option(
+    "--by-bus",
+    is_flag=True,
+    help="Publish at the broker of bus.url, in the config file or $WSWORKER_BUS__URL; no service need run here.",
+)
+@click.option("--url", metavar="URL", help="Publish at this broker; if it wants a password, use --by-bus.")
+@click.option(
+    "--prefix", metavar="PREFIX", help=f"What its channels begin with, with --url; {client.PREFIX} if not given."
+)
 @global_options
 @click.pass_obj
-def publish(settings: Settings, topic: str, data: str, binary: bool) -> int:
+def publish(
+    settings: Settings, topic: str, data: str, binary: bool, by_bus: bool, url: str | None, prefix: str | None
+) -> int:
     """Publish a message; - reads it from standard input, as it is."""
+    where = way(settings, by_bus, url, prefix)
     content = content_of(data)
     message = content if binary else text_of(content)
     # an argument is decoded as the locale has it; what the service knows is UTF-8
@@ -45,10 +65,47 @@ def publish(settings: Settings, topic: str, data: str, binary: bool) -> int:
         check_name(topic, "TOPIC")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    client.publish(topic, message, config=settings.config_path())
+    client.publish(topic, message, **where)
     document = {"schema": SCHEMA, "result": "ok", "topic": topic, "bytes": len(content)}
     settings.result(f"published {counted(len(content), 'byte')} to {topic}", document)
     return OK
+
+
+def way(settings: Settings, by_bus: bool, url: str | None, prefix: str | None) -> dict[str, Any]:
+    """Return where to publish, as client.publish takes it. Raises UsageError or ConfigError."""
+    if by_bus and url is not None:
+        raise click.UsageError("--by-bus takes the URL from the settings of the service; leave out --url, or --by-bus")
+    if url is not None and settings.config is not None:
+        raise click.UsageError("--url reads no config file; leave out -c, or use --by-bus")
+    if prefix is not None and url is None:
+        raise click.UsageError("--prefix goes with --url; a service has its own")
+    if url is not None:
+        prefix = client.PREFIX if prefix is None else prefix
+        judge("--url", values.broker_url, url)
+        judge("--prefix", values.prefix, prefix)
+        return {"url": url, "prefix": prefix}
+    if by_bus:
+        bus = configfile.peek_bus(bus_file(settings), os.environ)
+        return {"url": bus.url, "prefix": bus.prefix, "max_message": bus.max_message}
+    return {"config": settings.config_path()}
+
+
+def judge(option: str, reader: Callable[[str], object], value: str) -> None:
+    """Raise UsageError for a value that a setting could not have."""
+    try:
+        reader(value)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def bus_file(settings: Settings) -> Path | None:
+    """Return the config file, None if there is none and the environment is enough. Raises ConfigError."""
+    try:
+        return settings.config_path()
+    except ConfigError:
+        if BUS_URL in os.environ:
+            return None
+        raise
 
 
 def content_of(data: str) -> bytes:

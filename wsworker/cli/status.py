@@ -8,8 +8,9 @@ The master's document is all it needs; with --json it is printed as it came. Exi
 
 Rates are the master's, over its last few seconds. Below the table stands what a row has no room for: why a slot has no
 worker, or what its last one died of if that was lately; who waits at its door, and who accepts in its place. --wide
-adds totals since the start of the service; WGT, a slot's share of new connections beside the others'; and QUEUE, how
-many clients wait to be accepted there.
+adds totals since the start of the service; WGT, a slot's share of new connections beside the others'; QUEUE, how many
+clients wait to be accepted there; BUS, whether a worker reaches the broker; and BUSQ, what it has published and others
+have still to get.
 
 `top` shows the same header and table, again and again.
 """
@@ -88,6 +89,8 @@ WIDE_COLUMNS: Final = (
     Column("OUT", rank=8),
     Column("WGT", rank=9),
     Column("QUEUE", rank=7),
+    Column("BUS", "<", rank=10, colors={"up": "green", "down": "red"}),
+    Column("BUSQ", rank=11),
 )
 
 EXITS: Final[Mapping[int, str]] = {
@@ -101,7 +104,7 @@ EXITS: Final[Mapping[int, str]] = {
 
 
 @click.command(epilog=epilog(EXITS, "wsworker status --json | jq .totals.connections"))
-@click.option("--wide", is_flag=True, help="Also show totals, weights and queues of the workers.")
+@click.option("--wide", is_flag=True, help="Also show totals, weights and queues of the workers, and the bus.")
 @global_options
 @click.pass_obj
 def status(settings: Settings, wide: bool) -> int:
@@ -164,7 +167,7 @@ def picture(
 
 
 def header(document: Mapping[str, Any], logs: str) -> list[Text]:
-    """Return what stands above the table: two lines, and one for each thing that is not as it should be."""
+    """Return what stands above the table: two lines, one about the broker, and one for each thing that is wrong."""
     totals = document["totals"]
     state = document["state"]
     service = [
@@ -187,8 +190,28 @@ def header(document: Mapping[str, Any], logs: str) -> list[Text]:
     return [
         painted("  ").join(service),
         painted("  ".join(summary)),
+        *bus_line(document),
         *(painted(line, "yellow") for line in warnings(document)),
     ]
+
+
+def bus_line(document: Mapping[str, Any]) -> list[Text]:
+    """Return the line about the broker, if there is one: who reaches it, and what has gone wrong on the bus."""
+    bus, ready = document.get("bus"), document["workers_ready"]
+    if not bus or not bus["url"]:
+        return []
+    connected = bus["connected"]
+    color = "" if connected >= ready else "yellow" if connected else "red"
+    reached = painted(f"reached by {connected} of {counted(ready, 'worker')}", color)
+    parts = []
+    if bus["lag"]:
+        parts.append(f"lag {bus['lag'] * 1000:.1f} ms")
+    totals = document["totals"]
+    if totals["bus_gaps"]:
+        parts.append(counted(totals["bus_gaps"], "gap"))
+    if totals["bus_dropped"]:
+        parts.append(f"{totals['bus_dropped']} dropped")
+    return [painted("  ").join([painted(f"bus {bus['url']}"), reached, *map(painted, parts)])]
 
 
 def total_rate(document: Mapping[str, Any], key: str) -> float | None:
@@ -228,7 +251,7 @@ def cells(worker: Mapping[str, Any], weighted: bool) -> Sequence[str]:
     messages = [str(worker["messages_in"]), str(worker["messages_out"])]
     weight = str(worker["weight"]) if weighted else UNKNOWN_CELL
     queue = UNKNOWN_CELL if worker["queue"] is None else str(worker["queue"])
-    slot = [*messages, weight, queue]
+    slot = [*messages, weight, queue, *_bus_cells(worker)]
     if worker["pid"] is None:
         nobody = [UNKNOWN_CELL] * 8
         return [str(worker["slot"]), UNKNOWN_CELL, worker["state"], *nobody, str(worker["restarts"]), *slot]
@@ -247,6 +270,15 @@ def cells(worker: Mapping[str, Any], weighted: bool) -> Sequence[str]:
         f"{worker['loop_lag'] * 1000:.0f} ms",
         str(worker["restarts"]),
         *slot,
+    ]
+
+
+def _bus_cells(worker: Mapping[str, Any]) -> Sequence[str]:
+    """Return whether the broker is reached, and what waits for others; an older master does not tell."""
+    connected, queued = worker.get("bus_connected"), worker.get("bus_queued")
+    return [
+        UNKNOWN_CELL if connected is None else "up" if connected else "down",
+        UNKNOWN_CELL if queued is None or worker["pid"] is None else size(queued),
     ]
 
 

@@ -223,8 +223,9 @@ def plain(path: str) -> str:
 
 
 def _files(config: Config) -> list[str]:
-    tls = config.tls
-    return [path for path in (config.http.static, tls.certfile, tls.keyfile, tls.ca_certs) if path]
+    tls, url = config.tls, config.bus.url
+    files = [config.http.static, tls.certfile, tls.keyfile, tls.ca_certs, *((url.path, *url.files) if url else ())]
+    return [path for path in files if path]
 
 
 def _written(config: Config) -> list[str]:

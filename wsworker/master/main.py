@@ -112,6 +112,7 @@ class Master:
             config=str(loaded.path),
             listen=view.urls(config),
             log=config.log.file,
+            bus=view.broker(config),
             began_at=self._now,
         )
         self._view = view.View(service, self._table)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psutil
 
 from wsworker.config import Config
-from wsworker.counters import Counters
-from wsworker.stats import Table
+from wsworker.counters import Adapter, Counters
+from wsworker.stats import Reach, Table
 
 SAMPLE_SECONDS: Final = 5.0
 """How often CPU and memory of the workers are measured."""
@@ -28,10 +28,16 @@ RATE_SECONDS: Final = 5.0
 LATE_SECONDS: Final = 0.5
 """A sample that is a bit older than that still counts: the master reads the table at its leisure."""
 
+SERVING: Final = ("ready", "full")
+"""States of the workers that count as ready."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The facts about a service; only listen and log may change while it runs."""
+    """The facts about a service; only listen, log and bus may change while it runs.
+
+    bus: URL of the broker, without secrets; None if there is none.
+    """
 
     name: str
     pid: int
@@ -39,6 +45,7 @@ class Service:
     config: str
     listen: tuple[str, ...]
     log: str
+    bus: str | None
     began_at: float
 
 
@@ -116,7 +123,7 @@ class View:
 
     def adopt(self, config: Config) -> None:
         """Show an accepted configuration."""
-        self.service = replace(self.service, log=config.log.file, listen=urls(config))
+        self.service = replace(self.service, log=config.log.file, listen=urls(config), bus=broker(config))
 
     def document(
         self,
@@ -155,6 +162,7 @@ class View:
             "workers_ready": status["workers_ready"],
             "over_budget": status["over_budget"],
             "steering": steering,
+            "bus": _reached(service.bus, workers),
             "totals": {
                 "connections": sum(row["connections"] for row in workers),
                 **totals.plain(),
@@ -183,6 +191,7 @@ class View:
             "rate_out": rate_out,
             "send_queue": reading.send_buffer if reading else 0,
             "loop_lag": reading.lag_seconds if reading else 0.0,
+            **_bus(reading.bus if reading else {}),
             "cpu": cpu.share if cpu else 0.0,
             "rss": measured[0] if measured else 0,
         }
@@ -192,6 +201,31 @@ def urls(config: Config) -> tuple[str, ...]:
     """Return the addresses as clients would write them; RFC 6455 section 3."""
     plain = tuple(address.url for address in config.listen)
     return plain if config.tls.certfile is None else tuple(f"wss{url.removeprefix('ws')}" for url in plain)
+
+
+def broker(config: Config) -> str | None:
+    """Return the URL of the broker as anybody may see it, None if there is none."""
+    return str(config.bus.url) if config.bus.url else None
+
+
+def _bus(bus: Mapping[Adapter, Reach]) -> dict[str, Any]:
+    """Return what a row shows of the bus. bus: how the adapters in use stand with the worker."""
+    none = Reach()
+    mesh, through_broker = bus.get("mesh", none), bus.get("broker")
+    return {
+        "bus_links": mesh.links,
+        "bus_connected": through_broker.up if through_broker else None,
+        "bus_queued": sum(reach.queued_bytes for reach in bus.values()),
+        "bus_lag": (through_broker or mesh).lag_seconds,
+    }
+
+
+def _reached(url: str | None, workers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how well the broker is reached. url: None if there is none; workers: their rows."""
+    if url is None:
+        return {"url": None, "connected": None, "lag": None}
+    lags = [row["bus_lag"] for row in workers if row["bus_connected"] and row["state"] in SERVING]
+    return {"url": url, "connected": len(lags), "lag": max(lags, default=None)}
 
 
 def shortfall(name: str, status: Mapping[str, Any]) -> str:

@@ -210,16 +210,18 @@ def deflate(data: str | bytes | bytearray | memoryview, window_bits: int) -> byt
 class Shared:
     """A message that goes to many connections; each variant of its frame is built once, when it is first asked for.
 
-    Errors as for build.
+    plain: the frame without compression; uniform: there is no other, whatever a connection has agreed on. Errors as for
+    build.
     """
 
-    __slots__ = ("_data", "_frames")
+    __slots__ = ("_data", "_frames", "plain", "uniform")
 
     def __init__(self, data: str | bytes | bytearray | memoryview) -> None:
-        plain = build(data)
+        self.plain = plain = build(data)
         # what is mutable may have changed until a variant is built
         self._data = data if isinstance(data, (str, bytes)) else bytes(data)
         self._frames = {0: plain}
+        self.uniform = len(plain) < DEFLATED_BYTES
 
     def frame(self, window_bits: int) -> bytes:
         """Return the frame for a connection with a window of this size, 0 being one without compression."""

@@ -27,6 +27,7 @@ from typing import Final
 
 from wsworker import log
 from wsworker.assignment import Assignment
+from wsworker.bus import choice
 from wsworker.config import Config
 from wsworker.errors import AppError
 from wsworker.protocol.frames import MASKS_IN_C
@@ -57,12 +58,14 @@ def preload(config: Config) -> None:
     """Load, in the master, what every worker needs: once for all of them, and as the user who may read it.
 
     A worker that has become another user may not be able to read the interpreter's own files. `loop: asyncio` never
-    loads uvloop, and without `admin.listen` prometheus-client is not needed.
+    loads uvloop, without `admin.listen` prometheus-client is not needed, and a broker's library only with `bus.url`.
     """
     if config.loop != "asyncio":
         importlib.import_module("uvloop")
     if config.admin.listen:
         importlib.import_module("wsworker.worker.metrics")
+    if config.bus.url:
+        choice.load(config.bus.url)
 
 
 def set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:

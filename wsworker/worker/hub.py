@@ -170,6 +170,7 @@ class Hub:
         self._open: dict[str, Connection] = {}  # from 101 until on_close
         self.worker = Worker(worker_id, slot, MappingProxyType(self._open), self)
         self._corked: dict[Connection, None] = {}
+        self._flushes = False  # in the next tick
         self._wheel: Wheel[Connection] = Wheel()
         self._wheel_began_at = loop.time()
         self._wheel_turns = False
@@ -239,8 +240,7 @@ class Hub:
 
     def flush_later(self, connection: Connection) -> None:
         """Write what the connection has corked in the next tick of the loop. It was active just now."""
-        if not self._corked:
-            self.loop.call_soon(self._flush_corked, context=self.context)
+        self._flush_soon()
         self._corked[connection] = None
         # here, as messages that are sent while one is handled need not be minded
         connection._active_at = self.tick
@@ -260,10 +260,24 @@ class Hub:
         on_buffer_full is free to bring about.
         """
         message = Shared(data)
+        frame, size, uniform = message.plain, len(message.plain), message.uniform
         accepted = 0
+        self._flush_soon()
+        corked, tick = self._corked, self.tick
         for connection in tuple(connections):
             # as _guarded does it, without a context for each: on_buffer_full, all that it can lead to, has its own
             try:
+                if connection._stage == "open" and not connection._handling:
+                    cork = connection._cork
+                    filled = cork.size + size
+                    if filled < cork.limit and (uniform or not connection._session.window_bits):
+                        # what _send_shared() does, without the calls: nearly all connections are like this
+                        cork.frames.append(frame)
+                        cork.size = filled
+                        corked[connection] = None
+                        connection._active_at = tick
+                        accepted += 1
+                        continue
                 accepted += connection._send_shared(message)
             except Exception as error:
                 self._drop(connection, "deliver", error)
@@ -334,16 +348,24 @@ class Hub:
         if self._wheel_turns:
             self._wait_for_tick()
 
+    def _flush_soon(self) -> None:
+        if not self._flushes:
+            self._flushes = True
+            self.loop.call_soon(self._flush_corked, context=self.context)
+
     def _flush_corked(self) -> None:
+        self._flushes = False
         corked, self._corked = iter(self._corked), {}
         # not loop.time(), which uvloop has in whole milliseconds
         until = monotonic() + FLUSH_SECONDS
         for connection in corked:
-            self._guarded(connection, connection._flush)
+            # as in deliver: all callbacks that it can lead to have a context of their own
+            try:
+                connection._flush()
+            except Exception as error:
+                self._drop(connection, "_flush", error)
             if monotonic() > until:
                 break
-        late = self._corked
-        self._corked = dict.fromkeys(corked) | late
-        if self._corked and not late:
-            # otherwise flush_later has seen to it
-            self.loop.call_soon(self._flush_corked, context=self.context)
+        self._corked = dict.fromkeys(corked) | self._corked
+        if self._corked:
+            self._flush_soon()

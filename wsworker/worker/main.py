@@ -24,8 +24,9 @@ import traceback
 from random import Random
 from typing import Final
 
-from wsworker import brokers, log
+from wsworker import log
 from wsworker.assignment import Assignment
+from wsworker.brokers import BrokerUrl
 from wsworker.bus import choice
 from wsworker.bus.berth import Berth
 from wsworker.bus.local import Mesh
@@ -143,6 +144,8 @@ class Life:
         self._ready = True
         # logged first: the master's own line, that all are ready, stands below those of its workers
         logger.info("ready, pid %d, app imported in %.2f s", os.getpid(), hub.app.seconds)
+        # whoever asks when all are ready sees what this one can reach
+        self.heartbeat.beat()
         self._channel.send(Report("ready"))
         if self._watcher:
             self._watch(self._watcher)
@@ -211,6 +214,9 @@ class Life:
                 self._config.app_dir, self._watched, self._tell_change, time.monotonic, warns=self._is_first
             )
             self._tell_change("", self._watcher.mark)
+        if self._config.bus.url:
+            # a reload may have brought it, and the app's folder comes first on the path from here on
+            choice.load(self._config.bus.url)
         app = boot.load(self._config, assignment.app_set_at)
         self._hub = hub = Hub(
             config=self._config,
@@ -253,12 +259,11 @@ class Life:
         )
         await hub.post.exchange.join("mesh", self._mesh, "the other workers")
 
-    async def _join_broker(self, url: str, hub: Hub) -> None:
+    async def _join_broker(self, url: BrokerUrl, hub: Hub) -> None:
         """Take part in the bus between machines."""
-        where = brokers.parse(url)
         origin = Origin(self._assignment.node, self._assignment.worker)
-        broker = choice.connect(self._loop, where, origin, self._config.bus, hub.random.random)
-        await hub.post.exchange.join("broker", broker, str(where))
+        broker = choice.connect(self._loop, url, origin, self._config.bus, hub.random.random)
+        await hub.post.exchange.join("broker", broker, str(url))
 
     def _count(self) -> None:
         """Know that a client has come or gone: the master must see it, and there may be room for another one."""

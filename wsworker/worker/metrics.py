@@ -302,9 +302,9 @@ def _bus_counters(totals: Mapping[int, Counters], adapters: Sequence[Adapter]) -
     )
     for slot, counters in totals.items():
         for label, count in counters.bus_dropped.items():
-            adapter, _, cause = label.partition(":")
-            if adapter in adapters:
-                dropped.add_metric([str(slot), adapter, cause], count)
+            by, _, cause = label.partition(":")
+            if by in adapters:
+                dropped.add_metric([str(slot), by, cause], count)
         yield from _rest_after(slot)
     yield dropped
 

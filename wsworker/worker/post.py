@@ -66,7 +66,13 @@ class Post:
         self._office = office
         self._context = context
         self.exchange = Exchange(
-            office.loop, context, office.counters, self._receive, self._publish_for_others, self._tell_gap
+            office.loop,
+            context,
+            office.counters,
+            self._receive,
+            self._publish_for_others,
+            self._is_wanted,
+            self._tell_gap,
         )
         self.subscribers: Subscribers[Connection] = Subscribers()
         self.users: Users[Connection] = Users(
@@ -166,6 +172,12 @@ class Post:
         except ValueError:
             return False
         return True
+
+    def _is_wanted(self, key: Key) -> bool:
+        """Return whether anybody here would get a message to this key."""
+        if key.kind == "broadcast":
+            return True
+        return bool(self.subscribers.of(key.name) if key.kind == "topic" else self.users.of(key.name))
 
     def _tell_gap(self, keys: frozenset[Key] | None) -> None:
         """Call on_bus_gap; while an async call goes on, gaps are collected, and told as one when it is done."""

@@ -1,0 +1,399 @@
+"""One connection to a NATS server: how it begins, with TLS and without, what it bears, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.bus.contract import until
+from tests.bus.nats_server import NatsServer, free_port
+from tests.worker.conftest import Run
+from wsworker.brokers import BrokerUrl, parse
+from wsworker.bus.natslink import EVENTS_PER_TURN, Link, describe
+from wsworker.bus.natswire import PONG
+
+INFO = b'INFO {"max_payload": 1000}\r\n'
+SECONDS = 5.0
+
+
+class Owner:
+    """Writes down what a link tells."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.refusals: list[str] = []
+
+    def received(self, sid: int, data: bytes) -> None:
+        if data == b"mistake":
+            raise RuntimeError("a mistake")
+        self.messages.append(data)
+
+    def refused(self, text: str) -> None:
+        self.refusals.append(text)
+
+
+class Fake:
+    """A server that says what it is told to say. heard: what was said to it; answers: to how many PINGs, still."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.answers = 0
+        self.heard = b""
+        self.writers: list[asyncio.StreamWriter] = []
+        self.tasks: list[asyncio.Task[None] | None] = []
+
+    def say(self, data: bytes) -> None:
+        self.writers[-1].write(data)
+
+    def hang_up(self) -> None:
+        self.writers[-1].close()
+
+
+@asynccontextmanager
+async def fake(greeting: bytes = INFO, answer: bytes = PONG) -> AsyncIterator[Fake]:
+    """A server that says this at first, and that to the first PING."""
+    made = Fake()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made.writers.append(writer)
+        made.answers = 1
+        writer.write(greeting)
+        made.tasks.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                made.heard += data
+                if data.endswith(b"PING\r\n") and made.answers:
+                    writer.write(answer)
+                    made.answers -= 1
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        for writer in made.writers:
+            writer.close()
+        await asyncio.gather(*filter(None, made.tasks))
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def opened(url: str, seconds: float = SECONDS, tls_first: bool = False) -> AsyncIterator[tuple[Link, Owner]]:
+    """A link, which is ended afterwards."""
+    owner = Owner()
+    link = Link(asyncio.get_running_loop(), owner)
+    try:
+        parsed = parse(url)
+        await link.open(parsed.servers[0], parsed, {"name": "me"}, seconds, tls_first)
+        yield link, owner
+    finally:
+        await link.close(SECONDS)
+
+
+async def why_not(url: str, seconds: float = SECONDS, tls_first: bool = False) -> str:
+    """Return why there is no link."""
+    try:
+        async with opened(url, seconds, tls_first):
+            return ""
+    except OSError as error:
+        return describe(error)
+
+
+def test_what_is_said_at_first(run: Run) -> None:
+    """Who we are, and the login of the URL, only when the server has said what it is."""
+
+    async def main() -> None:
+        async with fake() as server:
+            for login, said in (("", b"auth"), ("a:b@", b'"user": "a", "pass": "b"'), ("tok@", b'"auth_token": "tok"')):
+                server.heard = b""
+                async with opened(f"nats://{login}127.0.0.1:{server.port}") as (link, _):
+                    assert (1000, True) == (link.info.max_payload, link.heard)
+                assert (bool(login), True) == (said in server.heard, b'"name": "me"' in server.heard)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("greeting", "answer", "why"),
+    [
+        (INFO, b"-ERR 'Authorization Violation'\r\n", "no answer in time"),
+        (b"", b"", "no answer in time"),
+        (INFO, b"", "no answer in time"),
+        (b"HTTP/1.1 400 Bad\r\n\r\n", b"", "it does not speak NATS as it should: it says 'HTTP/1.1'"),
+        (b"PING\r\n" * 3 + b"INFO {}\r\n", b"", "it does not speak NATS as it should: an INFO without max_payload"),
+        (b'INFO {"max_payload": 1, "tls_required": true}\r\n', b"", "TLS failed: WRONG_VERSION_NUMBER"),
+    ],
+    ids=range(6),
+)
+def test_servers_that_are_none(run: Run, greeting: bytes, answer: bytes, why: str) -> None:
+    """Each is a clause, and takes no longer than it may."""
+
+    async def main() -> None:
+        async with fake(greeting, answer) as server:
+            if b"tls" in greeting:
+                # what it says next is no TLS
+                asyncio.get_running_loop().call_later(0.1, server.say, b"hello hello hello\r\n")
+            assert why == await why_not(f"nats://127.0.0.1:{server.port}", 0.4)
+
+    run(main())
+
+
+def test_who_does_not_answer(run: Run) -> None:
+    """Nobody listens there; or there is no such name."""
+
+    async def main() -> None:
+        assert "Connection refused" == await why_not(f"nats://127.0.0.1:{free_port()}")
+
+    run(main())
+    assert "Name or service not known" == describe(socket.gaierror(-2, "Name or service not known"))
+    assert "OSError" == describe(OSError())
+
+
+def test_the_end(run: Run) -> None:
+    """Its reason is what the server has said last, if it was one to end for."""
+
+    async def main() -> None:
+        for said, why in (
+            (b"", "the server has closed the connection"),
+            (b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n", "the server has closed the connection"),
+            (b"-ERR 'Stale Connection'\r\n", "the server answers 'Stale Connection'"),
+            (b"XYZ\r\n", "it does not speak NATS as it should: it says 'XYZ'"),
+        ):
+            async with fake() as server, opened(f"nats://127.0.0.1:{server.port}") as (link, owner):
+                server.say(said)
+                server.hang_up()
+                await link.over
+                with pytest.raises(ConnectionError) as caught:
+                    await link.round_trip(SECONDS)
+                assert (why, why) == (str(caught.value), link.over.result())
+                assert int(b"Permissions" in said) == len(owner.refusals)
+                link.write(b"nobody hears that")
+
+    run(main())
+
+
+def test_silence(run: Run) -> None:
+    """Who does not answer a PING in time is told from who has hung up."""
+
+    async def main() -> None:
+        async with fake() as server, opened(f"nats://127.0.0.1:{server.port}") as (link, _):
+            with pytest.raises(TimeoutError):
+                await link.round_trip(0.05)
+            server.say(PONG + PONG + PONG)
+            server.say(b"PING\r\n")
+            await until(lambda: server.heard.endswith(b"PONG\r\n"))
+            assert not link.over.done()
+
+    run(main())
+
+
+def test_turns(run: Run) -> None:
+    """Very much that comes at once is handled in its order, and others have their turns between."""
+
+    async def main() -> None:
+        async with fake() as server, opened(f"nats://127.0.0.1:{server.port}") as (_, owner):
+            count = 20 * EVENTS_PER_TURN
+            server.say(b"".join(b"MSG a 1 %d\r\n%d\r\n" % (len(str(n)), n) for n in range(count)))
+            seen = []
+            while len(owner.messages) < count:
+                seen.append(len(owner.messages))
+                await asyncio.sleep(0)
+            assert [b"%d" % number for number in range(count)] == owner.messages
+            assert max(after - before for before, after in pairwise(seen)) <= 2 * EVENTS_PER_TURN
+
+    run(main())
+
+
+def test_a_mistake_of_ours(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and ends the link: it would be deaf otherwise."""
+
+    async def main() -> None:
+        async with fake() as server, opened(f"nats://127.0.0.1:{server.port}") as (link, _):
+            server.say(b"MSG a 1 7\r\nmistake\r\n")
+            await link.over
+            assert "what came could not be handled" == link.over.result()
+
+    run(main())
+    assert "RuntimeError: a mistake" in caplog.text
+
+
+def descriptors() -> set[int]:
+    """Return the numbers of the sockets that are open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.add(int(name))
+    return found
+
+
+def test_it_is_let_go(run: Run) -> None:
+    """Its descriptor is closed, and nothing is said to the server."""
+
+    async def main() -> None:
+        async with fake() as server:
+            loop = asyncio.get_running_loop()
+            link = Link(loop, Owner())
+            link.let_go()
+            url = parse(f"nats://127.0.0.1:{server.port}")
+            await link.open(url.servers[0], url, {}, SECONDS, False)
+            server.answers = 1
+            # as after a fork: a copy of each descriptor is somewhere else
+            copies = {number: os.dup(number) for number in descriptors()}
+            link.let_go()
+            (closed,) = copies.keys() - descriptors()
+            os.dup2(copies[closed], closed)
+            for copy in copies.values():
+                os.close(copy)
+            assert await link.round_trip(SECONDS) < SECONDS
+            await link.close(SECONDS)
+            link.let_go()
+
+    run(main())
+
+
+# ---- TLS, with a real server
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a certificate authority, certificates of a server and a client, and a foreign authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(folder / "ca.pem"))
+    trustme.CA().cert_pem.write_to_path(str(folder / "other.pem"))
+    for name, issued in (("server", made.issue_cert("127.0.0.1")), ("client", made.issue_cert("ann@example.com"))):
+        issued.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+    return folder
+
+
+Start = Callable[..., NatsServer]
+
+
+@pytest.fixture
+def start(authority: Path, tmp_path: Path) -> Iterator[Start]:
+    """Return what starts a server with TLS; settings: of its section tls."""
+    started: list[NatsServer] = []
+
+    def start_one(**settings: Any) -> NatsServer:
+        files = {"cert_file": authority / "server.pem", "key_file": authority / "server.key"}
+        server = NatsServer(tmp_path, tls={**files, **settings})
+        started.append(server)
+        server.start()
+        return server
+
+    yield start_one
+    for server in started:
+        server.kill()
+
+
+def test_tls(run: Run, start: Start, authority: Path) -> None:
+    """Verified, whether the URL asks for it or only the server; never with a certificate of somebody else."""
+    server = start()
+
+    async def main() -> None:
+        ca = f"?ca={authority}/ca.pem"
+        async with opened(f"tls://{server.address}{ca}") as (link, _):
+            assert await link.round_trip(SECONDS) < SECONDS
+        untrusted = "its certificate is not right: unable to get local issuer certificate"
+        assert untrusted == await why_not(f"tls://{server.address}?ca={authority}/other.pem")
+        assert untrusted == await why_not(f"nats://{server.address}")
+        assert await why_not(f"tls://localhost:{server.port}{ca}") in {
+            "its certificate is not right: Hostname mismatch, certificate is not valid for 'localhost'.",
+            "Connection refused",
+        }
+        assert "/nowhere/ca.pem: No such file or directory" == await why_not(
+            f"tls://{server.address}?ca=/nowhere/ca.pem"
+        )
+
+    run(main())
+
+
+def test_a_certificate_of_ours(run: Run, start: Start, authority: Path) -> None:
+    """The server may want one."""
+    server = start(ca_file=authority / "ca.pem", verify=True)
+
+    async def main() -> None:
+        ca, mine = f"?ca={authority}/ca.pem", f"&cert={authority}/client.pem&key={authority}/client.key"
+        assert "" == await why_not(f"tls://{server.address}{ca}{mine}")
+        assert "" != await why_not(f"tls://{server.address}{ca}")
+
+    run(main())
+
+
+def test_tls_before_anything_is_said(run: Run, start: Start, authority: Path) -> None:
+    """A server may want it so; another attempt is right then."""
+    server = start(handshake_first=True)
+
+    async def main() -> None:
+        url = f"tls://{server.address}?ca={authority}/ca.pem"
+        assert "no answer in time" == await why_not(url, 0.3)
+        assert "" == await why_not(url, tls_first=True)
+
+    run(main())
+
+
+def test_nobody_can_talk_us_out_of_tls(run: Run) -> None:
+    """A server without it, or somebody between, is told nothing; what is said before TLS is forgotten with it."""
+
+    async def main() -> None:
+        async with fake() as server:
+            why = await why_not(f"tls://ann:secret@127.0.0.1:{server.port}")
+            assert "the server offers no TLS, which tls:// asks for" == why
+            assert b"" == server.heard
+
+    run(main())
+
+
+def test_what_was_said_before_tls(run: Run, start: Start, authority: Path) -> None:
+    """Somebody between us and the server may have said it; there is nothing to be said before we are known."""
+    server = start()
+
+    async def main() -> None:
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(await far_reader.readline() + forged)
+            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+        between = await asyncio.start_server(relay, "127.0.0.1", 0)
+        url = f"tls://127.0.0.1:{between.sockets[0].getsockname()[1]}?ca={authority}/ca.pem"
+        forged = b"PONG\r\nMSG a"
+        async with opened(url) as (link, owner):
+            await link.round_trip(SECONDS)
+            assert [] == owner.messages
+        forged = b"MSG a 1 6\r\nforged\r\n"
+        assert "it does not speak NATS as it should: a message before the login" == await why_not(url)
+        between.close()
+        await between.wait_closed()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    run(main())
+
+
+async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Hand on what comes, and its end."""
+    with contextlib.suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+    target.close()
+
+
+def test_old_tls_is_not_spoken() -> None:
+    """Nothing below 1.2 (RFC 8996)."""
+    from wsworker.bus.natslink import _tls_context
+
+    context = _tls_context(BrokerUrl("tls", ()))
+    assert (ssl.TLSVersion.TLSv1_2, True) == (context.minimum_version, context.check_hostname)

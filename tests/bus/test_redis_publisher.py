@@ -1,0 +1,141 @@
+"""The publisher: what is queued, given up, refused and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bus.contract import OTHER, ROOM, known, until
+from tests.bus.redis_stations import (
+    cluster_url,
+    station,
+    stations,
+)
+from tests.bus.servers import Valkey, cluster, valkey
+from tests.worker.conftest import Run
+from wsworker import brokers
+from wsworker.bus.topics import Envelope, Key
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Valkey]:
+    """One that no test harms."""
+    with valkey() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[Valkey]]:
+    """A cluster that no test harms."""
+    with cluster() as made:
+        yield made
+
+
+def test_a_full_queue(run: Run, server: Valkey) -> None:
+    """What does not fit is dropped and counted; the others are told, before anything newer comes."""
+
+    async def main() -> None:
+        async with stations(server.url, 2, peer_queue=10_000) as (one, two):
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            two.sink.order.clear()
+            assert not one.publish(ROOM, *(b"%05d" % number + bytes(500) for number in range(100)))
+            dropped = one.bus.stats().dropped["full"]
+            await until(lambda: two.sink.gaps)
+            assert one.publish(ROOM, b"newer")
+            await until(lambda: b"newer" in two.sink.bodies)
+            assert [(frozenset({ROOM}), dropped)] == two.sink.gaps
+            assert ["gap", b"newer"] == two.sink.order[-2:]
+            assert 100 - dropped == len(two.sink.order) - 2
+            # a message that is larger than the whole queue goes alone
+            assert one.publish(ROOM, bytes(50_000))
+            await until(lambda: bytes(50_000) in two.sink.bodies)
+
+    run(main())
+
+
+def test_what_the_server_refuses(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Each message is counted, the others are told, and one line is logged; the connection stays."""
+
+    async def main() -> None:
+        with valkey() as server:
+            server.run("ACL", "SETUSER", "bus", "on", ">secret", "resetchannels", "+@all", "&wsworker:service:*")
+            server.run("ACL", "SETUSER", "bus", "&wsworker:topic:room", "&wsworker:broadcast:", "&wsworker:topic:other")
+            url = brokers.parse(f"redis://bus:secret@127.0.0.1:{server.port}")
+            async with stations(url, 2) as (one, two):
+                two.subscribe(ROOM, OTHER)
+                await known(one, two, key=ROOM)
+                two.sink.order.clear()
+                denied = Key("topic", "denied")
+                one.bus.publish(Envelope(ROOM, b"1"))
+                one.bus.publish(Envelope(denied, b"2"))
+                one.bus.publish(Envelope(denied, b"3"))
+                one.publish(ROOM, b"4")
+                await until(lambda: two.sink.gaps)
+                assert [b"1", b"4", "gap"] == two.sink.order
+                assert [(frozenset({denied}), 2)] == two.sink.gaps
+                assert 2 == one.bus.stats().dropped["refused"]
+                assert [(True, "")] == one.sink.states
+                # a key that it may not hear of is a mistake in the rights, which nothing heals
+                two.subscribe(denied)
+                await until(lambda: not two.sink.states[-1][0])
+                assert "it refuses to subscribe: " in two.sink.states[-1][1]
+        (line,) = [message for message in caplog.messages if "refuses what is published" in message]
+        assert "secret" not in line
+
+    run(main())
+
+
+def test_what_is_published_at_once_waits_for_the_connection(run: Run, server: Valkey, servers: list[Valkey]) -> None:
+    """Before the first attempt is over nothing is given up, on a cluster neither."""
+
+    async def main() -> None:
+        for url in (server.url, cluster_url(servers)):
+            async with stations(url, 1) as (reader,):
+                reader.subscribe(ROOM)
+                await until(lambda: reader.bus.stats().lag_seconds)
+                early = station(url, "early")
+                await early.bus.start(early.sink)
+                assert early.publish(ROOM, b"early")
+                # and the end of a worker waits for it
+                await early.bus.close(5)
+                await until(lambda: reader.sink.bodies)
+                stats = early.bus.stats()
+                assert (1, 0, 0) == (stats.sent, stats.queued_bytes, sum(stats.dropped.values()))
+
+    run(main())
+
+
+def test_the_end_does_not_wait_for_a_server_that_hangs(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """What could not be written is counted and said."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 1) as (one,):
+                server.pause()
+                one.publish(ROOM, b"x")
+                await one.bus.close(0.01)
+                server.resume()
+                assert 1 == one.bus.stats().dropped["down"]
+                assert 0 == one.bus.stats().queued_bytes
+                lost = f"some of what was published last could not be written to {server.url}"
+                assert [lost] == caplog.messages
+                caplog.clear()
+
+    run(main())
+
+
+def test_a_gap_of_the_machine(run: Run, server: Valkey, servers: list[Valkey]) -> None:
+    """It is told to others, whoever of this machine has lost something; not to its own node."""
+
+    async def main() -> None:
+        for url in (server.url, cluster_url(servers)):
+            async with stations(url, 2) as (one, two):
+                one.bus.owe()
+                one.bus.flush()
+                await until(lambda: two.sink.gaps)
+                assert two.sink.gaps[0][0] is None
+                assert [] == one.sink.gaps
+
+    run(main())

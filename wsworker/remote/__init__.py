@@ -1,0 +1,1 @@
+"""Publishing at a broker, from programs that are no worker."""
