@@ -6,11 +6,11 @@ import asyncio
 import socket
 
 from tests.worker.conftest import Run
-from wsworker.bus.ending import abort
+from wsworker.bus.ending import forget_at_close
 
 
 def test_the_other_side_is_told_by_a_reset(run: Run) -> None:
-    """Not by an end, behind which what the kernel held would come; ended twice is as good as once."""
+    """And not by an end, before which what the kernel held would come."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -18,9 +18,8 @@ def test_the_other_side_is_told_by_a_reset(run: Run) -> None:
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
             other, _ = listener.accept()
             with other:
-                abort(transport)
-                await asyncio.sleep(0)
-                abort(transport)
+                forget_at_close(transport)
+                transport.close()
                 other.settimeout(10)
                 try:
                     said = await loop.run_in_executor(None, other.recv, 1)

@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from wsworker.brokers import BrokerUrl, Server
-from wsworker.bus.ending import abort
+from wsworker.bus.ending import forget_at_close
 from wsworker.bus.natswire import PING, PONG, Event, Info, Message, Reader, Refusal, Word, connect
 from wsworker.forked import let_go
 
@@ -121,7 +121,7 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         """End now; what is not written is lost."""
         if self._transport is not None:
-            abort(self._transport)
+            self._transport.abort()
         if self._turn is not None:
             self._turn.cancel()
         self._waiting.clear()
@@ -145,6 +145,7 @@ class Link(asyncio.Protocol):
         # it is one in all but name with uvloop
         self._transport = cast(asyncio.Transport, transport)
         self._descriptor = transport.get_extra_info("socket").fileno()
+        forget_at_close(transport)
 
     def data_received(self, data: bytes) -> None:
         """Handle what has come."""

@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError, AuthenticationError, ClusterDownError, MovedError, RedisError, ResponseError
 
 from wsworker.brokers import BrokerUrl, Server
-from wsworker.bus.ending import abort
+from wsworker.bus.ending import forget_at_close
 
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _SHOWN_CHARACTERS: Final = 100
@@ -58,6 +58,7 @@ class Wire:
         assert transport is not None, "it is connected"
         self._transport = transport
         self._descriptor = int(self._transport.get_extra_info("socket").fileno())
+        forget_at_close(transport)
 
     async def send(self, data: bytes) -> None:
         """Send commands; wait until most of it is with the kernel. Raises Lost."""
@@ -88,7 +89,7 @@ class Wire:
 
     def close(self) -> None:
         """Close it at once, whatever is still to be sent."""
-        abort(self._transport)
+        self._transport.abort()
 
     async def end(self) -> None:
         """Close it, and have the library know it."""
@@ -147,7 +148,7 @@ def _transport(connection: Connection | UnixDomainSocketConnection) -> asyncio.W
 async def _discard(connection: Connection | UnixDomainSocketConnection) -> None:
     transport = _transport(connection)
     if transport is not None:
-        abort(transport)
+        transport.abort()
     with contextlib.suppress(RedisError, OSError):
         await connection.disconnect(nowait=True)
 
