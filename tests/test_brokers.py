@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.brokers import SCHEMES, BrokerUrl, Server, hide_secrets, parse, shown
+from wsworker.brokers import SCHEMES, BrokerUrl, Server, hide_secrets, inside_secrets, parse, shown
 
 LOCAL = (Server("127.0.0.1", 6379),)
 
@@ -63,9 +63,11 @@ def test_what_a_url_says(text: str, expected: BrokerUrl) -> None:
         ("", "begins with one of redis://"),
         ("redis", "begins with one of"),
         ("redis:/h", "begins with one of"),
+        ("\udce9", "begins with one of"),
         ("REDIS://h", "begins with one of"),
         ("http://h", "begins with one of"),
         ("redis+sentinel://h", "begins with one of"),
+        ("redis://:a\udce9@h", "not UTF-8"),
         ("redis://a b", "no blanks"),
         ("redis://:a b@h", "no blanks"),
         ("redis://h/0#x", "%23"),
@@ -251,6 +253,12 @@ def test_no_secret_is_shown(text: str) -> None:
         ("# was: nats://token@h", "# was: nats://*******"),
         ("app: http://ada:pw@h", "app: *************@h"),
         ("app: ada:pw@h", "app: ******@h"),
+        ("  password: hunter2", "  password: *******"),
+        ("bus: {url: redis://h, password: hunter2}", "bus: {url: redis://h, password: ********"),
+        ("redis_url: hunter2@host", "redis_url: ************"),
+        ('"API-Token" : "hunter2"', '"API-Token" : "********'),
+        ("# DB_PASS=hunter2, client_secret : x", "# DB_PASS=**************************"),
+        ("passes: 5, urls: x", "passes: 5, urls: x"),
         ("origins: [https://a.org/, 'https://*.b']", "origins: [https://a.org/, 'https://*.b']"),
         ("# ask ops@example.org, listen: unix:@x", "# ask ops@example.org, listen: unix:@x"),
         ("", ""),
@@ -262,10 +270,35 @@ def test_hidden_in_a_line(line: str, expected: str) -> None:
     assert len(line) == len(hide_secrets(line))
 
 
-@given(st.text())
-def test_any_line_keeps_its_length(line: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("bus:\n  url:\n    hunter2\n  prefix: x", [2]),
+        ("bus:\n  url:\n\n# why\n    hunter2\n    too\nname: x", [2, 3, 4, 5]),
+        ("bus:\n  url: |\n    a\n   b\n  prefix:\n    x", [2, 3]),
+        ("bus:\n  url:\n    host: h\n    password: hunter2\n      x\n  prefix: x", [2, 3, 4]),
+        ("bus:\n  url:\n  - hunter2\n  - hunter3\n  prefix: x", [2, 3]),
+        ("bus:\n  url:\n  prefix: x", []),
+        ("bus:\n  url:\nhunter2\nname: x", [2]),
+        ("- url: redis://h\n  password: hunter2\n  name:\n    x", []),
+        ("bus: {url:\n  hunter2}\nname: x", [1]),
+        ("", []),
+    ],
+)
+def test_values_that_begin_above(text: str, hidden: list[int]) -> None:
+    """All lines that belong to a key which may be that of a secret, by how far they are indented, and no others."""
+    lines = text.split("\n")
+    inside = inside_secrets(lines)
+    assert hidden == [number for number, each in enumerate(inside) if each]
+    for line in (lines[number] for number in hidden):
+        assert "*" * len(line.strip("- ")) == hide_secrets(line, inside=True).strip("- ")
+
+
+@given(st.text(), st.booleans())
+def test_any_line_keeps_its_length(line: str, inside: bool) -> None:
     """Whatever it holds."""
-    assert len(line) == len(hide_secrets(line))
+    assert len(line) == len(hide_secrets(line, inside))
+    assert len(line) == len(inside_secrets(line))
     assert len(line) == len(shown(line))
 
 

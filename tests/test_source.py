@@ -90,3 +90,5 @@ def test_a_secret_is_not_shown() -> None:
     problem = source.problem(Spot(1, 41, 3), "wrong")
     assert 'bus: {url: "redis://************************' == problem.excerpt
     assert (41, 3) == (problem.column, problem.width)
+    source = Source("config.yaml", "bus:\n  url:\n    secret\n", has_lines=True)
+    assert "    ******" == source.problem(Spot(3, 5, 6), "wrong").excerpt

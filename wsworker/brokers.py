@@ -17,8 +17,9 @@ meant as a URL is shown only if it has a scheme and nothing behind it but server
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -70,10 +71,15 @@ _HARMLESS: Final = re.compile(
     r"""(?=["'\]}]|,?\s|,?$)(?!.*[@?])"""
 )
 _ANY_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# behind a key that is called url, or a scheme that is none of the web's
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# behind a key that ends in url, or a scheme that is none of the web's
 _MEANT: Final = re.compile(
-    r"""(\burl["']?\s*:\s*["']?|\b(?=[a-z][a-z0-9+.-]*://)(?!(?:http|ws)s?:))(\S.*)""", re.IGNORECASE
+    r"""(url["']?\s*:\s*["']?|\b(?=[a-z][a-z0-9+.-]*://)(?!(?:http|ws)s?:))(\S.*)""", re.IGNORECASE
 )
+_SECRET: Final = re.compile(r"""((?:password|pass|token|secret)["']?\s*[:=]\s*["']?)(\S.*)""", re.IGNORECASE)
+_SECRETIVE_KEY: Final = re.compile(r"""(?:url|password|pass|token|secret)["']?\s*:(\s*$)?""", re.IGNORECASE)
+_ANY_KEY: Final = re.compile(r"\s*[\w.]+:(?:\s|$)")
+_INDENT: Final = re.compile(r"\s*(?:-\s+)*")
 _LOGIN: Final = re.compile(r"""[^\s"':@]*:[^\s"']+(?=@)""")
 
 
@@ -136,6 +142,9 @@ def parse(text: str) -> BrokerUrl:
     scheme, sign, behind = text.partition("://")
     if scheme not in SCHEMES or not sign:
         raise ValueError(f"it begins with one of {', '.join(f'{known}://' for known in SCHEMES)}")
+    if _SURROGATE.search(text):
+        # what Python makes of bytes of a command line or a variable that are not UTF-8
+        raise ValueError("it holds bytes that are not UTF-8")
     kind = SCHEMES[scheme]
     # many people write several servers as several URLs
     first, *others = behind.split(f",{scheme}://")
@@ -152,7 +161,7 @@ def parse(text: str) -> BrokerUrl:
         if authority or len(path) < 2:
             raise ValueError("a unix socket has an absolute path, as in unix:///run/valkey/valkey.sock")
         return BrokerUrl(scheme, (), user, password, _file(path), _db(options.get("db", "0")))
-    servers = tuple(_server(each, kind.port) for each in authority.split(","))
+    servers = tuple(server(each, kind.port) for each in authority.split(","))
     if len(servers) > 1 and kind.adapter == "redis" and not kind.cluster:
         raise ValueError(f"{scheme}:// has one server; of a cluster it is {scheme}+cluster://")
     number = path.removeprefix("/")
@@ -171,10 +180,42 @@ def shown(text: str) -> str:
     return text[:behind] + "*" * (len(text) - behind)
 
 
-def hide_secrets(line: str) -> str:
-    """Return a line of a config file with a star for each character that may be one of a secret."""
+def hide_secrets(line: str, inside: bool = False) -> str:
+    """Return a line of a config file with a star for each character that may be one of a secret; inside: see there."""
+    if inside:
+        begin = _depth(line)
+        return line[:begin] + "*" * (len(line) - begin)
     line = _MEANT.sub(lambda match: match[1] + shown(match[2]), line)
+    line = _SECRET.sub(lambda match: match[1] + "*" * len(match[2]), line)
     return _LOGIN.sub(lambda match: "*" * len(match[0]), line)
+
+
+def inside_secrets(lines: Iterable[str]) -> list[bool]:
+    """Return for each line of a config file whether it is part of a value whose key stands above and may be a secret's.
+
+    They are judged by how they are indented, since what has a fault is no YAML, and is shown.
+    """
+    found: list[bool] = []
+    key_depth: float = math.inf
+    value_follows = False
+    for line in lines:
+        depth = _depth(line)
+        inside = depth > key_depth or (value_follows and not _ANY_KEY.match(line))
+        found.append(inside)
+        if line[depth : depth + 1] in ("", "#"):
+            continue
+        key = _SECRETIVE_KEY.search(line)
+        value_follows = key is not None and key[1] is not None
+        if not inside:
+            key_depth = depth if key else math.inf
+    return found
+
+
+def _depth(line: str) -> int:
+    """Return how far a line is indented; the dash of a list is a part of that."""
+    match = _INDENT.match(line)
+    assert match is not None, "it matches anything"
+    return match.end()
 
 
 def _login(kind: Scheme, userinfo: str) -> tuple[str, str]:
@@ -226,7 +267,8 @@ def _db(number: str) -> int:
     return int(number)
 
 
-def _server(text: str, port: int) -> Server:
+def server(text: str, port: int) -> Server:
+    """Read host or host:port; port: if it has none. Raises ValueError as parse."""
     match = _SERVER.fullmatch(text)
     if match is None or len(match[1] or "") > _MOST_HOST_CHARS:
         raise ValueError("a server is host or host:port, a host of another script in its ASCII form (xn--)")

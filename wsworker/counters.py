@@ -119,8 +119,9 @@ class Counters:
     when the time to drain was over. bus_published: messages for all who want them, in this worker and others.
 
     By ADAPTERS: bus_sent: messages handed on, to each of the workers that want it, or to the broker once; bus_received:
-    those that came; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again. By
-    BUS_DROPS: bus_dropped: what was given up on its way to others.
+    those that came; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again;
+    bus_refused: peers that were turned away, and what came and was no message. By BUS_DROPS: bus_dropped: what was
+    given up on its way to others.
 
     closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS.
     handshakes: from accept to 101; sync_calls: sync callbacks; async_calls: async ones, from the first step to the
@@ -144,6 +145,7 @@ class Counters:
     bus_received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
     bus_gaps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
     bus_reconnects: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
+    bus_refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
     bus_dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BUS_DROPS, 0))
     closed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLOSE_CODES, 0))
     rejections: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REJECTIONS, 0))
@@ -198,7 +200,7 @@ class Counters:
         return Counters.of(map(add, self.words(), other.words()))
 
 
-BUS_NAMES: Final = ("bus_sent", "bus_received", "bus_gaps", "bus_reconnects", "bus_dropped")
+BUS_NAMES: Final = ("bus_sent", "bus_received", "bus_gaps", "bus_reconnects", "bus_refused", "bus_dropped")
 
 _LABELS: Final = {
     **dict.fromkeys(BUS_NAMES[:-1], ADAPTERS),

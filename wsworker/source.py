@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wsworker import yamlfile
-from wsworker.brokers import hide_secrets
+from wsworker.brokers import hide_secrets, inside_secrets
 from wsworker.errors import ConfigError, Problem
 from wsworker.yamlfile import Spot
 
@@ -50,13 +50,17 @@ class Source:
         line = self._lines[spot.line - 1]
         width = max(1, min(spot.width, len(line) - spot.column + 1))
         # a line that could steer the terminal or fill the screen is not worth it, and a secret in it is for nobody
-        shown = hide_secrets(line) if len(line) <= MAX_EXCERPT_CHARS else ""
+        shown = hide_secrets(line, self._inside[spot.line - 1]) if len(line) <= MAX_EXCERPT_CHARS else ""
         excerpt = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in shown)
         return Problem(self.place, spot.line, spot.column, message, excerpt, width)
 
     @cached_property
     def _lines(self) -> list[str]:
         return yamlfile.lines(self.text)
+
+    @cached_property
+    def _inside(self) -> list[bool]:
+        return inside_secrets(self._lines)
 
     def origin(self, spot: Spot) -> Origin:
         """Return where a spot of this text is."""

@@ -26,6 +26,7 @@ class Sink:
         self.outside: list[Envelope] = []
         self.gaps: list[tuple[frozenset[Key] | None, int | None]] = []
         self.states: list[tuple[bool, str]] = []
+        self.debts = 0
         self.order: list[object] = []
         self.refuses = False
 
@@ -40,6 +41,9 @@ class Sink:
     def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
         self.gaps.append((keys, count))
         self.order.append("gap")
+
+    def on_debt(self) -> None:
+        self.debts += 1
 
     def on_state(self, up: bool, why: str) -> None:
         self.states.append((up, why))

@@ -16,7 +16,10 @@ from wsworker.bus.redis import Redis
 from wsworker.bus.redis_line import Times
 from wsworker.bus.topics import Envelope
 
-TIMES = Times(connect=1.0, answer=0.5, probe=0.1, silence=0.5)
+TIMES = Times(connect=3.0, answer=3.0, probe=0.1, silence=3.0)
+"""Long enough for a machine that is busy with other things; what hangs is found soon enough with HASTY."""
+
+HASTY = TIMES._replace(answer=0.5, silence=0.5)
 
 
 class Settings(NamedTuple):

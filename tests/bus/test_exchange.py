@@ -13,7 +13,7 @@ import pytest
 from tests.worker.clock import on_the_clock, passes, turns
 from wsworker.bus.bus import BusStats, Sink
 from wsworker.bus.exchange import Exchange
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import Envelope, Key
 from wsworker.counters import Adapter, Counters
 
 A, B = Key("topic", "a"), Key("topic", "b")
@@ -25,6 +25,8 @@ class Written:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.lacks = ""
+        self.owes = False
+        self.full = 5
         self.sink: Sink | None = None
 
     async def start(self, sink: Sink) -> None:
@@ -50,7 +52,7 @@ class Written:
         self.calls.append("flush")
 
     def stats(self) -> BusStats:
-        return BusStats(links=3, sent=7, dropped={"full": 5, "size": 0, "down": 0, "refused": 0}, reconnects=2)
+        return BusStats(links=3, sent=7, dropped={"full": self.full, "size": 0, "down": 0, "refused": 0}, reconnects=2)
 
     async def close(self, grace_seconds: float) -> None:
         self.calls.append(("close", grace_seconds))
@@ -77,7 +79,7 @@ class Made:
             asyncio.get_running_loop(),
             copy_context(),
             self.counters,
-            self.delivered.append,
+            self._deliver,
             self._publish,
             lambda key: key.name != "of nobody",
             self.gaps.append,
@@ -94,6 +96,10 @@ class Made:
         """What the adapter was given."""
         assert self.bus.sink is not None
         return self.bus.sink
+
+    def _deliver(self, envelope: Envelope) -> bool:
+        self.delivered.append(envelope)
+        return envelope.body != b"no"
 
     def _publish(self, envelope: Envelope) -> bool:
         self.published.append(envelope)
@@ -184,70 +190,6 @@ def test_keys_that_come_and_go_cost_one_timer() -> None:
     on_the_clock(main)
 
 
-def test_gaps_are_collected() -> None:
-    """The first is told at once, those of the next second together; any topic is more than some."""
-
-    async def main() -> None:
-        made = Made()
-        await made.join()
-        made.road.on_gap(frozenset({A}), 1)
-        await turns()
-        assert [frozenset({A})] == made.gaps
-        made.road.on_gap(frozenset({A}), 1)
-        made.road.on_gap(frozenset({B, EVERYBODY}), 2)
-        await passes(0.75)
-        assert 1 == len(made.gaps)
-        await passes(0.25)
-        assert [frozenset({A, B, EVERYBODY})] == made.gaps[1:]
-        made.road.on_gap(None, None)
-        made.road.on_gap(frozenset({B}), 2)
-        await passes(1)
-        assert [None] == made.gaps[2:]
-        assert 5 == made.counters.bus_gaps["mesh"]
-        made.road.on_gap(None, None)
-        await made.exchange.close(1)
-        await passes(2)
-        assert 3 == len(made.gaps)
-
-    on_the_clock(main)
-
-
-def test_gaps_are_logged_when_they_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """With sums: however many come, a line a second; those that nobody is told of any more are logged at the end."""
-
-    async def main() -> None:
-        made = Made()
-        await made.join()
-        made.road.on_gap(frozenset({A}), 1)
-        await turns()
-        for _ in range(100):
-            made.road.on_gap(frozenset({A, B}), 2)
-        await passes(1)
-        made.road.on_gap(None, None)
-        await passes(1)
-        made.road.on_gap(None, None)
-        made.road.on_gap(frozenset({A}), 3)
-        await passes(1)
-        made.road.on_gap(frozenset({A}), 4)
-        await made.exchange.close(1)
-        await made.exchange.close(1)
-        await passes(2)
-        assert 4 == len(made.gaps)
-
-    on_the_clock(main)
-    died = "another worker has died, or its link was lost"
-    assert [
-        f"messages of {text} (on_bus_gap tells the app)"
-        for text in (
-            "1 topic or user may be missing: 1 was dropped on its way to this worker",
-            "2 topics or users may be missing: 200 were dropped on their way to this worker",
-            f"any topic may be missing: {died}",
-            f"any topic may be missing: {died}; 3 were dropped on their way to this worker",
-            "1 topic or user may be missing: 4 were dropped on their way to this worker",
-        )
-    ] == caplog.messages
-
-
 def test_what_the_adapter_says_is_handed_on() -> None:
     """Deliveries are counted; what a program outside hands in is published, or not."""
 
@@ -257,6 +199,9 @@ def test_what_the_adapter_says_is_handed_on() -> None:
         envelope = Envelope(A, b"x")
         made.road.on_envelope(envelope)
         assert ([envelope], 1) == (made.delivered, made.counters.bus_received["mesh"])
+        made.road.on_envelope(Envelope(A, b"no"))
+        made.exchange.count()
+        assert 1 == made.counters.bus_refused["mesh"]
         assert [True, False] == [made.road.on_outside(Envelope(A, body)) for body in (b"yes", b"no")]
         assert 2 == len(made.published)
         await made.exchange.close(1)
@@ -336,23 +281,20 @@ def test_a_broker_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
 
     async def main() -> None:
         made = Made()
+        made.bus.full = 0
         await made.join("broker")
         assert not made.exchange.count()["broker"][1]
         made.road.on_state(True, "")
         assert made.exchange.count()["broker"][1]
         made.road.on_state(False, "the connection was lost")
         assert not made.exchange.count()["broker"][1]
-        made.road.on_gap(None, None)
-        await passes(1)
         await made.exchange.close(1)
 
     on_the_clock(main)
     lost = "redis://here:6379 is out of reach: the connection was lost"
-    missing = "messages of any topic may be missing: the way to other machines was lost for a while"
     assert [
         "linked with redis://here:6379",
         f"{lost}; until it is back, messages stay on this machine, and it is tried every second",
-        f"{missing} (on_bus_gap tells the app)",
     ] == caplog.messages
 
 
@@ -382,12 +324,48 @@ def test_a_worker_that_has_died_had_something_for_others() -> None:
         await made.join("broker", broker)
         made.road.on_gap(None, None)
         await turns()
-        assert ["owe", "flush"] == broker.told() == made.bus.told()
+        assert ["owe", "flush"] == broker.told()
+        assert ["flush"] == made.bus.told()
         assert broker.sink is not None
         broker.sink.on_gap(None, None)
         made.road.on_gap(frozenset({A}), 3)
+        # a full queue between two workers here
+        made.road.on_gap(None, 2000)
         await turns()
         assert [] == broker.told()
         await made.exchange.close(1)
 
     on_the_clock(main)
+
+
+def test_a_worker_that_leaves_and_owes_others_something() -> None:
+    """The broker was away: another worker of this machine is told over the mesh, and tells them when it is back."""
+
+    async def main() -> None:
+        made, broker = Made(), Written()
+        await made.join()
+        await made.join("broker", broker)
+        made.road.on_debt()
+        await turns()
+        assert ["owe", "flush"] == broker.told()
+        assert ["flush"] == made.bus.told()
+        broker.owes = True
+        await made.exchange.close(1)
+        assert ["flush", "owe", "flush", ("close", 1)] == made.bus.told()
+
+    on_the_clock(main)
+
+
+def test_a_queue_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever could raise the limit is told, once a minute; the others hear of it by the gap."""
+
+    async def main() -> None:
+        made = Made()
+        await made.join()
+        made.exchange.count()
+        made.exchange.count()
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+    text = "the queue to the other workers was full (bus.peer_queue); 5 messages for others were dropped of late"
+    assert [text] == caplog.messages

@@ -233,6 +233,26 @@ def test_probes_tell_how_far_others_are(run: Run) -> None:
     run(main())
 
 
+def test_a_debt_is_handed_on(run: Run) -> None:
+    """By one who leaves, to the newest who is READY and no other; if there is nobody, it stays."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            one.bus.owe()
+            stations = [await made.boot(number) for number in (2, 3, 4)]
+            made.stand(4, Standing.DRAINING)
+            await until(lambda: all(station.bus.stats().links == 3 for station in (one, *stations)))
+            made.meshes[1]._ties.look()
+            one.bus.owe()
+            one.bus.flush()
+            await made.end(1)
+            await until(lambda: stations[1].sink.debts)
+            assert [0, 1, 0] == [station.sink.debts for station in stations]
+
+    run(main())
+
+
 def test_a_slow_peer_costs_a_bounded_queue(run: Run) -> None:
     """What meets a full one is dropped, counted, and told in its place; then all is as before."""
 

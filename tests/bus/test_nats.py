@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,15 +15,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
+import yaml
 
 from tests.bus import contract
 from tests.bus.contract import ANN, OTHER, ROOM, Circle, Sink, Station, known, until
 from tests.bus.nats_server import NatsServer, free_port
+from tests.bus.test_natslink import fake, pump
 from tests.worker.conftest import Run
 from wsworker.brokers import parse
 from wsworker.bus.nats import Nats, Patience
+from wsworker.bus.natswire import PONG
 from wsworker.bus.payload import OUTSIDE, Origin, Writer
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
+
+ROOT = Path(__file__).parents[2]
 
 
 class Settings(NamedTuple):
@@ -129,8 +137,9 @@ def test_the_contract(run: Run, servers: Servers, check: Callable[[Circle], Awai
 
 
 def test_an_account_with_these_rights_is_enough(run: Run, servers: Servers) -> None:
-    """Publish and subscribe to everything behind the prefix, and nothing else."""
-    rights = {"publish": ["wsworker.>"], "subscribe": ["wsworker.>"]}
+    """Those that the documentation names: publish and subscribe to everything behind the prefix, and nothing else."""
+    (line,) = re.findall(r"permissions: (.*)", (ROOT / "docs/bus.md").read_text())
+    rights = yaml.safe_load(line.replace("chat.", "wsworker."))
     server = servers(authorization={"users": [{"user": "ann", "password": "p@ss", "permissions": rights}]})
 
     async def main() -> None:
@@ -247,17 +256,21 @@ def test_an_outage_of_very_many_attempts(run: Run, servers: Servers) -> None:
 
 
 def test_nothing_is_missed_at_the_first_connect(run: Run, servers: Servers) -> None:
-    """There is no gap if nothing was wanted yet, however many attempts that took."""
+    """There is no gap if it succeeds at once; else there is one, also for who wants no topic: it may have clients."""
     server = servers()
-    server.kill()
 
     async def main() -> None:
+        async with town(server.url, "a") as one:
+            one.subscribe(ROOM)
+            await up(one)
+            assert [] == one.sink.gaps
+        server.kill()
         async with town(server.url, "a") as one:
             clause = await one.bus.linked(0.2)
             assert f"nats://{server.address} does not answer (Connection refused)" == clause
             server.start()
             await up(one)
-            assert [] == one.sink.gaps
+            assert [(None, None)] == one.sink.gaps
 
     run(main())
 
@@ -448,19 +461,165 @@ def test_what_the_account_may_not_do(run: Run, servers: Servers, caplog: pytest.
 
     async def main() -> None:
         ann, bob = (server.url.replace("//", f"//{name}:x@") for name in ("ann", "bob"))
-        async with town(ann, "a") as one, town(bob, "b") as two:
+        # so that what is refused in a test is told in one go, when the test says so
+        rare = QUICK._replace(ping=60)
+        async with town(ann, "a", patience=rare) as one, town(bob, "b") as two:
             await up(one)
             await up(two)
             # the service and everybody
             assert 2 == one.bus.stats().refused
-            assert one.publish(ANN, b"forbidden")
-            await until(lambda: one.bus.stats().dropped["refused"] == 1)
+            for _ in range(10):
+                assert one.publish(ANN, b"forbidden")
+                one.publish(ROOM, b"allowed")
+                await until(lambda: one.bus.stats().queued_bytes == 0)
+            assert (10, 10) == (one.bus.stats().dropped["refused"], one.bus.stats().sent)
+            assert ([], True) == (two.sink.gaps, one.bus.owes)
+            await one.bus.close(10)
             await until(lambda: two.sink.gaps)
-            assert [(frozenset((ANN,)), 1)] == two.sink.gaps
-            assert 0 == one.bus.stats().reconnects
+            assert [(frozenset((ANN,)), 10)] == two.sink.gaps
+            assert (0, False) == (one.bus.stats().reconnects, one.bus.owes)
 
     run(main())
     assert f"{server.url} refuses something: 'Permissions Violation for Subscription" in caplog.text
+
+
+def test_an_account_that_may_not_tell_of_losses(run: Run, servers: Servers, tmp_path: Path) -> None:
+    """What it cannot tell is no message that was dropped; it is tried again now and then, and owed at the end too."""
+    rights = {"publish": ["nothing"], "subscribe": ["wsworker.>"]}
+    server = servers(authorization={"users": [{"user": "ann", "password": "x", "permissions": rights}]})
+
+    async def main() -> None:
+        async with town(server.url.replace("//", "//ann:x@"), "a", patience=QUICK._replace(ping=0.05)) as one:
+            await up(one)
+            one.publish(ROOM, *[b"x"] * 10)
+            log = tmp_path / f"nats-{server.port}.log"
+            await until(lambda: log.read_text().count('Publish Violation - Subject "wsworker.service"') > 2)
+            assert (10, 0) == (one.bus.stats().dropped["refused"], one.bus.stats().sent)
+            await one.bus.close(1)
+            assert one.bus.owes
+
+    run(main())
+
+
+def test_what_was_refused_and_then_not_confirmed(run: Run) -> None:
+    """It was dropped once, as refused."""
+
+    async def main() -> None:
+        async with fake() as server, town(f"nats://127.0.0.1:{server.port}", "a") as one:
+            await until(lambda: b"SUB" in server.heard)
+            server.say(PONG)
+            await up(one)
+            one.publish(ROOM, b"x")
+            await until(lambda: b"PUB" in server.heard)
+            server.say(b"-ERR 'Permissions Violation for Publish to \"wsworker.topic.room\"'\r\n")
+            server.hang_up()
+            await until(lambda: not one.bus.stats().links)
+            dropped = one.bus.stats().dropped
+            assert (1, 0) == (dropped["refused"], dropped["down"])
+
+    run(main())
+
+
+def test_what_is_owed(run: Run, servers: Servers) -> None:
+    """It is known, until others were told; also when the end has come, of what is given up by that."""
+    server = servers()
+
+    async def main() -> None:
+        async with town(server.url, "a") as one:
+            await up(one)
+            owed = [one.bus.owes]
+            one.bus.owe()
+            owed.append(one.bus.owes)
+            one.bus.flush()
+            owed.append(one.bus.owes)
+            await until(lambda: not one.bus.owes)
+            server.pause()
+            one.publish(ROOM, b"x")
+            owed.append(one.bus.owes)
+            await one.bus.close(0)
+            owed.append(one.bus.owes)
+            assert ([False, True, True, False, True], 1) == (owed, one.bus.stats().dropped["down"])
+            server.go_on()
+
+    run(main())
+
+
+def test_the_lag(run: Run, servers: Servers) -> None:
+    """It rises while the server hangs, and there is none while it is down; the longest one since it was read."""
+    server = servers()
+
+    async def main() -> None:
+        async with town(server.url, "a", patience=QUICK._replace(ping=60)) as one:
+            assert 0.0 == one.bus.stats().lag_seconds
+            await up(one)
+            assert one.bus.stats().lag_seconds > 0.0
+        async with town(server.url, "a", patience=QUICK._replace(ping=0.02)) as one:
+            await up(one)
+            server.pause()
+            await until(lambda: one.bus.stats().lag_seconds > 0.3)
+            server.go_on()
+            await until(lambda: one.bus.stats().lag_seconds < 0.3)
+            server.kill()
+            await until(lambda: not one.bus.stats().links)
+            assert 0.0 == one.bus.stats().lag_seconds
+
+    run(main())
+
+
+def test_a_mistake_of_ours(run: Run, servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the log, and costs the connection; another one is made."""
+    server = servers()
+
+    class Mistaken(Listener):
+        def on_state(self, up: bool, why: str) -> None:
+            super().on_state(up, why)
+            if len(self.states) == 1:
+                raise RuntimeError("a mistake")
+
+    async def main() -> None:
+        async with town(server.url, "a", sink=Mistaken()) as one:
+            await until(lambda: len(one.sink.states) == 3)
+            why = "a mistake of wsworker's own, which is in the log"
+            assert [(True, ""), (False, why), (True, "")] == one.sink.states
+
+    run(main())
+    assert "RuntimeError: a mistake" in caplog.text
+
+
+def test_servers_that_are_not_alike(run: Run, servers: Servers, tmp_path: Path) -> None:
+    """Whether one begins with TLS says nothing of another; nor is one that speaks late once shunned for ever."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    made.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    server = servers(tls={"cert_file": tmp_path / "server.pem", "key_file": tmp_path / "server.pem"})
+    dialled = 0
+
+    async def main() -> None:
+        async def speak_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal dialled
+            dialled += 1
+            with contextlib.suppress(OSError):
+                if dialled == 1:
+                    await reader.read()
+                    writer.close()
+                    return
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
+                with contextlib.suppress(TimeoutError):
+                    # whoever begins with TLS is heard before INFO is said
+                    far_writer.write(await asyncio.wait_for(reader.read(65536), 0.2))
+                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+        between = await asyncio.start_server(speak_late, "127.0.0.1", 0)
+        late = f"127.0.0.1:{between.sockets[0].getsockname()[1]}"
+        url = f"tls://127.0.0.1:{free_port()},{late}?ca={tmp_path}/ca.pem"
+        async with town(url, "a", patience=QUICK._replace(connect=0.6)) as one:
+            await up(one)
+            assert dialled > 1
+        between.close()
+        await between.wait_closed()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    run(main())
 
 
 class Plain:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -15,6 +16,12 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.bus.contract import until
 from tests.bus.nats_server import NatsServer, free_port
@@ -119,7 +126,7 @@ def test_what_is_said_at_first(run: Run) -> None:
             for login, said in (("", b"auth"), ("a:b@", b'"user": "a", "pass": "b"'), ("tok@", b'"auth_token": "tok"')):
                 server.heard = b""
                 async with opened(f"nats://{login}127.0.0.1:{server.port}") as (link, _):
-                    assert (1000, True) == (link.info.max_payload, link.heard)
+                    assert (1000, False) == (link.info.max_payload, link.mute)
                 assert (bool(login), True) == (said in server.heard, b'"name": "me"' in server.heard)
 
     run(main())
@@ -195,6 +202,69 @@ def test_silence(run: Run) -> None:
             server.say(b"PING\r\n")
             await until(lambda: server.heard.endswith(b"PONG\r\n"))
             assert not link.over.done()
+
+    run(main())
+
+
+def test_a_worker_that_stood_still(run: Run, tmp_path: Path) -> None:
+    """It does not blame a server whose answer has come meanwhile."""
+    server = NatsServer(tmp_path)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+
+        def stand_still() -> None:
+            loop.remove_reader(here)
+            server.go_on()
+            time.sleep(0.3)
+
+        async with opened(server.url) as (link, _):
+            server.pause()
+            asked = asyncio.create_task(link.round_trip(0.2))
+            # as a callback of its kind, behind which the timers come first
+            loop.add_reader(here, stand_still)
+            await until(lambda: link.waits_seconds)
+            await asyncio.sleep(0.05)
+            there.send(b"x")
+            assert await asked > 0.2
+            assert 0.0 == link.waits_seconds
+        here.close()
+        there.close()
+
+    try:
+        server.start()
+        run(main())
+    finally:
+        server.kill()
+
+
+def test_what_was_refused_without_an_end(run: Run) -> None:
+    """It is not the reason of a later end; of that before the next answer it may be."""
+
+    async def main() -> None:
+        async with fake() as server, opened(f"nats://127.0.0.1:{server.port}") as (link, _):
+            server.say(b"-ERR 'Invalid Subject'\r\n")
+            server.answers = 1
+            await link.round_trip(SECONDS)
+            server.hang_up()
+            assert "the server has closed the connection" == await link.over
+
+    run(main())
+
+
+def test_who_is_mute(run: Run) -> None:
+    """Who was there and has not said who it is; not one that was not reached."""
+
+    async def main() -> None:
+        async with fake(b"") as server:
+            for port, mute in ((free_port(), False), (server.port, True)):
+                link = Link(asyncio.get_running_loop(), Owner())
+                url = parse(f"nats://127.0.0.1:{port}")
+                with pytest.raises((ConnectionRefusedError, TimeoutError)):
+                    await link.open(url.servers[0], url, {}, 0.2, False)
+                link.abort()
+                assert mute == link.mute
 
     run(main())
 
@@ -397,3 +467,23 @@ def test_old_tls_is_not_spoken() -> None:
 
     context = _tls_context(BrokerUrl("tls", ()))
     assert (ssl.TLSVersion.TLSv1_2, True) == (context.minimum_version, context.check_hostname)
+
+
+def test_files_that_cannot_be_used(authority: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each is a clause that names it; nobody is asked for a pass phrase at the terminal."""
+    from wsworker.bus.natslink import _tls_context
+
+    key = load_pem_private_key((authority / "client.key").read_bytes(), None)
+    locked = authority / "locked.key"
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"phrase")))
+    (authority / "empty.pem").touch()
+    ca, cert, empty = f"{authority}/ca.pem", f"{authority}/client.pem", f"{authority}/empty.pem"
+    for url, clause in (
+        (BrokerUrl("tls", (), ca=empty), f"{empty} cannot be used as ca (TLS failed: NO_CERTIFICATE_OR_CRL_FOUND)"),
+        (BrokerUrl("tls", (), ca=ca, cert=cert, key=str(locked)), f"{cert} cannot be used as cert; its key must have"),
+        (BrokerUrl("tls", (), cert=cert, key="/nowhere.key"), "/nowhere.key: No such file or directory"),
+    ):
+        with pytest.raises((ConnectionError, FileNotFoundError)) as caught:
+            _tls_context(url)
+        assert describe(caught.value).startswith(clause)
+    assert ("", "") == capfd.readouterr()

@@ -102,6 +102,21 @@ def test_what_was_in_flight_is_lost_too() -> None:
     assert not debts
 
 
+def test_word_of_a_loss_on_its_way() -> None:
+    """Until it is answered."""
+    made, _ = pipeline()
+    made.push(b"x", A)
+    tells = [made.tells]
+    made.force(b"gap", Gap(1, None))
+    tells.append(made.tells)
+    made.take()
+    tells.append(made.tells)
+    made.answered()
+    made.answered()
+    tells.append(made.tells)
+    assert [False, True, True, False] == tells
+
+
 def test_gaps_are_joined() -> None:
     """Of too many keys it is a gap of any."""
     assert Gap(3, frozenset({A, B})) == join(Gap(1, frozenset({A})), Gap(2, frozenset({B})))

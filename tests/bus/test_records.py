@@ -101,7 +101,7 @@ def test_the_first_record_is_trusted_with_less() -> None:
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        (b"\0\0\0\4\x0a\0\0\0", "there is no type 10"),
+        (b"\0\0\0\4\x0b\0\0\0", "there is no type 11"),
         (b"\0\0\0\4\0\0\0\0", "there is no type 0"),
         (b"\0\0\0\4\4\x10\0\0", "unknown flags 0x10"),
         (b"\0\0\0\4\4\x80\0\0", "unknown flags 0x80"),

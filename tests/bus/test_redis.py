@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.bus import contract
 from tests.bus.contract import ANN, OTHER, ROOM, Circle, known, until
 from tests.bus.redis_stations import (
+    HASTY,
     circle,
     holes,
     listening,
@@ -23,6 +26,8 @@ from wsworker import brokers
 from wsworker.bus.payload import OUTSIDE, Writer
 from wsworker.bus.records import Gap
 from wsworker.bus.topics import EVERYBODY, Envelope
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def test_the_server_hangs(run: Run) -> None:
 
     async def main() -> None:
         with valkey() as server:
-            async with stations(server.url, 2, peer_queue=100_000) as (one, two):
+            async with stations(server.url, 2, times=HASTY, peer_queue=100_000) as (one, two):
                 stream = await listening(one, two)
                 server.pause()
                 try:
@@ -169,6 +174,25 @@ def test_who_comes_before_the_server(run: Run) -> None:
             assert 0 == one.bus.stats().reconnects
             for each in (one, two):
                 await each.bus.close(1)
+        finally:
+            server.close()
+
+    run(main())
+
+
+def test_who_wants_no_keys_is_told_of_a_gap_too(run: Run) -> None:
+    """It has clients all the same: broadcasts may be missing."""
+
+    async def main() -> None:
+        server = Valkey()
+        try:
+            one = station(server.url)
+            await one.bus.start(one.sink)
+            assert await one.bus.linked(5)
+            server.start()
+            await until(lambda: one.sink.gaps)
+            assert [(None, None)] == one.sink.gaps
+            await one.bus.close(1)
         finally:
             server.close()
 
@@ -264,14 +288,33 @@ def test_a_server_that_goes_mad(run: Run) -> None:
     run(main())
 
 
-def test_the_rights_that_it_needs(run: Run) -> None:
-    """A user with these and no others will do; what is refused is counted, told, and said once."""
+def test_a_gap_is_told_when_the_worker_can_publish_again(run: Run) -> None:
+    """What it makes of the gap, such as a call to load all anew, reaches other machines then."""
 
     async def main() -> None:
         with valkey() as server:
-            rights = "resetchannels &wsworker:* -@all +publish +subscribe +unsubscribe"
-            server.run("ACL", "SETUSER", "bus", "on", ">secret", *rights.split())
-            url = brokers.parse(f"redis://bus:secret@127.0.0.1:{server.port}")
+            async with stations(brokers.parse(f"redis://127.0.0.1:{server.port}"), 1) as (one,):
+                one.subscribe(ROOM)
+                # the line that publishes waits longer each time that it is cut
+                for kinds in (["normal"], ["normal"], ["normal", "pubsub"]):
+                    one.sink.order.clear()
+                    for kind in kinds:
+                        server.run("CLIENT", "KILL", "TYPE", kind)
+                    await until(lambda: True in one.sink.order)
+                await until(lambda: "gap" in one.sink.order)
+                assert [False, True, "gap"] == one.sink.order
+
+    run(main())
+
+
+def test_the_rights_that_it_needs(run: Run) -> None:
+    """A user with those that the documentation names, and no others, will do."""
+
+    async def main() -> None:
+        with valkey() as server:
+            (line,) = re.findall(r"ACL SETUSER chat .*", (ROOT / "docs/bus.md").read_text())
+            server.run(*line.replace("&chat:", "&wsworker:").split())
+            url = brokers.parse(f"redis://chat:secret@127.0.0.1:{server.port}")
             async with stations(url, 2) as (one, two):
                 two.subscribe(ROOM)
                 await known(one, two, key=ROOM)

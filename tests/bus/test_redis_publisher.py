@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.bus.contract import OTHER, ROOM, known, until
 from tests.bus.redis_stations import (
+    TIMES,
     cluster_url,
     station,
     stations,
@@ -119,6 +123,7 @@ def test_the_end_does_not_wait_for_a_server_that_hangs(run: Run, caplog: pytest.
                 server.resume()
                 assert 1 == one.bus.stats().dropped["down"]
                 assert 0 == one.bus.stats().queued_bytes
+                assert one.bus.owes
                 lost = f"some of what was published last could not be written to {server.url}"
                 assert [lost] == caplog.messages
                 caplog.clear()
@@ -137,5 +142,108 @@ def test_a_gap_of_the_machine(run: Run, server: Valkey, servers: list[Valkey]) -
                 await until(lambda: two.sink.gaps)
                 assert two.sink.gaps[0][0] is None
                 assert [] == one.sink.gaps
+                await until(lambda: not one.bus.owes)
+
+    run(main())
+
+
+def test_a_gap_is_owed_until_it_is_taken(run: Run) -> None:
+    """On its way it is still owed; and so it is after an end at which it could not be told."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 1) as (one,):
+                owes = [one.bus.owes]
+                server.pause()
+                one.bus.owe()
+                owes.append(one.bus.owes)
+                one.bus.flush()
+                await asyncio.sleep(0.01)
+                owes.append(one.bus.owes)
+                assert [False, True, True] == owes
+                server.resume()
+                await until(lambda: not one.bus.owes)
+                server.pause()
+                one.bus.owe()
+                await one.bus.close(0.01)
+                server.resume()
+                assert one.bus.owes
+
+    run(main())
+
+
+def test_a_gap_that_is_refused(run: Run) -> None:
+    """It is owed again, and told with the next probe, when the server takes things again."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 2) as (one, two):
+                two.subscribe(ROOM)
+                await known(one, two, key=ROOM)
+                server.run("ACL", "SETUSER", "default", "-publish")
+                one.publish(ROOM, b"lost")
+                await until(lambda: one.bus.stats().dropped["refused"])
+                await asyncio.sleep(3 * TIMES.probe)
+                assert one.bus.owes
+                server.run("ACL", "SETUSER", "default", "+publish")
+                await until(lambda: two.sink.gaps)
+                assert [(frozenset({ROOM}), 1)] == two.sink.gaps
+                await until(lambda: not one.bus.owes)
+
+    run(main())
+
+
+def test_a_gap_that_is_refused_is_not_told_again_and_again(run: Run) -> None:
+    """But once for each probe; and at once over a new connection."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 2, times=TIMES._replace(probe=60)) as (one, two):
+                two.subscribe(ROOM)
+                await known(one, two, key=ROOM)
+                server.run("ACL", "SETUSER", "default", "-publish")
+                one.publish(ROOM, b"lost")
+                await until(lambda: one.bus.stats().dropped["refused"])
+                for _ in range(100):
+                    one.bus.flush()
+                    await asyncio.sleep(0.001)
+                # the message, and the gap
+                assert 2 == server.run("INFO", "commandstats")["cmdstat_publish"]["rejected_calls"]
+                server.run("ACL", "SETUSER", "default", "+publish")
+                server.kill_client("wsworker:1:pub")
+                await until(lambda: two.sink.gaps)
+                assert [(frozenset({ROOM}), 1)] == two.sink.gaps
+
+    run(main())
+
+
+def test_a_worker_that_stood_still_itself(run: Run) -> None:
+    """It blames nobody: the answers came, and were only not read; what a loop does first is its own affair."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = socket.socketpair()
+        with valkey() as server, reader, writer:
+
+            def stand_still() -> None:
+                loop.remove_reader(reader)
+                server.resume()
+                time.sleep(1.5)
+
+            async with stations(server.url, 1, times=TIMES._replace(answer=1, silence=1)) as (one,):
+                await until(lambda: one.bus.stats().lag_seconds)
+                server.pause()
+                one.subscribe(ROOM)
+                one.publish(ROOM, b"x")
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                assert one.bus.stats().queued_bytes
+                # it is answered while the loop handles what it has heard of before
+                loop.add_reader(reader, stand_still)
+                writer.send(b"x")
+                await until(lambda: not one.bus.stats().queued_bytes)
+                await asyncio.sleep(0.5)
+                assert [(True, "")] == one.sink.states
+                assert not one.bus.owes
 
     run(main())

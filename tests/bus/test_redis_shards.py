@@ -20,6 +20,8 @@ from tests.bus.redis_stations import (
 from tests.bus.servers import Valkey, cluster, free_port, valkey
 from tests.worker.conftest import Run
 from wsworker import brokers
+from wsworker.bus.payload import EXTRA_BYTES, OUTSIDE, Writer
+from wsworker.bus.redis import Redis
 from wsworker.bus.slots import slot_of
 from wsworker.bus.topics import Envelope, Key
 
@@ -146,5 +148,83 @@ def test_no_cluster_there(run: Run, server: Valkey) -> None:
             assert not one.publish(ROOM, b"y")
             assert (1, 2) == (one.bus.stats().dropped["full"], one.bus.stats().dropped["down"])
             await one.bus.close(5)
+
+    run(main())
+
+
+def test_the_end_just_after_a_loss(run: Run, server: Valkey) -> None:
+    """Whatever a line is doing at that moment, it ends."""
+
+    async def main() -> None:
+        for which in (0, 1):
+            for turns in range(11):
+                async with stations(server.url, 1) as (one,):
+                    assert isinstance(one.bus, Redis)
+                    (shard,) = one.bus._shards
+                    shard.lines[which].cut("as it should")
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    async with asyncio.timeout(2):
+                        await one.bus.close(0)
+
+    run(main())
+
+
+def test_what_waits_for_a_cluster_is_bounded(run: Run) -> None:
+    """Also if there is nothing in it."""
+
+    async def main() -> None:
+        one = station(brokers.parse("redis+cluster://127.0.0.1:1"), peer_queue=1000)
+        taken = sum(one.bus.publish(Envelope(ROOM, b"")) for _ in range(100))
+        assert 1000 // EXTRA_BYTES == taken
+        await one.bus.close(0)
+        assert one.bus.owes
+
+    run(main())
+
+
+def test_only_the_server_that_has_a_channel_is_heard(run: Run, servers: list[Valkey]) -> None:
+    """What comes late from one that had it would come behind what is newer."""
+
+    async def main() -> None:
+        async with stations(cluster_url(servers), 1) as (one,):
+            assert isinstance(one.bus, Redis)
+            one.subscribe(ROOM)
+            payload = Writer(OUTSIDE).envelope(Envelope(ROOM, b"x"))
+            for shard in one.bus._shards:
+                one.bus.heard(shard.subscriber, b"wsworker:topic:room", payload)
+            assert [b"x"] == one.sink.bodies
+
+    run(main())
+
+
+def test_a_survey_of_very_many_keys(run: Run, servers: list[Valkey]) -> None:
+    """If nothing has changed nobody is asked for anything; else others have their turn meanwhile, and a gap is told."""
+
+    async def main() -> None:
+        async with stations(cluster_url(servers), 1) as (one,):
+            assert isinstance(one.bus, Redis)
+            subscribers = [shard.subscriber for shard in one.bus._shards]
+            keys = [Key("user", str(number)) for number in range(10_000)]
+            one.subscribe(*keys)
+            await until(lambda: all(each._subscriptions.complete for each in subscribers))
+            await one.bus.surveyed(False)
+            assert all(each._subscriptions.complete for each in subscribers)
+            passes = 0
+
+            async def others() -> None:
+                nonlocal passes
+                while True:
+                    passes += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.create_task(others())
+            await one.bus.surveyed(True)
+            assert passes >= 10
+            assert [] == one.sink.gaps
+            await until(lambda: len(one.sink.gaps) == len(subscribers))
+            assert all(each._subscriptions.ready for each in subscribers)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     run(main())

@@ -9,6 +9,7 @@ import pytest
 
 from tests.bus.contract import ANN, OTHER, ROOM, known, until
 from tests.bus.redis_stations import (
+    HASTY,
     TIMES,
     stations,
 )
@@ -91,7 +92,7 @@ def test_a_probe_that_does_not_come_back(run: Run) -> None:
 
     async def main() -> None:
         with valkey() as server:
-            async with stations(server.url, 1, times=TIMES._replace(answer=60)) as (one,):
+            async with stations(server.url, 1, times=HASTY._replace(answer=60)) as (one,):
                 await until(lambda: one.bus.stats().lag_seconds)
                 assert isinstance(one.bus, Redis)
                 (subscriber,) = [shard.subscriber for shard in one.bus._shards]
@@ -100,5 +101,29 @@ def test_a_probe_that_does_not_come_back(run: Run) -> None:
                 await subscriber._wire.send(command(b"UNSUBSCRIBE"))
                 await until(lambda: one.sink.gaps)
                 assert [(True, ""), (False, "nothing comes from it any more"), (True, "")] == one.sink.states
+
+    run(main())
+
+
+def test_keys_that_come_all_the_time(run: Run) -> None:
+    """The line is up, and a gap told, when what was wanted at first is confirmed."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 1, times=TIMES._replace(probe=60)) as (one,):
+
+                async def come() -> None:
+                    number = 0
+                    while True:
+                        one.subscribe(Key("user", str(number)))
+                        number += 1
+                        await asyncio.sleep(0)
+
+                comes = asyncio.create_task(come())
+                server.kill_client("wsworker:1:sub")
+                await until(lambda: one.sink.gaps)
+                assert [True, False, True] == [up for up, _ in one.sink.states]
+                comes.cancel()
+                await asyncio.gather(comes, return_exceptions=True)
 
     run(main())

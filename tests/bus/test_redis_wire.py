@@ -19,6 +19,7 @@ from tests.bus.servers import free_port, tls_front, valkey
 from tests.worker.conftest import Run
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl, Server
+from wsworker.bus.lookup import Lookup
 from wsworker.bus.redis_wire import Lost, Refusal, Wire, command, dial
 
 SECRET = "s3cret/pässword"
@@ -27,7 +28,9 @@ ENCODED = "s3cret%2Fp%C3%A4ssword"
 
 async def connect(url: BrokerUrl, seconds: float = 5) -> Wire:
     """Dial the first server of a URL."""
-    return await dial(url, url.servers[0] if url.servers else Server(url.path, 0), "name", seconds)
+    return await dial(
+        url, url.servers[0] if url.servers else Server(url.path, 0), Lookup(asyncio.get_running_loop()), "name", seconds
+    )
 
 
 async def why(url: str, seconds: float = 5) -> str:
@@ -329,5 +332,18 @@ def test_no_socket_stays(run: Run) -> None:
                 # the other side's ends as well
                 while _sockets() > before:
                     await asyncio.sleep(0.01)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".example", "é" * 64])
+def test_what_is_no_host_name(run: Run, name: str) -> None:
+    """It is said so: no such name can be asked for."""
+
+    async def main() -> None:
+        with pytest.raises(Lost, match="its name is no host name"):
+            await dial(
+                brokers.parse("redis://127.0.0.1"), Server(name, 6379), Lookup(asyncio.get_running_loop()), "name", 5
+            )
 
     run(main())

@@ -23,6 +23,10 @@ class Fixture:
         """Whether there is nothing to be done."""
         return self.subscriptions.complete
 
+    def ready(self) -> bool:
+        """Whether what was needed is done."""
+        return self.subscriptions.ready
+
     def want(self, *channels: bytes) -> None:
         self.wanted.update(channels)
         self.subscriptions.touch(channels)
@@ -104,6 +108,60 @@ def test_a_new_connection_begins_anew() -> None:
     assert [A, B] == sorted(ask.channels)
 
 
+def test_what_was_needed_comes_first() -> None:
+    """Whatever comes later is asked later, and not waited for."""
+    made = Fixture()
+    assert made.ready()
+    many = [b"%d" % number for number in range(BATCH + 1)]
+    made.wanted.update(many)
+    made.subscriptions.restart(many)
+    made.want(A)
+    assert [Ask("subscribe", many[:BATCH])] == made.ask()
+    made.confirm()
+    assert not made.ready()
+    assert [Ask("subscribe", [many[-1], A])] == made.ask()
+    made.want(B)
+    assert not made.ready()
+    made.confirm()
+    assert made.ready()
+    assert not made.complete()
+    # from now on that is needed too, be it in the queue or on its way
+    made.subscriptions.need()
+    assert not made.ready()
+    made.ask()
+    made.want(b"c")
+    made.confirm()
+    assert made.ready()
+    made.ask()
+    assert made.ready()
+    made.subscriptions.need()
+    assert not made.ready()
+    made.confirm()
+    assert made.ready()
+
+
+def test_the_homeless_are_needed() -> None:
+    """They are asked for once more, with nothing else, and not only after what comes later."""
+    made = Fixture(each=True)
+    made.subscriptions.touch_homeless()
+    assert not made.subscriptions.pending
+    made.want(A)
+    made.ask()
+    made.confirm()
+    made.want(B)
+    made.ask()
+    assert [B] == made.subscriptions.refuse()
+    made.unconfirmed.clear()
+    assert not made.ready()
+    made.subscriptions.touch_homeless()
+    assert not made.ready()
+    assert [Ask("subscribe", [B])] == made.ask()
+    made.want(b"c")
+    assert not made.ready()
+    made.confirm()
+    assert made.ready()
+
+
 def test_what_the_server_ends_by_itself() -> None:
     """It is no answer, and the subscription is missing until the channel is touched."""
     made = Fixture(each=True)
@@ -180,3 +238,4 @@ def test_it_ends_as_it_was_wanted_last(each: bool, steps: list[tuple[str, list[b
         made.ask()
         made.confirm()
     assert made.wanted == made.has
+    assert made.ready()

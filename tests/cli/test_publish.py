@@ -141,11 +141,11 @@ def broker(nothing_kept: None) -> Iterator[Broker]:
 def test_by_a_broker(wsworker: Callable[..., Result], broker: Broker, place: Place) -> None:
     """By a URL, or by that of the settings: of the file, of the environment, with a file and without one."""
     url = f"redis://127.0.0.1:{broker.port}"
-    text = "published 5 bytes to news\n"
-    assert Result(0, text, "") == wsworker("publish", "--url", url, "news", "hello")
-    assert Result(0, text, "") == wsworker("publish", "--url", url, "--prefix", "chat:", "news", "hello")
+    text = f"published 5 bytes as %s:topic:news at {url}\n"
+    assert Result(0, text % "wsworker", "") == wsworker("publish", "--url", url, "news", "hello")
+    assert Result(0, text % "chat", "") == wsworker("publish", "--url", url, "--prefix", "chat:", "news", "hello")
     place.config.write_text(f"bus:\n  url: {url}\n  prefix: 'file:'\n")
-    assert Result(0, text, "") == wsworker("publish", "--by-bus", "news", "hello")
+    assert Result(0, text % "file", "") == wsworker("publish", "--by-bus", "news", "hello")
     assert [b"wsworker:topic:news", b"chat:topic:news", b"file:topic:news"] == broker.channels
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import struct
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from tests.bus.nats_server import NatsServer
 from tests.certificates import Authority
 from tests.remote.peer import HOST, Peer, Talk, soon, until
-from wsworker.brokers import parse
+from wsworker.brokers import Server, parse
 from wsworker.bus.topics import Key
 from wsworker.errors import PublishError, WireError
+from wsworker.remote import nats as remote_nats
 from wsworker.remote.nats import NatsLink
 
 NEWS = Key("topic", "news")
@@ -139,6 +141,32 @@ def test_tls(server: NatsServer, tmp_path: Path, first: bool) -> None:
         server.kill()
 
 
+def test_a_server_that_begins_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes half of the time there is, where that is short, to be found out; it is remembered while it is so."""
+    authority = Authority(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("server"))
+    known: set[Server] = set()
+    monkeypatch.setattr(remote_nats, "_tls_first", known)
+
+    def behind_tls(talk: Talk) -> None:
+        greet(talk)
+        talk.hear()
+
+    with Peer(behind_tls, context=context) as peer:
+        url = f"tls://{HOST}:{peer.port}?ca={authority.file}"
+        for talks in (2, 3):
+            # less than INFO_SECONDS
+            linked(url, 0.9).stream.close()
+            assert talks == peer.talks
+        assert {Server(HOST, peer.port)} == known
+    with Peer(lambda talk: talk.say(INFO)) as peer:
+        known.add(Server(HOST, peer.port))
+        with pytest.raises(ssl.SSLError):
+            linked(f"tls://{HOST}:{peer.port}")
+        assert Server(HOST, peer.port) not in known
+
+
 def test_a_server_without_tls(server: NatsServer) -> None:
     """Where the URL asks for it, nothing is told in the clear."""
     try:
@@ -186,16 +214,16 @@ def test_a_connection_that_has_ended(last: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "error"),
+    ("last", "error", "why"),
     [
-        (b"", WireError),
-        (b"-ERR 'User Authentication Expired'\r\n", WireError),
-        (b"+WHAT\r\n", WireError),
-        (b"-ERR 'Maximum Payload Violation'\r\n", PublishError),
+        (b"", WireError, "it has closed the connection"),
+        (b"-ERR 'User Authentication \x1b Expired'\r\n", WireError, r"it says 'User Authentication \x1b Expired'"),
+        (b"+WHAT\r\n", WireError, "it does not speak as NATS does: it says '+WHAT'"),
+        (b"-ERR 'Maximum Payload Violation'\r\n", PublishError, "Maximum Payload Violation"),
     ],
 )
-def test_a_server_that_ends_without_an_answer(last: bytes, error: type[Exception]) -> None:
-    """Nobody can tell what became of the message, unless it is what the server has refused."""
+def test_a_server_that_ends_without_an_answer(last: bytes, error: type[Exception], why: str) -> None:
+    """Nobody can tell what became of the message, unless it is what the server has refused; its last word is told."""
 
     def script(talk: Talk) -> None:
         greet(talk)
@@ -205,7 +233,7 @@ def test_a_server_that_ends_without_an_answer(last: bytes, error: type[Exception
     with Peer(script) as peer:
         link = linked(f"nats://{HOST}:{peer.port}")
         link.send("chat:", NEWS, b"hello")
-        with pytest.raises(error):
+        with pytest.raises(error, match=re.escape(why)):
             link.answer()
         link.stream.close()
 

@@ -97,7 +97,17 @@ def test_a_connection_that_has_ended(valkey: Valkey) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"+OK\r\n", b"HTTP/1.1 400 Bad Request\r\n", b"x" * 100_000, b"-MOVED 1 h:x\r\n", b""]
+    "answer",
+    [
+        b"+OK\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"x" * 100_000,
+        b"-MOVED 1 h:x\r\n",
+        b"-MOVED 1 h:70000\r\n",
+        b"-MOVED 1 \x1b[31mEVIL\x07:1\r\n",
+        b"-MOVED 1 " + b"h" * 1000 + b":1\r\n",
+        b"",
+    ],
 )
 def test_no_answer_of_redis(answer: bytes) -> None:
     """Nobody can tell what became of the message."""

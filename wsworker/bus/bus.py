@@ -80,6 +80,9 @@ class Sink(Protocol):
         It comes when the path works again, so what is read or asked then misses nothing.
         """
 
+    def on_debt(self) -> None:
+        """Have other machines be told that messages of this one may be missing: a worker that leaves could not."""
+
     def on_state(self, up: bool, why: str) -> None:
         """Know that a broker can be reached, with all that is wanted here subscribed to, or cannot.
 
@@ -109,10 +112,14 @@ class Bus(Protocol):
         """
 
     def owe(self) -> None:
-        """Tell the others that messages of this machine may be missing: one of its workers has died.
+        """Have other machines be told that messages of this one may be missing. You must call flush as well.
 
-        You must call flush as well. The mesh need not do anything: each worker sees for itself who has died.
+        A broker's adapter tells them; the mesh has another worker do so, of this one's broker's adapter.
         """
+
+    @property
+    def owes(self) -> bool:
+        """Whether other machines are to be told of a loss and were not yet; for a broker, also after close."""
 
     def flush(self) -> None:
         """Write what was published, subscribed and unsubscribed. You must call it at the end of the tick."""
@@ -162,7 +169,12 @@ class Loopback:
         return True
 
     def owe(self) -> None:
-        """Do nothing: nobody here dies alone."""
+        """Do nothing: there are no other machines."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether others are to be told of a loss: there is none."""
+        return False
 
     def flush(self) -> None:
         """Hand everything to the others, in the loop's next turn."""

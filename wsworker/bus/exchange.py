@@ -5,37 +5,34 @@ the other one reaches, so a message takes one road to each worker, and a broker 
 
 What changes in the middle of a tick goes out at its end, once. A key that nobody here wants any more is given up half a
 second late: pages are changed and connections come again, and each time every other worker would have to be told.
-
-Gaps are collected, and logged and told at most once a second: whoever reloads its state because of one need not do it
-again for each message that is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import Context
 from itertools import takewhile
 from typing import Final
 
 from wsworker.bus.bus import Bus, BusStats
+from wsworker.bus.gaps import Gaps
 from wsworker.bus.topics import Envelope, Key
-from wsworker.counters import ADAPTERS, Adapter, Counters
+from wsworker.counters import Adapter, Counters
+from wsworker.notices import Notices
 
 LATE_SECONDS: Final = 0.5
-GAP_SECONDS: Final = 1.0
-
-_SEVERED: Final[Mapping[Adapter, str]] = {
-    "mesh": "another worker has died, or its link was lost",
-    "broker": "the way to other machines was lost for a while",
-}
 
 logger = logging.getLogger("wsworker.bus")
 
 
 class Road:
-    """One adapter in use, and its Sink. name: by which it counts; shown: by which people know it."""
+    """One adapter in use, and its Sink. name: by which it counts; shown: by which people know it.
+
+    up: whether its broker can be reached; is_told_down: whether the log says that it cannot; undeliverable: how much
+    has come that was no message.
+    """
 
     def __init__(self, exchange: Exchange, name: Adapter, bus: Bus, shown: str) -> None:
         self._exchange = exchange
@@ -44,12 +41,18 @@ class Road:
         self._shown = shown
         self.up = False
         self.is_told_down = False
+        self.undeliverable = 0
 
-    def count(self, counters: Counters) -> BusStats:
+    def count(self, counters: Counters, notices: Notices) -> BusStats:
         """Bring the counters up to date; return what the adapter has seen."""
         stats = self.bus.stats()
         counters.bus_sent[self.name] = stats.sent
         counters.bus_reconnects[self.name] = stats.reconnects
+        counters.bus_refused[self.name] = stats.refused + self.undeliverable
+        lost = stats.dropped["full"] - counters.bus_dropped[f"{self.name}:full"]
+        if lost:
+            text = "the queue to %s was full (bus.peer_queue); %d messages for others were dropped of late"
+            notices.tell(f"full {self.name}", text, self._shown, lost, level=logging.WARNING)
         for cause, count in stats.dropped.items():
             # who has no such cause has nothing to count there
             if count:
@@ -58,7 +61,7 @@ class Road:
 
     def on_envelope(self, envelope: Envelope) -> None:
         """Deliver what another worker has published."""
-        self._exchange.received(self.name, envelope)
+        self.undeliverable += not self._exchange.received(self.name, envelope)
 
     def on_outside(self, envelope: Envelope) -> bool:
         """Publish what a program outside has handed in; False if it cannot be published, or no more."""
@@ -67,6 +70,10 @@ class Road:
     def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
         """Have what may be missing told soon."""
         self._exchange.missed(self.name, keys, count)
+
+    def on_debt(self) -> None:
+        """Have other machines be told, as a worker that has left could not."""
+        self._exchange.owed()
 
     def on_state(self, up: bool, why: str) -> None:
         """Say it in the log."""
@@ -84,9 +91,9 @@ class Road:
 class Exchange:
     """The way out of one hub, and back into it.
 
-    context: of what is scheduled here. deliver: called with what others have published; publish: called with what a
-    program outside wants published, returns whether it could be; wants: returns whether anybody here wants a key; tell:
-    called with the keys of a gap, None for all.
+    context: of what is scheduled here. deliver: called with what others have published, returns whether it could be
+    delivered; publish: called with what a program outside wants published, returns whether it could be; wants: returns
+    whether anybody here wants a key; tell: called with the keys of a gap, None for all.
     """
 
     def __init__(
@@ -94,7 +101,7 @@ class Exchange:
         loop: asyncio.AbstractEventLoop,
         context: Context,
         counters: Counters,
-        deliver: Callable[[Envelope], None],
+        deliver: Callable[[Envelope], bool],
         publish: Callable[[Envelope], bool],
         wants: Callable[[Key], bool],
         tell: Callable[[frozenset[Key] | None], None],
@@ -105,17 +112,13 @@ class Exchange:
         self._deliver = deliver
         self._publish = publish
         self._wants = wants
-        self._tell = tell
         self._roads: list[Road] = []
         self._flushes = False
         self._leaving: dict[Key, float] = {}  # since when nobody wants them, oldest first
         self._leaving_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._gap: frozenset[Key] | None = frozenset()
-        self._gap_dropped = 0  # how many messages, as far as it is known
-        self._gap_severed: set[Adapter] = set()  # by which a worker or a link was lost, and nobody knows with how many
-        self._gap_timer: asyncio.TimerHandle | None = None
-        self._told_at = -GAP_SECONDS
+        self._gaps = Gaps(loop, context, counters, tell)
+        self._notices = Notices(logger, loop.time)
 
     async def join(self, name: Adapter, bus: Bus, shown: str) -> None:
         """Use an adapter from now on; nothing may be subscribed to yet. You must call close at the end.
@@ -138,18 +141,21 @@ class Exchange:
         """End in good order."""
         roads, self._roads = self._roads, []
         self._closed = True
-        for timer in (self._gap_timer, self._leaving_timer):
-            if timer is not None:
-                timer.cancel()
-        if self._gap_timer is not None:
-            # there is nobody left to be told
-            self._gap_timer = None
-            self._log_gap()
+        self._gaps.close()
+        if self._leaving_timer is not None:
+            self._leaving_timer.cancel()
         for road in roads:
             road.bus.flush()
-        await asyncio.gather(*(road.bus.close(grace_seconds) for road in roads))
+        # the mesh last: over it another worker is told what this one could not tell by the broker
+        for road in sorted(roads, key=lambda road: road.name == "mesh"):
+            if road.name == "mesh" and any(other.bus.owes for other in roads):
+                road.bus.owe()
+                road.bus.flush()
+            await road.bus.close(grace_seconds)
+        if len(roads) == 1 and roads[0].bus.owes:
+            logger.warning("other machines could not be told that messages of this one are missing")
         for road in roads:
-            road.count(self._counters)
+            road.count(self._counters, self._notices)
 
     def let_go(self) -> None:
         """Close the descriptors of all adapters, in a process that user code has forked."""
@@ -158,7 +164,7 @@ class Exchange:
 
     def count(self) -> dict[Adapter, tuple[BusStats, bool]]:
         """Bring the counters up to date; return what each adapter has seen, and whether its broker can be reached."""
-        return {road.name: (road.count(self._counters), road.up) for road in self._roads}
+        return {road.name: (road.count(self._counters, self._notices), road.up) for road in self._roads}
 
     # What the hub says
 
@@ -186,10 +192,10 @@ class Exchange:
 
     # What the adapters say
 
-    def received(self, adapter: Adapter, envelope: Envelope) -> None:
-        """Deliver what another worker has published."""
+    def received(self, adapter: Adapter, envelope: Envelope) -> bool:
+        """Deliver what another worker has published; False if that cannot be done."""
         self._counters.bus_received[adapter] += 1
-        self._deliver(envelope)
+        return self._deliver(envelope)
 
     def handed_in(self, envelope: Envelope) -> bool:
         """Publish what a program outside has handed in; False if it cannot be published, or no more."""
@@ -204,35 +210,17 @@ class Exchange:
             keys = frozenset(filter(self._wants, keys))
             if not keys:
                 return
-        elif adapter == "mesh":
+        elif adapter == "mesh" and count is None:
             # what a worker of this machine had for others when it died, nobody else can tell them
-            for road in self._roads:
+            self.owed()
+        self._gaps.add(adapter, keys, count)
+
+    def owed(self) -> None:
+        """Tell other machines that messages of this one may be missing."""
+        for road in self._roads:
+            if road.name == "broker":
                 road.bus.owe()
-            self._flush_soon()
-        self._counters.bus_gaps[adapter] += 1
-        self._gap_dropped += count or 0
-        if count is None:
-            self._gap_severed.add(adapter)
-        self._gap = None if self._gap is None or keys is None else self._gap | keys
-        if self._gap_timer is None:
-            self._gap_timer = self._loop.call_at(self._told_at + GAP_SECONDS, self._tell_gap, context=self._context)
-
-    def _tell_gap(self) -> None:
-        self._told_at = self._loop.time()
-        self._gap_timer = None
-        self._log_gap()
-        keys, self._gap = self._gap, frozenset()
-        self._gap_dropped, self._gap_severed = 0, set()
-        self._tell(keys)
-
-    def _log_gap(self) -> None:
-        keys, dropped = self._gap, self._gap_dropped
-        whose = "any topic" if keys is None else "1 topic or user" if len(keys) == 1 else f"{len(keys)} topics or users"
-        reasons = [_SEVERED[adapter] for adapter in ADAPTERS if adapter in self._gap_severed]
-        if dropped:
-            were = "1 was dropped on its way" if dropped == 1 else f"{dropped} were dropped on their way"
-            reasons.append(f"{were} to this worker")
-        logger.warning("messages of %s may be missing: %s (on_bus_gap tells the app)", whose, "; ".join(reasons))
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
         if self._roads and not self._flushes:

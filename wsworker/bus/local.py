@@ -202,7 +202,18 @@ class Mesh:
         return all_took_it
 
     def owe(self) -> None:
-        """Do nothing: each worker of this machine sees for itself who has died."""
+        """Have another worker tell other machines that messages may be missing: the newest that is READY."""
+        live = [peer for peer in self._peers if peer.live]
+        if live:
+            chosen = max(live, key=lambda peer: (peer.member.standing == Standing.READY, peer.member.worker))
+            assert chosen.link is not None, "who is live has a link"
+            chosen.link.put(encode(Type.DEBT))
+            self._written_to.add(chosen)
+
+    @property
+    def owes(self) -> bool:
+        """Whether other machines are to be told of a loss: the mesh reaches none."""
+        return False
 
     def flush(self) -> None:
         """Tell the peers what is wanted here now, and write what waits for them."""
@@ -321,6 +332,9 @@ class Mesh:
                     self._sink.on_gap(gap.keys, gap.lost or None)
             case Type.PROBE:
                 self._answer(link, peer, *decode_probe(record.body))
+            case Type.DEBT:
+                if self._sink is not None:
+                    self._sink.on_debt()
             case Type.GOODBYE:
                 peer.left = True
             case _:

@@ -29,9 +29,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from wsworker.brokers import BrokerUrl
+from wsworker.brokers import BrokerUrl, Server
 from wsworker.bus.bus import CAUSES, BusStats, Cause, Settings, Sink
 from wsworker.bus.channels import key_of_subject, service_subject, subject
+from wsworker.bus.lookup import Lookup
 from wsworker.bus.natslink import Link, describe
 from wsworker.bus.natswire import publish, subscribe, unsubscribe
 from wsworker.bus.payload import EXTRA_BYTES, Origin, Writer
@@ -90,18 +91,22 @@ class Nats:
         self._patience = patience
         self._writer = Writer(origin)
         self._notices = Notices(logger, loop.time)
+        self._lookup = Lookup(loop)
         self._sids: dict[Key, int] = {}
         self._keys: dict[int, Key] = {_EVERYBODY: EVERYBODY}
         self._service = service_subject(settings.prefix)
         self._next_sid = itertools.count(_FIRST_FREE)
         self._debts = Debts()
+        self._later = Debts()  # what the server has refused: told with the next ping, or each would be told by itself
+        self._refused_keys = 0  # of the batch in flight
+        self._refused_gap = False
         self._pipeline = Pipeline(settings.peer_queue, self._debts)
         self._early: list[Envelope] = []  # what was published before it is known whether a server takes us
         self._early_bytes = 0
         self._commands: list[bytes] = []  # subscriptions of this tick
         first = int(draw() * len(url.servers))  # so that workers spread over a cluster
         self._servers = itertools.cycle(url.servers[first:] + url.servers[:first])
-        self._tls_first = False
+        self._tls_first: set[Server] = set()
         self._link: Link | None = None  # also while it is being opened
         self._reception: Reception | None = None
         self._task: asyncio.Task[None] | None = None
@@ -112,6 +117,7 @@ class Nats:
         self._dropped: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self._sent = self._reconnects = self._refused = 0
         self._lag = 0.0
+        self._lag_was_read = True
 
     async def start(self, sink: Sink) -> None:
         """Begin to connect."""
@@ -164,6 +170,11 @@ class Nats:
         """Tell the others that messages of this machine may be missing."""
         self._debts.add(Gap(0, None))
 
+    @property
+    def owes(self) -> bool:
+        """Whether others are to be told of a loss and were not, as far as is known; also after close."""
+        return bool(self._debts or self._later) or self._pipeline.tells
+
     def flush(self) -> None:
         """Write the commands of this tick, and the next batch unless one is in flight."""
         if self._pipeline.stage is not Stage.UP or self._link is None:
@@ -179,7 +190,9 @@ class Nats:
                 self._link.ping(self._confirmed)
 
     def stats(self) -> BusStats:
-        """Return what it has seen."""
+        """Return what it has seen; the lag is that since it was asked last."""
+        waits = 0.0 if self._link is None else self._link.waits_seconds
+        self._lag_was_read = True
         return BusStats(
             links=int(bool(self._up)),
             sent=self._sent,
@@ -188,12 +201,14 @@ class Nats:
             dropped=dict(self._dropped),
             reconnects=self._reconnects,
             refused=self._refused + (0 if self._reception is None else self._reception.refused),
-            lag_seconds=self._lag,
+            # who hangs has answered quickly, before
+            lag_seconds=max(self._lag, waits) if self._up else 0.0,
         )
 
     async def close(self, grace_seconds: float) -> None:
         """End in good order; what is queued is written if that takes no longer than the grace."""
         until = self._loop.time() + grace_seconds
+        self._tell_refused()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 while self._task is not None and (self._early or self._pipeline.size):
@@ -243,17 +258,28 @@ class Nats:
                 data = self._writer.gap(Gap(gap.lost, None))
             self._pipeline.force(publish(self._service, data), gap)
 
+    def _tell_refused(self) -> None:
+        if self._later:
+            self._debts.add(self._later.take())
+            self.flush()
+
     def _confirmed(self, seconds: float) -> None:
-        self._lag = seconds
-        while self._pipeline.in_flight:
-            self._sent += isinstance(self._pipeline.answered(), Key)
+        self._measured(seconds)
+        items = [self._pipeline.answered() for _ in range(self._pipeline.in_flight)]
+        # what was refused was told before
+        self._sent += max(0, sum(isinstance(item, Key) for item in items) - self._refused_keys)
+        for item in items:
+            if isinstance(item, Gap) and self._refused_gap:
+                self._later.add(item)
+        self._refused_keys, self._refused_gap = 0, False
         self.flush()
         self._moved.set()
 
     def _pass_on(self, stage: Stage) -> None:
         """Publish from now on, or give up all that waits; so with what has waited until it was known which."""
         if stage is Stage.DOWN:
-            self._dropped["down"] += self._pipeline.fail()
+            self._dropped["down"] += max(0, self._pipeline.fail() - self._refused_keys)
+            self._refused_keys, self._refused_gap = 0, False
             self._commands.clear()
         else:
             self._pipeline.stage = stage
@@ -278,21 +304,26 @@ class Nats:
         match = _FORBIDDEN_PUBLISH.match(text)
         if match is None:
             self._refused += 1
-            return
-        self._dropped["refused"] += 1
-        key = key_of_subject(self._settings.prefix, match[1])
-        if key is not None:
-            self._debts.add(key)
-            self.flush()
+        elif match[1] == self._service:
+            self._refused_gap = True
+        elif (key := key_of_subject(self._settings.prefix, match[1])) is not None:
+            self._dropped["refused"] += 1
+            self._refused_keys += 1
+            self._later.add(key)
 
     # The connection
 
     async def _run(self, sink: Sink) -> None:
         pause = self._patience.first_pause
         while True:
-            link = await self._round()
-            if link is not None and await self._serve(link, sink):
-                pause = self._patience.first_pause
+            try:
+                link = await self._round()
+                if link is not None and await self._serve(link, sink):
+                    pause = self._patience.first_pause
+            except Exception:
+                # a mistake of ours; nothing would be published any more, and nobody would know
+                logger.exception("the connection to %s is given up", self._url)
+                self._why = "a mistake of wsworker's own, which is in the log"
             self._is_down(sink)
             await asyncio.sleep(pause * (0.5 + self._draw() / 2))
             pause = min(2 * pause, self._patience.most_pause)
@@ -304,12 +335,16 @@ class Nats:
             link = self._link = Link(self._loop, self)
             facts = {"name": f"wsworker {self._origin.node} {self._origin.worker}"}
             try:
-                await link.open(server, self._url, facts, self._patience.connect, self._tls_first)
-            except OSError as error:
+                async with asyncio.timeout(self._patience.connect):
+                    # the loop asks again itself, and then the answer is near
+                    await self._lookup.addresses(server)
+                await link.open(server, self._url, facts, self._patience.connect, server in self._tls_first)
+            except (OSError, UnicodeError) as error:
                 link.abort()
                 self._why = describe(error) if len(self._url.servers) == 1 else f"{server}: {describe(error)}"
-                # it may be a server that waits for TLS before it says anything
-                self._tls_first = self._url.kind.tls and not link.heard and not self._tls_first
+                if self._url.kind.tls and link.mute:
+                    # it may wait for TLS before it says anything, or wait no more
+                    self._tls_first ^= {server}
             else:
                 return link
         return None
@@ -320,12 +355,13 @@ class Nats:
         try:
             self._pass_on(Stage.UP)
             await self._subscribe_all(link)
-            await link.round_trip(self._patience.silence)
+            self._lag, self._lag_was_read = await link.round_trip(self._patience.silence), False
             up = True
             self._is_up(sink)
             while True:
                 await asyncio.wait((link.over,), timeout=self._patience.ping)
-                self._lag = await link.round_trip(self._patience.silence)
+                self._tell_refused()
+                self._measured(await link.round_trip(self._patience.silence))
         except OSError as error:
             self._why = describe(error)
         return up
@@ -339,8 +375,13 @@ class Nats:
             # very many must not stop the loop
             await asyncio.sleep(0)
 
+    def _measured(self, seconds: float) -> None:
+        self._lag = seconds if self._lag_was_read else max(self._lag, seconds)
+        self._lag_was_read = False
+
     def _is_up(self, sink: Sink) -> None:
-        missed = self._up is False and (self._was_up or bool(self._sids))
+        # also if no topic is wanted: who only broadcasts has clients too
+        missed = self._up is False
         self._reconnects += self._was_up
         self._up = self._was_up = True
         sink.on_state(True, "")

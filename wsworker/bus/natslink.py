@@ -30,6 +30,8 @@ from wsworker.forked import let_go
 
 TURN_SECONDS: Final = 0.005
 EVENTS_PER_TURN: Final = 256
+SECOND_LOOK_SECONDS: Final = 0.25
+"""So long who has not answered in time is waited for once more: if it was us who stood still, the answer is there."""
 _HARMLESS: Final = ("permissions violation", "maximum subscriptions exceeded")
 """What a server refuses without closing the connection."""
 
@@ -67,15 +69,21 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._turn: asyncio.Handle | None = None
         self._paused = False
+        self._connected = False  # now, or it was
         self._greets = False  # has said who it is, and waits for the answer
         self._known = False  # to the server
         self._why = ""
         self.over: asyncio.Future[str] = loop.create_future()
 
     @property
-    def heard(self) -> bool:
-        """Whether the server has said anything at all."""
-        return self._informed.done()
+    def mute(self) -> bool:
+        """Whether there was a connection, over which the server has never said who it is."""
+        return self._connected and not self._informed.done()
+
+    @property
+    def waits_seconds(self) -> float:
+        """For how long the oldest PING waits for its answer, 0.0 if none does."""
+        return monotonic() - self._pings[0][0] if self._pings else 0.0
 
     async def open(
         self, server: Server, url: BrokerUrl, facts: Mapping[str, Any], seconds: float, tls_first: bool
@@ -110,7 +118,7 @@ class Link(asyncio.Protocol):
 
     def ping(self, then: Callable[[float], None]) -> None:
         """Have this called when the server has all that was written before, with how long that took, in seconds."""
-        self._pings.append((self._loop.time(), then))
+        self._pings.append((monotonic(), then))
         self.write(PING)
 
     def write(self, data: bytes) -> None:
@@ -144,6 +152,7 @@ class Link(asyncio.Protocol):
         """Begin."""
         # it is one in all but name with uvloop
         self._transport = cast(asyncio.Transport, transport)
+        self._connected = True
         self._descriptor = transport.get_extra_info("socket").fileno()
         forget_at_close(transport)
 
@@ -176,15 +185,18 @@ class Link(asyncio.Protocol):
         self._reader = Reader()
         self._waiting.clear()
         transport = await self._loop.start_tls(self._transport, self, context, server_hostname=server.host)
-        assert transport is not None, "it was not closed by us"
+        if transport is None:
+            raise ConnectionError("the server has closed the connection")
         self.connection_made(transport)
 
     async def _until(self, fact: asyncio.Future[Fact], seconds: float | None = None) -> Fact:
-        await asyncio.wait((fact, self.over), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if fact.done():
-            return fact.result()
-        if self.over.done():
-            raise ConnectionError(self.over.result())
+        # some loops look at their timers before they read
+        for patience in (seconds, SECOND_LOOK_SECONDS):
+            await asyncio.wait((fact, self.over), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if fact.done():
+                return fact.result()
+            if self.over.done():
+                raise ConnectionError(self.over.result())
         raise TimeoutError
 
     def _handle(self) -> None:
@@ -222,9 +234,11 @@ class Link(asyncio.Protocol):
             case Word.PING:
                 self.write(PONG)
             case Word.PONG:
+                # what it has refused was not what it ends for
+                self._why = ""
                 if self._pings:
                     asked_at, then = self._pings.popleft()
-                    then(self._loop.time() - asked_at)
+                    then(monotonic() - asked_at)
             case Info():
                 self.info = event
                 if not self._informed.done():
@@ -232,7 +246,7 @@ class Link(asyncio.Protocol):
             case Refusal(text) if text.lower().startswith(_HARMLESS):
                 self._owner.refused(text)
             case Refusal(text):
-                # it closes now
+                # it closes now, most often
                 self._why = f"the server answers {text!r}"
 
     def _fail(self, why: str) -> None:
@@ -246,7 +260,7 @@ def describe(error: BaseException) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not right: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS failed: {error.reason or error}"
+            return f"TLS failed: {error.reason or 'no reason is given'}"
         case socket.gaierror():
             return str(error.strerror)
         case OSError(errno=int(number), filename=str(file)):
@@ -266,12 +280,19 @@ def _login(url: BrokerUrl) -> dict[str, str]:
 
 
 def _tls_context(url: BrokerUrl) -> ssl.SSLContext:
+    """Return a context that verifies the server. Raises OSError with the file at fault."""
     for file in url.files:
         # so that an error names it, which those of ssl do not
         with open(file, "rb"):
             pass
-    context = ssl.create_default_context(cafile=url.ca or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if url.cert:
-        context.load_cert_chain(url.cert, url.key or None)
+    what = f"{url.ca} cannot be used as ca"
+    try:
+        context = ssl.create_default_context(cafile=url.ca or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if url.cert:
+            what = f"{url.cert} cannot be used as cert; its key must have no pass phrase"
+            # asked for a pass phrase, OpenSSL would wait at a terminal
+            context.load_cert_chain(url.cert, url.key or None, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"{what} ({describe(error)})") from None
     return context

@@ -86,6 +86,12 @@ class Pipeline:
         return len(self._in_flight)
 
     @property
+    def tells(self) -> bool:
+        """Whether word of a loss waits, or is not answered."""
+        items = [item for _, item in self._in_flight] + [item for _, item in self._waiting]
+        return any(isinstance(item, Gap) for item in items)
+
+    @property
     def stalled(self) -> bool:
         """Whether the queue was full, and is not half empty again."""
         return self._stalled

@@ -22,7 +22,7 @@ logger: Final = logging.getLogger("wsworker.bus")
 class Reception:
     """What comes to one worker. node: names this run of the service; most: the longest body that is taken, in bytes.
 
-    refused: how much was dropped because it was malformed.
+    refused: how much was dropped because it was malformed or too large.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, node: str, most: int, sink: Sink) -> None:
@@ -46,6 +46,7 @@ class Reception:
         if len(envelope.body) > self._most:
             # another machine has another bus.max_message; whoever wants the topic is to know
             text = "a message of %d bytes from another machine is over bus.max_message = %d; it is dropped"
+            self.refused += 1
             self._notices.tell("size", text, len(envelope.body), self._most)
             self._sink.on_gap(frozenset((key,)), 1)
             return

@@ -13,6 +13,7 @@ All numbers are big-endian; the first length counts what follows it.
     7 PROBE      u8 1 if it is an answer | u64 clock of who has asked
     8 GOODBYE    nothing follows: the sender leaves in good order
     9 ACCEPTED   u64 how many messages of a program outside were accepted so far
+    10 DEBT      nothing follows: other machines are to be told that they have missed something; the sender cannot
 
 A list of keys is, for each of them, u8 kind, plus 0x80 if it is wanted no more | u16 length | name.
 
@@ -73,6 +74,7 @@ class Type(IntEnum):
     PROBE = 7
     GOODBYE = 8
     ACCEPTED = 9
+    DEBT = 10
 
 
 _TYPES: Final = frozenset(map(int, Type))

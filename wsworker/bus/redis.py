@@ -30,19 +30,23 @@ from wsworker.brokers import BrokerUrl, Server
 from wsworker.bus.bus import CAUSES, BusStats, Cause, Settings, Sink
 from wsworker.bus.channels import channel as channel_of
 from wsworker.bus.channels import service_channel
-from wsworker.bus.payload import Origin, Writer
+from wsworker.bus.lookup import Lookup
+from wsworker.bus.payload import EXTRA_BYTES, Origin, Writer
 from wsworker.bus.pipeline import Debts, Stage
 from wsworker.bus.reception import Reception
 from wsworker.bus.records import Gap
 from wsworker.bus.redis_line import TIMES, Times
 from wsworker.bus.redis_publisher import Publisher
-from wsworker.bus.redis_shards import Shards
+from wsworker.bus.redis_shards import Shard, Shards
 from wsworker.bus.redis_subscriber import Subscriber
 from wsworker.bus.redis_wire import command, dial
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
 from wsworker.notices import Notices
 
 logger: Final = logging.getLogger("wsworker.bus")
+
+_SLICE: Final = 2048
+"""So many keys are looked at without a pause when the layout of a cluster has changed."""
 
 
 class Redis:
@@ -75,10 +79,12 @@ class Redis:
         self._service = service_channel(self._prefix)
         self._everybody = channel_of(self._prefix, EVERYBODY)
         self._wanted: dict[bytes, Key] = {}
-        self._shards = Shards(url, f"{self._name}:ask", times, draw, self)
+        self._lookup = Lookup(loop)
+        self._shards = Shards(url, self._lookup, f"{self._name}:ask", times, draw, self)
         self._early: deque[Envelope] = deque()  # what came before the layout of a cluster
         self._early_bytes = 0
         self._debts = Debts()
+        self._refused_gap = False  # lately: it is paid with the next probe, not at once, or it would go on for ever
         self._sink: Sink | None = None  # from start until close
         self._reception: Reception | None = None
         self._prober: asyncio.TimerHandle | None = None
@@ -86,6 +92,7 @@ class Redis:
         self._judged = asyncio.Event()  # the first attempt is over
         self._up: bool | None = None
         self._was_up = False
+        self._has_gap = False  # that the worker was not told of
         self._why = ""
         self._dropped: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self._reconnects = 0
@@ -111,6 +118,7 @@ class Redis:
         self._sink = None
         if self._prober is not None:
             self._prober.cancel()
+        self._refused_gap = False
         self.flush()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
@@ -167,6 +175,11 @@ class Redis:
         """Tell the others that messages of this machine may be missing."""
         self._debts.add(Gap(0, None))
 
+    @property
+    def owes(self) -> bool:
+        """Whether others are to be told of a loss and were not, as far as is known; also after close."""
+        return bool(self._debts) or any(shard.publisher.pipeline.tells for shard in self._shards)
+
     def flush(self) -> None:
         """Write what was published, subscribed and unsubscribed."""
         self.pay()
@@ -199,7 +212,7 @@ class Redis:
         """Keep what comes before a cluster is known; give it up once the first attempt to know it has failed."""
         cause: Cause = "down"
         if self._up is None:
-            size = len(envelope.body)
+            size = EXTRA_BYTES + len(envelope.body)
             if not self._early or self._early_bytes + size <= self._limit:
                 self._early.append(envelope)
                 self._early_bytes += size
@@ -219,6 +232,8 @@ class Redis:
 
     def _probe(self) -> None:
         self._prober = self._loop.call_later(self._times.probe, self._probe)
+        self._refused_gap = False
+        self.pay()
         for shard in self._shards:
             if shard.publisher.up and shard.probe is not None:
                 record = command(self._verb, shard.probe, self._writer.probe(monotonic_ns()))
@@ -231,7 +246,7 @@ class Redis:
         """Make the lines to a server."""
         url, times, draw = self._url, self._times, self._draw
         publisher = Publisher(
-            lambda: dial(url, server, f"{self._name}:pub", times.connect),
+            lambda: dial(url, server, self._lookup, f"{self._name}:pub", times.connect),
             self,
             times,
             draw,
@@ -240,7 +255,11 @@ class Redis:
             self._notices,
         )
         subscriber = Subscriber(
-            lambda: dial(url, server, f"{self._name}:sub", times.connect), self, times, draw, url.kind.cluster
+            lambda: dial(url, server, self._lookup, f"{self._name}:sub", times.connect),
+            self,
+            times,
+            draw,
+            url.kind.cluster,
         )
         return publisher, subscriber
 
@@ -248,18 +267,30 @@ class Redis:
         """Return the channel of the worker's own with this ending of its name."""
         return service_channel(self._prefix, f"{self._origin.node}.{self._origin.worker}{ending}")
 
-    def surveyed(self, changed: bool) -> None:
+    async def surveyed(self, changed: bool) -> None:
         """Ask each server for what it has now; publish what has waited for that."""
+        self._refused_gap = False
         early, self._early, self._early_bytes = self._early, deque(), 0
         for envelope in early:
             self.publish(envelope)
-        channels = self.channels()
-        for shard in self._shards:
-            if changed:
-                shard.subscriber.owe()
-            shard.subscriber.touch(channels)
+        if changed:
+            await self._ask_anew()
+        else:
+            for shard in self._shards:
+                shard.subscriber.touch_homeless()
         self.flush()
         self.risen()
+
+    async def _ask_anew(self) -> None:
+        """Have each server asked for what it has, of very many keys in slices; tell then that some may be missing."""
+        channels = self.channels()
+        subscribers = [shard.subscriber for shard in self._shards]
+        for begin in range(0, len(channels), _SLICE):
+            for subscriber in subscribers:
+                subscriber.touch(channels[begin : begin + _SLICE])
+                await asyncio.sleep(0)
+        for subscriber in subscribers:
+            subscriber.owe()
 
     def unsurveyed(self, why: str) -> None:
         """Know that nobody could be asked for the layout; why: a clause."""
@@ -269,7 +300,7 @@ class Redis:
     # What the lines tell
 
     def risen(self) -> None:
-        """Tell that the broker can be reached, if all lines are up."""
+        """Tell that the broker can be reached, if all lines are up, and that messages may be missing, if they may."""
         if self._up or not all(shard.up for shard in self._shards):
             return
         self._reconnects += self._was_up
@@ -277,10 +308,12 @@ class Redis:
         self._judged.set()
         if self._sink is not None:
             self._sink.on_state(True, "")
+        self._tell_gap()
 
     def fell(self, why: str) -> None:
         """Tell that it cannot be reached, once; a line was lost, which may be because the layout is another one."""
         self._shards.look()
+        self._refused_gap = False
         self._falls(why)
 
     def _falls(self, why: str) -> None:
@@ -312,13 +345,18 @@ class Redis:
             if shard.publisher is publisher:
                 shard.subscriber.cut("no answer came in time")
 
+    def unpaid(self, gap: Gap) -> None:
+        """Owe it again, and wait a while: whoever refuses it now would do so again at once."""
+        self._debts.add(gap)
+        self._refused_gap = True
+
     def rested(self) -> None:
         """Know that a pipeline is empty."""
         self._rest.set()
 
     def pay(self) -> None:
         """Tell others what they have lost, if the server that has the service's channel takes it now."""
-        shard = self._shards.of(self._service) if self._debts else None
+        shard = self._shards.of(self._service) if self._debts and not self._refused_gap else None
         if shard is None or shard.publisher.pipeline.stage is not Stage.UP or shard.publisher.pipeline.stalled:
             return
         gap = self._debts.take()
@@ -327,8 +365,8 @@ class Redis:
 
     def wants(self, subscriber: Subscriber, channel: bytes) -> bool:
         """Return whether a channel is wanted over this line."""
-        shard = self._shards.of(channel)
-        if shard is None or shard.subscriber is not subscriber:
+        shard = self._home(subscriber, channel)
+        if shard is None:
             return False
         return channel in self._wanted or channel in (self._service, self._everybody, shard.probe)
 
@@ -337,13 +375,10 @@ class Redis:
         probes = [shard.probe for shard in self._shards if shard.probe is not None]
         return [*self._wanted, self._service, self._everybody, *probes]
 
-    def has_keys(self) -> bool:
-        """Return whether anything is wanted but what always is."""
-        return bool(self._wanted)
-
     def heard(self, subscriber: Subscriber, channel: bytes, payload: bytes) -> None:
-        """Hand on what has come."""
-        if self._sink is None or self._reception is None:
+        """Hand on what has come, unless the channel has moved: what is late there would come behind what is newer."""
+        shard = self._home(subscriber, channel)
+        if shard is None or self._sink is None or self._reception is None:
             return
         key = self._wanted.get(channel)
         if key is not None:
@@ -352,12 +387,22 @@ class Redis:
             self._reception.message(EVERYBODY, payload)
         elif channel == self._service:
             self._reception.gap(payload)
-        elif any(shard.subscriber is subscriber and shard.probe == channel for shard in self._shards):
+        elif channel == shard.probe:
             clock = self._reception.probe(payload)
             if clock is not None:
                 subscriber.lag_seconds = max(0, monotonic_ns() - clock) / 1e9
 
+    def _home(self, subscriber: Subscriber, channel: bytes) -> Shard | None:
+        """Return the shard that has a channel now, if this is its line."""
+        shard = self._shards.of(channel)
+        return shard if shard is not None and shard.subscriber is subscriber else None
+
     def missed(self) -> None:
-        """Tell the worker that messages may be missing."""
-        if self._sink is not None:
+        """Tell the worker that messages may be missing, once it can also publish what it makes of that."""
+        self._has_gap = True
+        self._tell_gap()
+
+    def _tell_gap(self) -> None:
+        if self._has_gap and self._up and self._sink is not None:
+            self._has_gap = False
             self._sink.on_gap(None, None)

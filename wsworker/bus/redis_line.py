@@ -21,6 +21,8 @@ TURN_SECONDS: Final = 0.005
 STEADY_SECONDS: Final = 5.0
 """Who was up for so long is dialled soon again."""
 
+_LOOKS_PER_SPAN: Final = 4
+
 logger: Final = logging.getLogger("wsworker.bus")
 
 
@@ -58,7 +60,7 @@ class Keeper(Protocol):
 class Line(ABC):
     """One line. dial: makes a wire, raises Lost; draw: gives a random number from 0 to 1 at each call.
 
-    up: whether it serves its purpose; was_up: whether it ever has. You must run keep as a task, and cancel it.
+    up: whether it serves its purpose. You must run keep as a task, and cancel it.
     """
 
     def __init__(
@@ -72,7 +74,6 @@ class Line(ABC):
         self._cut = ""
         self._up_at = 0.0
         self.up = False
-        self.was_up = False
 
     async def keep(self) -> None:
         """Dial and serve, for ever."""
@@ -102,7 +103,7 @@ class Line(ABC):
 
     def rise(self) -> None:
         """Be up from now on."""
-        self.up = self.was_up = True
+        self.up = True
         self._up_at = monotonic()
 
     @abstractmethod
@@ -149,16 +150,31 @@ class Turns:
         return said
 
 
+async def watch(span_seconds: float, overdue: Callable[[], Lost | None]) -> None:
+    """Look several times in each span; raise what is overdue at two looks, one after the other.
+
+    A worker that stood still itself has not read yet what came meanwhile: it must not blame the server at the first.
+    """
+    suspected = False
+    while True:
+        await asyncio.sleep(span_seconds / _LOOKS_PER_SPAN)
+        lost = overdue()
+        if lost is not None and suspected:
+            raise lost
+        suspected = lost is not None
+
+
 async def together(*works: Coroutine[Any, Any, None]) -> None:
-    """Do several things at once, until the first of them raises; then the others are cancelled."""
-    lost: Lost | None = None
+    """Do several things at once, until the first of them raises; then the others are cancelled.
+
+    No TaskGroup: in Python 3.11, if a task of it fails while its owner is cancelled, that cancellation is lost.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
     try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except* Lost as several:
-        first = several.exceptions[0]
-        assert isinstance(first, Lost), "nothing in there is a group itself"
-        lost = first
-    if lost is not None:
-        raise lost
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

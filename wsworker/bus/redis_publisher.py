@@ -1,8 +1,8 @@
 """The publisher: the line over which a worker publishes at one Redis or Valkey.
 
 Two tasks have the wire. One sends a batch and waits until it is answered; the other one reads, also when nothing is in
-flight, so that the end of a connection is known before something is lost by it. A batch that is not answered in time
-ends the connection, and tells that the server hangs.
+flight, so that the end of a connection is known before something is lost by it. A server that answers nothing for too
+long, while a batch is in flight, hangs: that ends the connection, and is told.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from wsworker.bus.bus import Cause
 from wsworker.bus.pipeline import Debts, Item, Pipeline, Stage
 from wsworker.bus.records import Gap
-from wsworker.bus.redis_line import Keeper, Line, Times, Turns, together
+from wsworker.bus.redis_line import Keeper, Line, Times, Turns, together, watch
 from wsworker.bus.redis_wire import Lost, Refusal, Wire
 from wsworker.bus.topics import Key
 from wsworker.notices import Notices
@@ -34,6 +35,9 @@ class PublisherKeeper(Keeper, Protocol):
 
     def pay(self) -> None:
         """Tell others what they have lost, if that can be told now."""
+
+    def unpaid(self, gap: Gap) -> None:
+        """Know that the server does not take word of a loss now."""
 
     def rested(self) -> None:
         """Know that nothing waits any more."""
@@ -61,6 +65,7 @@ class Publisher(Line):
         self._notices = notices
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
+        self._asked_at = 0.0  # or answered, whatever was last
         self.pipeline: Final = Pipeline(limit, debts)
         self.sent = 0
 
@@ -84,7 +89,7 @@ class Publisher(Line):
         self._owner.pay()
         self._keeper.risen()
         self.write()
-        await together(self._send(wire), self._hear(wire))
+        await together(self._send(wire), self._hear(wire), watch(self._times.answer, self._overdue))
 
     def lost(self, lost: Lost) -> None:
         """Give up what waits: nobody knows what has come through, and nothing is sent twice."""
@@ -98,12 +103,14 @@ class Publisher(Line):
             self._wake.clear()
             while batch := self.pipeline.take():
                 self._answered.clear()
-                try:
-                    async with asyncio.timeout(self._times.answer):
-                        await wire.send(batch)
-                        await self._answered.wait()
-                except TimeoutError:
-                    raise Lost("no answer came in time", silent=True) from None
+                self._asked_at = monotonic()
+                await wire.send(batch)
+                await self._answered.wait()
+
+    def _overdue(self) -> Lost | None:
+        if not self.pipeline.in_flight or monotonic() - self._asked_at <= self._times.answer:
+            return None
+        return Lost("no answer came in time", silent=True)
 
     async def _hear(self, wire: Wire) -> None:
         turns = Turns(wire)
@@ -112,6 +119,7 @@ class Publisher(Line):
             reply = await turns.next()
             if not pipeline.in_flight:
                 raise Lost("it says what nobody has asked")
+            self._asked_at = monotonic()
             was_stalled = pipeline.stalled
             item = pipeline.answered()
             if isinstance(reply, int):
@@ -146,6 +154,5 @@ class Publisher(Line):
         if isinstance(item, Key):
             self._owner.gave_up("down" if refusal.moved else "refused", 1)
             self._debts.add(item)
-        elif isinstance(item, Gap) and refusal.moved:
-            # elsewhere it may be taken; who refuses it once does so again
-            self._debts.add(item)
+        elif isinstance(item, Gap):
+            self._owner.unpaid(item)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from wsworker.brokers import BrokerUrl, Server
+from wsworker.bus.lookup import Lookup
 from wsworker.bus.redis_line import Times
 from wsworker.bus.redis_publisher import Publisher
 from wsworker.bus.redis_subscriber import Subscriber
@@ -60,7 +61,7 @@ class Owner(Protocol):
     def probe_channel(self, ending: str) -> bytes:
         """Return the channel of the worker's own with this ending of its name."""
 
-    def surveyed(self, changed: bool) -> None:
+    async def surveyed(self, changed: bool) -> None:
         """Know that the layout is known; changed: it was another one before."""
 
     def unsurveyed(self, why: str) -> None:
@@ -74,8 +75,11 @@ class Shards:
     close.
     """
 
-    def __init__(self, url: BrokerUrl, name: str, times: Times, draw: Callable[[], float], owner: Owner) -> None:
+    def __init__(
+        self, url: BrokerUrl, lookup: Lookup, name: str, times: Times, draw: Callable[[], float], owner: Owner
+    ) -> None:
         self._url = url
+        self._lookup = lookup
         self._name = name
         self._times = times
         self._draw = draw
@@ -118,7 +122,7 @@ class Shards:
             # whom the URL names is asked at the start, and when no other is there
             servers = dict.fromkeys([*self._shards, *self._url.servers])
             try:
-                await self._use(await _survey(self._url, servers, self._name, self._times.connect))
+                await self._use(await _survey(self._url, servers, self._lookup, self._name, self._times.connect))
             except Lost as lost:
                 self._stale.set()
                 self._owner.unsurveyed(lost.why)
@@ -132,7 +136,7 @@ class Shards:
         self._open(layout)
         for server in self._shards.keys() - layout.servers:
             await self._end(server)
-        self._owner.surveyed(changed)
+        await self._owner.surveyed(changed)
 
     def _open(self, layout: Layout) -> None:
         new = layout.servers - self._shards.keys()
@@ -146,19 +150,19 @@ class Shards:
         self.sent += shard.publisher.sent
 
 
-async def _survey(url: BrokerUrl, servers: Iterable[Server], name: str, seconds: float) -> Layout:
+async def _survey(url: BrokerUrl, servers: Iterable[Server], lookup: Lookup, name: str, seconds: float) -> Layout:
     """Return the layout. servers: who is asked, one after another, one at least; seconds: for each. Raises Lost."""
     lost = Lost("there is nobody to ask")
     for server in servers:
         try:
-            return await _ask(url, server, name, seconds)
+            return await _ask(url, server, lookup, name, seconds)
         except Lost as error:
             lost = Lost(f"{server}: {error.why}", error.silent)
     raise lost
 
 
-async def _ask(url: BrokerUrl, server: Server, name: str, seconds: float) -> Layout:
-    wire = await dial(url, server, name, seconds)
+async def _ask(url: BrokerUrl, server: Server, lookup: Lookup, name: str, seconds: float) -> Layout:
+    wire = await dial(url, server, lookup, name, seconds)
     try:
         async with asyncio.timeout(seconds):
             await wire.send(command(b"CLUSTER", b"SLOTS"))

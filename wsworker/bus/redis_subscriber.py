@@ -1,7 +1,8 @@
 """The subscriber: the line over which one Redis or Valkey sends a worker what it wants.
 
-Over each new wire everything is asked for anew; the line is up when all of it is confirmed. Only then is it told that
-messages may be missing, so that whoever reads the state of things then misses nothing after it.
+Over each new wire everything is asked for anew; the line is up when all of it is confirmed, whatever else is asked for
+meanwhile. Only then is it told that messages may be missing, so that whoever reads the state of things then misses
+nothing after it.
 
 A connection may stand and yet bring nothing: after a failover it may lead to a server at which nobody publishes any
 more. So each worker publishes probes to a channel of its own. A probe that the server has taken and that does not come
@@ -13,13 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Protocol
 
-from wsworker.bus.redis_line import Keeper, Line, Times, Turns, together
+from wsworker.bus.redis_line import Keeper, Line, Times, Turns, together, watch
 from wsworker.bus.redis_wire import Lost, Refusal, Wire, command
 from wsworker.bus.subscriptions import Ask, Subscriptions, Verb
-
-_LOOKS_PER_SPAN: Final = 4
 
 
 class SubscriberKeeper(Keeper, Protocol):
@@ -30,9 +29,6 @@ class SubscriberKeeper(Keeper, Protocol):
 
     def channels(self) -> Iterable[bytes]:
         """Return all channels that may be wanted over some line."""
-
-    def has_keys(self) -> bool:
-        """Return whether anything is wanted but what always is."""
 
     def heard(self, subscriber: Subscriber, channel: bytes, payload: bytes) -> None:
         """Handle what has come."""
@@ -70,14 +66,21 @@ class Subscriber(Line):
         if self._wire is not None:
             self._subscriptions.touch(channels)
 
+    def touch_homeless(self) -> None:
+        """Ask once more for what was refused, or ended by the server. You must call write afterwards."""
+        self._subscriptions.touch_homeless()
+
     def write(self) -> None:
         """Ask soon for what has changed, if anything has."""
         if self._subscriptions.pending:
             self._wake.set()
 
     def owe(self) -> None:
-        """Have told that messages may be missing, as soon as all is confirmed."""
+        """Have told that messages may be missing, as soon as all that is wanted now is confirmed."""
         self._owes = True
+        self._subscriptions.need()
+        # it may all be confirmed, and nothing more be asked
+        self._wake.set()
 
     def expect_probe(self) -> None:
         """Know that a probe is on its way."""
@@ -90,7 +93,8 @@ class Subscriber(Line):
         self._probed_at = None
         self._subscriptions.restart(self._owner.channels())
         self._wake.set()
-        await together(self._ask(wire), self._hear(wire), self._watch())
+        span = min(self._times.answer, self._times.silence)
+        await together(self._ask(wire), self._hear(wire), watch(span, self._overdue))
 
     def lost(self, lost: Lost) -> None:
         """Owe word of it."""
@@ -151,23 +155,20 @@ class Subscriber(Line):
         self._keeper.moved()
 
     def _settle(self) -> None:
-        """Be up if all is confirmed, and tell what is owed."""
-        if not self._subscriptions.complete:
+        """Be up if all that was needed is confirmed, and tell what is owed."""
+        if not self._subscriptions.ready:
             return
         if not self.up:
-            again = self.was_up
             self.rise()
             self._keeper.risen()
-            self._owes = self._owes and (again or self._owner.has_keys())
         if self._owes:
             self._owes = False
             self._owner.missed()
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(min(self._times.answer, self._times.silence) / _LOOKS_PER_SPAN)
-            now = monotonic()
-            if not self._subscriptions.complete and now - self._asked_at > self._times.answer:
-                raise Lost("no answer came in time", silent=True)
-            if self._probed_at is not None and now - self._probed_at > self._times.silence:
-                raise Lost("nothing comes from it any more")
+    def _overdue(self) -> Lost | None:
+        now = monotonic()
+        if not self._subscriptions.complete and now - self._asked_at > self._times.answer:
+            return Lost("no answer came in time", silent=True)
+        if self._probed_at is not None and now - self._probed_at > self._times.silence:
+            return Lost("nothing comes from it any more")
+        return None

@@ -26,6 +26,7 @@ from redis.exceptions import AskError, AuthenticationError, ClusterDownError, Mo
 
 from wsworker.brokers import BrokerUrl, Server
 from wsworker.bus.ending import forget_at_close
+from wsworker.bus.lookup import Lookup
 
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _SHOWN_CHARACTERS: Final = 100
@@ -104,11 +105,13 @@ class Wire:
             os.dup2(nothing.fileno(), self._descriptor, inheritable=False)
 
 
-async def dial(url: BrokerUrl, server: Server, name: str, seconds: float) -> Wire:
+async def dial(url: BrokerUrl, server: Server, lookup: Lookup, name: str, seconds: float) -> Wire:
     """Connect and authenticate. server: which one of the URL's, or of its cluster; name: for CLIENT LIST.
 
-    seconds: how long it may take. Raises Lost.
+    seconds: how long looking up its name may take, and as long again connecting. Raises Lost.
     """
+    if not url.path:
+        await _look_up(server, lookup, seconds)
     connection = await _connection(url, server, seconds)
     try:
         async with asyncio.timeout(seconds):
@@ -130,6 +133,19 @@ async def dial(url: BrokerUrl, server: Server, name: str, seconds: float) -> Wir
         await _discard(connection)
         raise
     return wire
+
+
+async def _look_up(server: Server, lookup: Lookup, seconds: float) -> None:
+    """See whether a name has addresses. The library asks again itself, and then the answer is near."""
+    try:
+        async with asyncio.timeout(seconds):
+            await lookup.addresses(server)
+    except TimeoutError:
+        raise Lost("no name server answers") from None
+    except UnicodeError:
+        raise Lost("its name is no host name") from None
+    except OSError as error:
+        raise Lost(clause(error)) from None
 
 
 def command(*parts: bytes) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import click
 
-from wsworker import client, configfile, values
+from wsworker import brokers, client, configfile, values
 from wsworker.bus.topics import check_name
 from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA
 from wsworker.cli.options import Settings, epilog, global_options
@@ -67,7 +67,9 @@ def publish(
         raise click.UsageError(str(error)) from None
     client.publish(topic, message, **where)
     document = {"schema": SCHEMA, "result": "ok", "topic": topic, "bytes": len(content)}
-    settings.result(f"published {counted(len(content), 'byte')} to {topic}", document)
+    # who publishes with another prefix than the service has reaches nobody, and sees it here
+    road = f" as {where['prefix']}topic:{topic} at {brokers.parse(where['url'])}" if "url" in where else f" to {topic}"
+    settings.result(f"published {counted(len(content), 'byte')}{road}", document)
     return OK
 
 

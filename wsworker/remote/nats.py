@@ -4,7 +4,7 @@ A message is not answered. Behind it goes a PING: a server that answers that has
 of its own: if the message was not sent to its last byte nobody has it, and a part of both would leave that open.
 
 As for workers, a server that wants TLS gets it, and one that offers none where the URL asks for TLS is told nothing.
-One that says INFO only behind TLS waits for us as we wait for it: it is dialled a second time.
+One that says INFO only behind TLS waits for us as we wait for it: it is dialled a second time, and that is remembered.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from wsworker.bus.topics import Key
 from wsworker.errors import PublishError, WireError
 from wsworker.remote.link import no_entry, refusal
 from wsworker.remote.stream import Stream, Where, context_of
+from wsworker.visible import escape
 
 REFUSALS: Final = ("permissions violation", "maximum payload violation")
 """How errors begin that are about what was just published; others are about the connection."""
 
 NO_ENTRY: Final = "authorization violation"
 INFO_SECONDS: Final = 1.0
-"""So long the INFO of a server that speaks first is waited for, if the URL says TLS."""
+"""So long the INFO of a server that speaks first is waited for, if the URL says TLS; or half the time there is."""
+
+_tls_first: set[Server] = set()
+"""Who has said INFO behind TLS."""
 
 
 class NatsLink:
@@ -37,6 +41,7 @@ class NatsLink:
         self._url = url
         self._reader = Reader()
         self._events: deque[Event] = deque()
+        self._error = ""  # what the server has said since it was last asked
         self.stream = Stream(where, give_up_at)
         try:
             info = self._meet(where, give_up_at)
@@ -79,18 +84,28 @@ class NatsLink:
             if info.wants_tls:
                 self._turn_to_tls(where)
             return info
-        self.stream.give_up_at = min(give_up_at, time.monotonic() + INFO_SECONDS)
+        if where in _tls_first:
+            return self._meet_behind_tls(where)
+        now = time.monotonic()
+        self.stream.give_up_at = now + min(INFO_SECONDS, (give_up_at - now) / 2)
         try:
             info = self._await_info()
         except (OSError, WireError):
             self.stream.close()
             self.stream = Stream(where, give_up_at)
-            self._turn_to_tls(where)
-            return self._await_info()
+            return self._meet_behind_tls(where)
         if not info.offers_tls:
             raise WireError(f"it offers no TLS, which {self._url.scheme}:// asks for")
         self.stream.give_up_at = give_up_at
         self._turn_to_tls(where)
+        return info
+
+    def _meet_behind_tls(self, where: Server) -> Info:
+        # until it is seen to do so
+        _tls_first.discard(where)
+        self._turn_to_tls(where)
+        info = self._await_info()
+        _tls_first.add(where)
         return info
 
     def _turn_to_tls(self, where: Server) -> None:
@@ -120,23 +135,24 @@ class NatsLink:
 
         The server may end the connection behind an error: that is an answer only if it says what it has refused.
         """
-        error = ""
-        while True:
-            try:
-                event = self._next()
-            except (OSError, WireError):
-                if error.lower().startswith((*REFUSALS, NO_ENTRY)):
-                    return error
+        try:
+            while self._next() is not Word.PONG:
+                pass
+        except (OSError, WireError):
+            if not self._error.lower().startswith((*REFUSALS, NO_ENTRY)):
                 raise
-            if event is Word.PONG:
-                return error
-            if isinstance(event, Refusal):
-                error = event.text
+        error, self._error = self._error, ""
+        return error
 
     def _next(self) -> Event:
-        """Return what the server says next. Raises OSError or WireError."""
-        while not self._events:
-            self._feed(self.stream.receive())
+        """Return what the server says next. Raises OSError or WireError, with its reason to end if it has said one."""
+        try:
+            while not self._events:
+                self._feed(self.stream.receive())
+        except (ConnectionError, WireError):
+            if self._error:
+                raise WireError(f"it says '{escape(self._error)}'") from None
+            raise
         return self._take()
 
     def _feed(self, data: bytes) -> None:
@@ -148,4 +164,6 @@ class NatsLink:
         event = self._events.popleft()
         if event is Word.PING:
             self.stream.send(PONG)
+        elif isinstance(event, Refusal):
+            self._error = event.text
         return event

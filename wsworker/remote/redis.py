@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from wsworker.brokers import BrokerUrl, Server
+from wsworker.brokers import BrokerUrl, Server, server
 from wsworker.bus.channels import channel
 from wsworker.bus.topics import Key
 from wsworker.errors import WireError
@@ -91,9 +91,12 @@ class RedisLink:
     def _moved(self, rest: str) -> Server:
         """Return the server in "3999 10.0.0.7:6379"; a host that is not said is that of the server which says it."""
         host, _, port = rest.partition(" ")[2].rpartition(":")
-        if not (port.isascii() and port.isdecimal()) or not isinstance(self._where, Server):
-            raise WireError("it names another server, but not which one")
-        return Server(host if host not in ("", "?") else self._where.host, int(port))
+        if host in ("", "?") and isinstance(self._where, Server):
+            host = self._where.host
+        try:
+            return server(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", 0)
+        except ValueError:
+            raise WireError("it names another server, but not which one") from None
 
 
 def command(*words: bytes) -> bytes:

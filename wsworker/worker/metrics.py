@@ -69,6 +69,7 @@ BY_ADAPTER: Final[Mapping[str, str]] = {
     "bus_received": "Published messages that came from other workers, and from other machines.",
     "bus_gaps": "Times that published messages may have been missed; see on_bus_gap.",
     "bus_reconnects": "Lost links, to other workers or to the broker, that came back.",
+    "bus_refused": "Strangers that were turned away, and what came over the bus and was no message.",
 }
 """Field of Counters, which is the name of its metric too: help. The labels are slot and adapter."""
 

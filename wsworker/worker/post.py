@@ -154,8 +154,8 @@ class Post:
 
     # What the exchange says
 
-    def _receive(self, envelope: Envelope) -> None:
-        """Deliver what another worker has published; the rules of names, texts and codes hold for it too."""
+    def _receive(self, envelope: Envelope) -> bool:
+        """Deliver what another worker has published; False if it breaks the rules of names, texts and codes."""
         try:
             if envelope.closes:
                 self._close(envelope.key.name, *decode_close(envelope.body))
@@ -165,6 +165,8 @@ class Post:
             # whoever may write to a broker decides how often
             text = "a message of another worker is dropped: %s"
             self._office.notices.tell("published", text, error, level=logging.WARNING)
+            return False
+        return True
 
     def _publish_for_others(self, envelope: Envelope) -> bool:
         try:
