@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -80,6 +81,9 @@ class NatsServer:
     def pause(self) -> None:
         """Stop it, so that it neither answers nor closes anything."""
         self.signal(signal.SIGSTOP)
+        assert self._process is not None, "it was started"
+        # all its threads, which takes a moment
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def go_on(self) -> None:
         """Let it go on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import platform
 import shutil
 import signal
@@ -124,6 +125,8 @@ class Valkey:
         """Have it hang."""
         assert self._process is not None, "it was started"
         self._process.send_signal(signal.SIGSTOP)
+        # all its threads, which takes a moment
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Have it go on."""
