@@ -35,8 +35,8 @@ class BusStats:
     links: others that it can reach now: workers, or servers of the broker; sent: messages that were handed to them, for
     each once; queued_bytes: what waits for them; keys: subscriptions of this worker; dropped: messages that were given
     up, by cause; reconnects: links that were lost and came again; refused: peers that were turned away, and records
-    from a broker that were none; lag_seconds: how long a probe took to others and back, the longest of late, 0.0 before
-    the first.
+    from a broker that were none; lag_seconds: how long a probe took to others and back, the longest of late; 0.0 before
+    the first, and while a broker is out of reach.
     """
 
     links: int = 0

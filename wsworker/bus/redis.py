@@ -197,7 +197,7 @@ class Redis:
             dropped=dict(self._dropped),
             reconnects=self._reconnects,
             refused=0 if self._reception is None else self._reception.refused,
-            lag_seconds=max((shard.subscriber.lag_seconds for shard in self._shards), default=0.0),
+            lag_seconds=max((shard.subscriber.lag_seconds for shard in self._shards if self._up), default=0.0),
         )
 
     @property

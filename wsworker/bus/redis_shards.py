@@ -145,9 +145,9 @@ class Shards:
             self._shards[server] = Shard(*self._owner.lines(server), probes.get(server))
 
     async def _end(self, server: Server) -> None:
-        shard = self._shards.pop(server)
-        await shard.close()
-        self.sent += shard.publisher.sent
+        # it is forgotten when that is done: who is cancelled meanwhile leaves it to close()
+        await self._shards[server].close()
+        self.sent += self._shards.pop(server).publisher.sent
 
 
 async def _survey(url: BrokerUrl, servers: Iterable[Server], lookup: Lookup, name: str, seconds: float) -> Layout:
