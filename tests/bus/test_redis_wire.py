@@ -309,9 +309,12 @@ def _sockets() -> int:
     count = 0
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
             with socket.socket(fileno=os.dup(int(name))) as found:
                 count += found.family in (socket.AF_INET, socket.AF_INET6)
         except OSError:
+            # the folder was open while it was read
             continue
     return count
 
