@@ -47,7 +47,8 @@ def test_every_worker_of_every_service_has_it_once(url: str, nothing_kept: None)
             client.publish("news", f"{number}", url=url, prefix="chat:")
             expected.append(f"{number}")
         asyncio.run(client.apublish("news", b"\xff", url=url, prefix="chat:"))
-        assert (0, "published 3 bytes to news\n", "") == daemons[0].cli("publish", "--by-bus", "news", "cli")
+        said = f"published 3 bytes as chat:topic:news at {url}\n"
+        assert (0, said, "") == daemons[0].cli("publish", "--by-bus", "news", "cli")
         expected += [b"\xff", "cli", "last"]
         client.publish("news", "last", url=url, prefix="chat:")
         for one in clients:
