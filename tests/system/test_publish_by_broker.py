@@ -15,7 +15,7 @@ from tests.bus.nats_server import NatsServer
 from tests.remote.peer import nothing_kept as nothing_kept
 from tests.system.daemon import Daemon, eventually
 from tests.system.puppets import APP, drained, knows, one_in_each, say
-from wsworker import client
+from wsworker import brokers, client
 
 
 @pytest.fixture(params=["valkey", "nats"])
@@ -47,7 +47,7 @@ def test_every_worker_of_every_service_has_it_once(url: str, nothing_kept: None)
             client.publish("news", f"{number}", url=url, prefix="chat:")
             expected.append(f"{number}")
         asyncio.run(client.apublish("news", b"\xff", url=url, prefix="chat:"))
-        said = f"published 3 bytes as chat:topic:news at {url}\n"
+        said = f"published 3 bytes as chat:topic:news at {brokers.parse(url)}\n"
         assert (0, said, "") == daemons[0].cli("publish", "--by-bus", "news", "cli")
         expected += [b"\xff", "cli", "last"]
         client.publish("news", "last", url=url, prefix="chat:")
