@@ -16,7 +16,7 @@ from benchmarks.audience import Audience, Result, measure
 from benchmarks.peers import picows_room, websockets_room
 from benchmarks.peers.server import HOST, Server, running
 from benchmarks.peers.wsworker_room import SECOND_HOST, daemon, is_broker, pair
-from benchmarks.table import table
+from benchmarks.report import Report
 from benchmarks.usage import processes
 from benchmarks.words import open_spread
 
@@ -49,11 +49,6 @@ COLUMNS = (
 Turn = Mapping[str, Result]
 
 
-def per_cpu_second(result: Result) -> float:
-    """Return the figure that servers are compared by."""
-    return result.per_cpu_second
-
-
 def turn(server: Server, cpu: int, seconds: float) -> Turn:
     """Start a server, fill its room, and measure all loads."""
     with running(server, cpu) as (port, pid):
@@ -81,26 +76,6 @@ def fill(server: Server, port: int) -> list[socket.socket]:
     return connections
 
 
-def report(outcome: rounds.Outcome[Turn], markdown: bool) -> str:
-    """Return a table for each load; its rows are the rounds with the median figure, each of them whole."""
-    tables = []
-    for title in LOADS:
-        results = {server: [one[title] for one in turns] for server, turns in outcome.results.items()}
-        middle = {server: rounds.median(every, per_cpu_second) for server, every in results.items()}
-        rows = [
-            (
-                server,
-                f"{one.per_cpu_second:,.0f}",
-                rounds.spread(results[server], per_cpu_second),
-                *costs(one),
-                *comparison(title, server, one, middle.get(OURS.name)),
-            )
-            for server, one in middle.items()
-        ]
-        tables.append(table(title, COLUMNS, rows, markdown))
-    return "\n".join(tables)
-
-
 def costs(result: Result) -> tuple[str, ...]:
     """Return the cells that say what a delivery takes, and how fast it went."""
     return (
@@ -124,6 +99,9 @@ def comparison(title: str, server: str, result: Result, ours: Result | None) -> 
     return f"{ratio:.2f} x", "" if least is None else wanted.at_least(least, ratio)
 
 
+REPORT = Report([*LOADS], COLUMNS, costs, comparison, OURS.name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return 1 when wsworker itself failed."""
     chosen = rounds.options("Compare what a message to 1,000 clients costs.", SERVERS, 3, arguments)
@@ -131,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcome = rounds.interleave(
         chosen.servers, chosen.rounds, lambda server: turn(server, chosen.server_cpu, chosen.seconds)
     )
-    print(report(outcome, chosen.markdown))
+    print(REPORT.text(outcome, chosen.markdown))
     for remark in outcome.remarks.values():
         print(remark)
     print(rounds.setting(chosen))

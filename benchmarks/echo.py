@@ -13,8 +13,8 @@ from benchmarks import rounds, wanted
 from benchmarks.load import Load, Result, measure
 from benchmarks.peers import wsworker_daemon
 from benchmarks.peers.server import Server, running
+from benchmarks.report import Report
 from benchmarks.servers import PEERS
-from benchmarks.table import table
 
 OURS = wsworker_daemon.SERVER.name
 
@@ -43,31 +43,6 @@ BUSY = 0.95
 Turn = Mapping[str, Result]
 
 
-def per_cpu_second(result: Result) -> float:
-    """Return the figure that servers are compared by."""
-    return result.per_cpu_second
-
-
-def report(outcome: rounds.Outcome[Turn], markdown: bool) -> str:
-    """Return a table for each load; its rows are the rounds with the median figure, each of them whole."""
-    tables = []
-    for title in LOADS:
-        results = {server: [turn[title] for turn in turns] for server, turns in outcome.results.items()}
-        middle = {server: rounds.median(every, per_cpu_second) for server, every in results.items()}
-        rows = [
-            (
-                server,
-                f"{one.per_cpu_second:,.0f}",
-                rounds.spread(results[server], per_cpu_second),
-                *paces(one),
-                *comparison(title, server, one, middle.get(OURS)),
-            )
-            for server, one in middle.items()
-        ]
-        tables.append(table(title, COLUMNS, rows, markdown))
-    return "\n".join(tables)
-
-
 def paces(result: Result) -> tuple[str, ...]:
     """Return the cells that say how fast it went, and what both sides had to do for it."""
     client = result.client_cpu_seconds / result.seconds
@@ -89,6 +64,9 @@ def comparison(title: str, server: str, result: Result, ours: Result | None) -> 
     return f"{ratio:.2f} x", "" if least is None else wanted.at_least(least, ratio)
 
 
+REPORT = Report([*LOADS], COLUMNS, paces, comparison, OURS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return 1 when wsworker itself failed."""
     chosen = rounds.options("Compare WebSocket echo servers.", (wsworker_daemon.SERVER, *PEERS), 3, arguments)
@@ -98,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return {title: measure(load, port, pid, chosen.seconds) for title, load in LOADS.items()}
 
     outcome = rounds.interleave(chosen.servers, chosen.rounds, turn)
-    print(report(outcome, chosen.markdown))
+    print(REPORT.text(outcome, chosen.markdown))
     for remark in outcome.remarks.values():
         print(remark)
     print(rounds.setting(chosen))

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
 import os
 import shutil
-from collections.abc import Callable
-from typing import NoReturn
+import signal
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import pytest
 
-SECONDS = 90
+SECONDS: Final = 90
+AGAIN_SECONDS: Final = 10
+STDERR: Final = 2
+
+RANG: Final = pytest.StashKey[bool]()
+"""Whether the time of a test was up before it ended."""
 
 # A container may have set them, the machine of a user has not: output is buffered, and compiled code is kept.
 for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
 
 
+class TimeIsUp(SystemExit):
+    """A test has taken too long.
+
+    A SystemExit, as asyncio and uvloop keep anything less to themselves when it comes up inside a task or a callback:
+    the test would wait on for what it has just ended, or even pass.
+    """
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """End a test that hangs, with the stacks of all threads.
+    """Give each test a time that is enough; pytest_timeout_set_timer says what ends it then.
 
     Not by `timeout` in pyproject.toml: pytest reads that file for a service in this checkout too, such as one of the
     examples, and there is no pytest-timeout where only wsworker is installed.
@@ -25,6 +43,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """End a test that hangs, with the stacks of all threads and of the tasks of the loop that runs.
+
+    As pytest-timeout would, but by TimeIsUp, and again and again, as the first one may come where it is caught.
+    """
+
+    def ring(number: int, frame: FrameType | None) -> NoReturn:
+        item.stash[RANG] = True
+        faulthandler.dump_traceback(file=STDERR)
+        with suppress(RuntimeError):  # no loop runs
+            for task in asyncio.all_tasks():
+                task.print_stack()
+        raise TimeIsUp(f"the test has taken more than {settings.timeout:g} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN_SECONDS)
+    return True
+
+
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    """Do so no more: the test has ended, or failed."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    return True
+
+
+def pytest_enter_pdb() -> None:
+    """Leave somebody who looks for a mistake all the time there is."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that has caught all that, such as one that expects a SystemExit."""
+    outcome = yield
+    assert not item.stash.get(RANG, False), "the test has ended, but only after its time was up"
+    return outcome
 
 
 def lacking(reason: str, program: str = "") -> NoReturn:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.brokers import SCHEMES, BrokerUrl, Server, hide_secrets, inside_secrets, parse, shown
+from wsworker.brokers import SCHEMES, BrokerUrl, Server, hide_secrets, hide_value, inside_secrets, parse, shown
 
 LOCAL = (Server("127.0.0.1", 6379),)
 
@@ -258,6 +258,10 @@ def test_no_secret_is_shown(text: str) -> None:
         ("redis_url: hunter2@host", "redis_url: ************"),
         ('"API-Token" : "hunter2"', '"API-Token" : "********'),
         ("# DB_PASS=hunter2, client_secret : x", "# DB_PASS=**************************"),
+        ("  passwd: hunter2", "  passwd: *******"),
+        ("bus: {pwd: hunter2}", "bus: {pwd: ********"),
+        ("# NATS_AUTH=hunter2", "# NATS_AUTH=*******"),
+        ("auth_timeout: 5, authors: x", "auth_timeout: 5, authors: x"),
         ("passes: 5, urls: x", "passes: 5, urls: x"),
         ("origins: [https://a.org/, 'https://*.b']", "origins: [https://a.org/, 'https://*.b']"),
         ("# ask ops@example.org, listen: unix:@x", "# ask ops@example.org, listen: unix:@x"),
@@ -282,6 +286,9 @@ def test_hidden_in_a_line(line: str, expected: str) -> None:
         ("bus:\n  url:\nhunter2\nname: x", [2]),
         ("- url: redis://h\n  password: hunter2\n  name:\n    x", []),
         ("bus: {url:\n  hunter2}\nname: x", [1]),
+        ("bus:\n  ? url\n  : hunter2\n  prefix: x", [2]),
+        ("bus:\n  ? 'url'  # x\n  :\n    hunter2\n  ? prefix\n  : x", [2, 3]),
+        ("bus: {? url\n  : hunter2}\nname: x", [1]),
         ("", []),
     ],
 )
@@ -294,12 +301,29 @@ def test_values_that_begin_above(text: str, hidden: list[int]) -> None:
         assert "*" * len(line.strip("- ")) == hide_secrets(line, inside=True).strip("- ")
 
 
+@pytest.mark.parametrize(
+    ("line", "shown_line"),
+    [
+        (": redis://h:0  # ours", ": redis://h:0  # ours"),
+        (": 'redis://ada:pw@h'", ": 'redis://*********"),
+        (": hunter2", ": *******"),
+        (': "hunter2"', ': "********'),
+        (": redis://****", ": redis://****"),
+        (": ", ": "),
+    ],
+)
+def test_a_value_whose_key_is_elsewhere(line: str, shown_line: str) -> None:
+    """What was meant as a URL is hidden as in a line that says so."""
+    assert shown_line == hide_value(line, 2)
+
+
 @given(st.text(), st.booleans())
 def test_any_line_keeps_its_length(line: str, inside: bool) -> None:
     """Whatever it holds."""
     assert len(line) == len(hide_secrets(line, inside))
     assert len(line) == len(inside_secrets(line))
     assert len(line) == len(shown(line))
+    assert len(line) == len(hide_value(line, len(line) // 2))
 
 
 def test_what_is_shown_of_a_wrong_url() -> None:

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -54,6 +56,34 @@ def test_from_an_event_loop(service: Service) -> None:
     asyncio.run(main())
     assert {str(number).encode() for number in range(20)} == {envelope.body for envelope in worker.messages}
     assert 20 == len(worker.messages)
+
+
+def test_what_waits_for_a_thread_has_no_more_time(monkeypatch: pytest.MonkeyPatch, nothing_kept: None) -> None:
+    """An event loop has few threads: a call that gets one too late ends at once, and has sent nothing."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.05)
+    sentence = r"^no thread of this program was free in 0 s \(see asyncio.to_thread\); the message was not sent$"
+    free = threading.Event()
+
+    async def publish(url: str) -> None:
+        with pytest.raises(PublishError, match=sentence) as told:
+            await client.apublish("news", "hello", url=url)
+        assert "timeout" == told.value.code
+
+    async def main(url: str) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, free.wait)
+        calls = [asyncio.create_task(publish(url)) for _ in range(3)]
+        # each has been made
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        free.set()
+        await asyncio.gather(*calls)
+
+    heard: list[bytes] = []
+    with Peer(taken(heard)) as peer:
+        asyncio.run(main(f"redis://{HOST}:{peer.port}"))
+        assert ([], 0) == (heard, peer.talks)
 
 
 def test_a_worker_that_leaves_is_left(service: Service) -> None:
@@ -330,7 +360,10 @@ def test_by_a_broker_that_does_not_answer(nothing_kept: None, monkeypatch: pytes
         ({"url": "redis://h", "control_socket": "x"}, "url is a way by itself; leave out config and control_socket"),
         ({"prefix": "chat:"}, "prefix and max_message go with url; a worker on this machine has its own"),
         ({"max_message": 7}, "prefix and max_message go with url; a worker on this machine has its own"),
-        ({"url": "redis://h", "prefix": "chat"}, "prefix: "),
+        (
+            {"url": "redis://h", "prefix": "chat"},
+            "prefix must be words with a colon behind each, such as chat:, not 'chat';",
+        ),
         ({"url": "http://ada:geheim@h"}, "url: it begins with one of redis://"),
         ({"url": ""}, "url: it begins with one of redis://"),
     ],

@@ -195,13 +195,14 @@ def test_wrong_variables_and_flags(folder: Path) -> None:
         "WSWORKER_USER": "&x nobody-of-that-name",
     }
     flags = {"workers": ("-w", "x"), "log.level": ("--log-level", "'")}
+    no_anchor = "an anchor (&) is not supported; remove it, or quote a value that starts with &"
     assert problems_of("app: hello\nworker_connections: 0\n", environ, flags) == [
         "config.yaml:2:21: error: worker_connections must be a number from 1 to 1000000, not 0",
         "environment WSWORKER_DAEMON: error: unknown variable; use `wsworker start -d`",
         'environment WSWORKER_LISTEN: error: an IPv6 address needs quotes in YAML: "[::]:2346"',
         f"environment WSWORKER_LOG: error: unknown variable; this section has {', '.join(LOG_VARIABLES)}",
         "environment WSWORKER_LOG_LEVEL: error: unknown variable; did you mean WSWORKER_LOG__LEVEL?",
-        "environment WSWORKER_USER: error: the anchor &x is not supported; remove it",
+        f"environment WSWORKER_USER: error: {no_anchor}",
         "environment WSWORKER_WROKERS: error: unknown variable; did you mean WSWORKER_WORKERS?",
         "environment WSWORKER_log__file: error: unknown variable; did you mean WSWORKER_LOG__FILE?",
         "flag --log-level: error: this quote is never closed; close it, or quote the whole value with the other kind",
@@ -230,6 +231,42 @@ def test_service_links(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["*hunter2", "&hunter2 x", "!hunter2 x", "!hunter2!x y", "!<hunter2> x", "hunter2", "{hunter2: 1}", "[hunter2]"],
+)
+def test_no_password_is_shown(folder: Path, written: str) -> None:
+    """However it is written, and wherever: no sentence quotes it, and stars stand for it in the line below."""
+    for text in (f"url: {written}", f"? url\n  : {written}", f'? "url" # ours\n  : {written}'):
+        Path("config.yaml").write_text(f"app: hello\nbus:\n  {text}\n", encoding="utf-8")
+        for read in (lambda: load(Path("config.yaml"), {}, {}), lambda: peek_bus(Path("config.yaml"), {})):
+            with pytest.raises(ConfigError) as told:
+                read()
+            assert [] == [problem for problem in told.value.problems if "hunter2" in repr(problem)]
+    problems = problems_of("app: hello\n", {"WSWORKER_BUS__URL": written})
+    assert [] == [problem for problem in problems if "hunter2" in problem]
+    assert 1 <= len(problems)
+
+
+def test_a_url_without_a_secret_is_shown(folder: Path) -> None:
+    """For a look beside the hint; with one it is not, however the key is written."""
+    for written, shown in (("'redis://h:0'", "'redis://h:0'"), ("'hunter2'", "'********"), ("hunter2", "*******")):
+        Path("config.yaml").write_text(f'app: hello\nbus:\n  "u\\x72l": {written}\n', encoding="utf-8")
+        for read in (lambda: load(Path("config.yaml"), {}, {}), lambda: peek_bus(Path("config.yaml"), {})):
+            with pytest.raises(ConfigError) as told:
+                read()
+            assert [f'  "u\\x72l": {shown}'] == [problem.excerpt for problem in told.value.problems]
+
+
+@pytest.mark.parametrize("key", ["passwd", "auth", "pwd", "password"])
+def test_no_password_of_a_key_that_does_not_exist(folder: Path, key: str) -> None:
+    """Which somebody has made up, or brought along."""
+    Path("config.yaml").write_text(f"app: hello\nbus:\n  {key}: hunter2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as told:
+        load(Path("config.yaml"), {}, {})
+    assert [f"  {key}: *******"] == [problem.excerpt for problem in told.value.problems]
+
+
 def test_web_concurrency(folder: Path) -> None:
     """WEB_CONCURRENCY takes the place of the default, and of nothing else."""
     environ = {"WEB_CONCURRENCY": "3"}
@@ -246,7 +283,7 @@ def test_web_concurrency(folder: Path) -> None:
 def test_a_spoilt_value_is_one_problem(folder: Path) -> None:
     """What cannot be read is told once: not as missing, wrong or unknown too, however deep it is."""
     assert problems_of("app: *x\n") == [
-        "config.yaml:1:6: error: the alias *x is not supported; write the value, or quote the *"
+        "config.yaml:1:6: error: an alias (*) is not supported; write the value, or quote the *"
     ]
     assert len(problems_of("app: hello\nlisten: [*x]\n")) == 1
     assert len(problems_of("app: hello\nlisten: {a: *x}\n")) == 1
@@ -497,7 +534,11 @@ def test_peek_bus_without_a_file(folder: Path) -> None:
         ("bus:\n  url: null\n", {}, "config.yaml:2:8: error: bus.url: no broker is set"),
         ("bus:\n  url: [1]\n", {}, "config.yaml:2:8: error: bus.url is a single value"),
         ("bus:\n  url: http://ada:geheim@h\n", {}, "config.yaml:2:8: error: bus.url: it begins with one of redis://"),
-        ("bus:\n  url: redis://h\n  prefix: x\n", {}, "config.yaml:3:11: error: bus.prefix: "),
+        (
+            "bus:\n  url: redis://h\n  prefix: x\n",
+            {},
+            "config.yaml:3:11: error: bus.prefix must be words with a colon behind each, such as chat:, not 'x';",
+        ),
         ("bus:\n  url: redis://h\n  max_message: 1MB\n", {}, "config.yaml:3:16: error: bus.max_message: use MiB"),
         ("bus: 'x\n", {}, "config.yaml:1:6: error: this quote is never closed"),
         ("", {"WSWORKER_BUS__URL": "http://ada:geheim@h"}, "environment WSWORKER_BUS__URL: error: bus.url: it begins"),

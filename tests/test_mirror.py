@@ -23,6 +23,7 @@ UNMIRRORED = {
     "protocol/test_sizes.py": "protocol/session.py: every limit on sizes, in both lanes",
     "cli/test_imports.py": "how much each command loads",
     "test_docs.py": "README.md and docs/: links, and what they tell their reader to type",
+    "test_hanging.py": "tests/conftest.py",
     "test_json.py": "docs/json.md",
     "test_layers.py": "the import rule",
     "test_logging.py": "docs/logging.md",

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.counters import Adapter, Counters
 from wsworker.stats import Reach, Reading, Table
 

@@ -466,8 +466,16 @@ def test_prefix(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "chat", ":", "a::", ":a:", "a b:", "a.b:", "a*:", "é:", "a:\n", "x" * 64 + ":"])
 def test_no_prefix(text: str) -> None:
     """A subject of NATS has to be able to hold it."""
-    with pytest.raises(ValueError, match="at most 64 characters"):
+    with pytest.raises(
+        Sentence, match=r"^must be words with a colon behind each, such as chat:, not .*at most 64 charact"
+    ):
         values.prefix(text)
+
+
+def test_a_refusal_by_itself() -> None:
+    """Its name comes first; a Sentence goes on behind that, a hint behind a colon."""
+    assert "--prefix must be x" == values.refusal("--prefix", Sentence("must be x"))
+    assert "--url: it begins with x" == values.refusal("--url", ValueError("it begins with x"))
 
 
 @pytest.mark.parametrize("text", ["topic:", "a:user:", "broadcast:a:", "a:service:b:"])

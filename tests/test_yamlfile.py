@@ -91,10 +91,11 @@ def test_spoilt_value(text: str, spot: Spot) -> None:
         ("a: 1\na: 2\n", "duplicate key 'a' (first on line 1)"),
         ("b: {a: 1, a: 2}\n", "duplicate key 'b.a' (first on line 1)"),
         ("b: [{a: 1, a: 2}]\n", "duplicate key 'b.a' (first on line 1)"),
+        ("redis://:hunter2@h: 1\nredis://:hunter2@h: 2\n", "duplicate key 'redis://**********' (first on line 1)"),
         ("<<: {a: 1}\n", "merging with << is not supported; write the keys out"),
         ("? {a: 1}\n: 2\n", "a key is one word; quote it if it starts with [ or {"),
-        ("*x : 2\n", "the alias *x is not supported; write the value, or quote the *"),
-        ("a: &x 2\n", "the anchor &x is not supported; remove it"),
+        ("*x : 2\n", "an alias (*) is not supported; write the value, or quote the *"),
+        ("a: &x 2\n", "an anchor (&) is not supported; remove it, or quote a value that starts with &"),
     ],
 )
 def test_fault(text: str, message: str) -> None:
@@ -133,6 +134,7 @@ def test_forbidden_character(character: str) -> None:
         ("a: -", Spot(1, 4), "a - that starts no list needs quotes"),
         ("a: b: c", Spot(1, 5), "either this line is indented too far"),
         ("a: @b", Spot(1, 4), "a value cannot start with @"),
+        ("a: !h!x b", Spot(1, 4), "a tag (!) is not supported"),
         ("a: 'b\nc: d", Spot(1, 4), "this quote is never closed"),
         ("a: [1\nb: 2", Spot(2, 2), "not valid YAML: "),
         ("a: {b: ", Spot(1, 8), "not valid YAML: "),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsworker.board import Board
-from wsworker.bus.berth import Berth
+from wsworker.bus.mesh.berth import Berth
 from wsworker.config import Config
 from wsworker.stats import Seat, Table
 

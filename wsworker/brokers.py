@@ -76,8 +76,11 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MEANT: Final = re.compile(
     r"""(url["']?\s*:\s*["']?|\b(?=[a-z][a-z0-9+.-]*://)(?!(?:http|ws)s?:))(\S.*)""", re.IGNORECASE
 )
-_SECRET: Final = re.compile(r"""((?:password|pass|token|secret)["']?\s*[:=]\s*["']?)(\S.*)""", re.IGNORECASE)
-_SECRETIVE_KEY: Final = re.compile(r"""(?:url|password|pass|token|secret)["']?\s*:(\s*$)?""", re.IGNORECASE)
+_SECRETIVE: Final = "password|passwd|pass|pwd|auth|token|secret"
+_SECRET: Final = re.compile(rf"""((?:{_SECRETIVE})["']?\s*[:=]\s*["']?)(\S.*)""", re.IGNORECASE)
+_SECRETIVE_KEY: Final = re.compile(rf"""(?:url|{_SECRETIVE})["']?\s*:(\s*$)?""", re.IGNORECASE)
+# `? url`, whose colon and value stand below it
+_LONE_KEY: Final = re.compile(rf"""\?\s+["']?[\w.-]*(?:url|{_SECRETIVE})["']?(\s*(?:\#.*)?$)""", re.IGNORECASE)
 _ANY_KEY: Final = re.compile(r"\s*[\w.]+:(?:\s|$)")
 _INDENT: Final = re.compile(r"\s*(?:-\s+)*")
 _LOGIN: Final = re.compile(r"""[^\s"':@]*:[^\s"']+(?=@)""")
@@ -190,6 +193,12 @@ def hide_secrets(line: str, inside: bool = False) -> str:
     return _LOGIN.sub(lambda match: "*" * len(match[0]), line)
 
 
+def hide_value(line: str, begin: int) -> str:
+    """Return a line with stars for what may be a secret in a value that was meant as a URL. begin: of the value."""
+    begin += line[begin : begin + 1] in ("'", '"')
+    return line[:begin] + shown(line[begin:])
+
+
 def inside_secrets(lines: Iterable[str]) -> list[bool]:
     """Return for each line of a config file whether it is part of a value whose key stands above and may be a secret's.
 
@@ -204,7 +213,7 @@ def inside_secrets(lines: Iterable[str]) -> list[bool]:
         found.append(inside)
         if line[depth : depth + 1] in ("", "#"):
             continue
-        key = _SECRETIVE_KEY.search(line)
+        key = _SECRETIVE_KEY.search(line) or _LONE_KEY.search(line)
         value_follows = key is not None and key[1] is not None
         if not inside:
             key_depth = depth if key else math.inf

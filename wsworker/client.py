@@ -10,8 +10,8 @@ to one of the workers, which publishes it as its own and answers. That link is k
 millisecond. A worker that leaves says so, and another one is used.
 
 A message is sent again only if it has reached nobody: the kernel has not taken all of it, and a part of a record is
-none. A worker that leaves in good order answers all that was taken, see bus/outside.py, so a reload loses nothing. What
-was taken and is not answered, as when a worker is killed, is the caller's to judge: PublishError, `no_answer`.
+none. A worker that leaves in good order answers all that was taken, see bus/mesh/outside.py, so a reload loses nothing.
+What was taken and is not answered, as when a worker is killed, is the caller's to judge: PublishError, `no_answer`.
 
 It needs the right to command the service, as `wsworker status` does: the same user, root, or the group of
 `control_socket_mode`. Nothing here imports an event loop or the settings' models, and all of it may be used from any
@@ -90,26 +90,8 @@ def publish(
     whether it was; ConfigError if there is no such file; ValueError if one of these is wrong. It takes no longer than
     5 s, whoever does not answer.
     """
-    check_name(topic)
-    body = _body(data)
-    envelope = Envelope(Key("topic", topic), body, binary=not isinstance(data, str))
     give_up_at = time.monotonic() + ANSWER_SECONDS
-    if url is not None:
-        if config is not None or control_socket is not None:
-            raise ValueError("url is a way by itself; leave out config and control_socket, or leave out url")
-        _publish_by_bus(url, prefix, envelope, max_message, give_up_at)
-        return
-    if (prefix, max_message) != (PREFIX, MAX_MESSAGE):
-        raise ValueError("prefix and max_message go with url; a worker on this machine has its own")
-    where = (_text(config), _text(control_socket))
-    road = _roads.setdefault(where, Road())
-    if not road.lock.acquire(timeout=ANSWER_SECONDS):
-        message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
-        raise PublishError("timeout", message)
-    try:
-        road.take(where, encode_envelope(envelope), len(body), give_up_at)
-    finally:
-        road.lock.release()
+    _publish(topic, data, give_up_at, config, control_socket, url, prefix, max_message)
 
 
 async def apublish(
@@ -122,20 +104,51 @@ async def apublish(
     prefix: str = PREFIX,
     max_message: int = MAX_MESSAGE,
 ) -> None:
-    """Do as publish() does, and let the event loop go on meanwhile."""
+    """Do as publish() does, and let the event loop go on meanwhile.
+
+    It is done by asyncio.to_thread, whose threads are few: a call that gets one only after its 5 s sends nothing then.
+    """
     # here, as it is not needed for the other one
     import asyncio
 
-    await asyncio.to_thread(
-        publish,
-        topic,
-        data,
-        config=config,
-        control_socket=control_socket,
-        url=url,
-        prefix=prefix,
-        max_message=max_message,
-    )
+    # not in the thread: the calls that wait for one would have their 5 s one after the other
+    give_up_at = time.monotonic() + ANSWER_SECONDS
+    await asyncio.to_thread(_publish, topic, data, give_up_at, config, control_socket, url, prefix, max_message)
+
+
+def _publish(
+    topic: str,
+    data: Data,
+    give_up_at: float,
+    config: str | Path | None,
+    control_socket: str | Path | None,
+    url: str | None,
+    prefix: str,
+    max_message: int,
+) -> None:
+    """Do as publish() does."""
+    check_name(topic)
+    body = _body(data)
+    envelope = Envelope(Key("topic", topic), body, binary=not isinstance(data, str))
+    if url is not None and (config is not None or control_socket is not None):
+        raise ValueError("url is a way by itself; leave out config and control_socket, or leave out url")
+    if url is None and (prefix, max_message) != (PREFIX, MAX_MESSAGE):
+        raise ValueError("prefix and max_message go with url; a worker on this machine has its own")
+    if time.monotonic() >= give_up_at:
+        waited = f"no thread of this program was free in {ANSWER_SECONDS:.0f} s (see asyncio.to_thread)"
+        raise PublishError("timeout", f"{waited}; the message was not sent")
+    if url is not None:
+        _publish_by_bus(url, prefix, envelope, max_message, give_up_at)
+        return
+    where = (_text(config), _text(control_socket))
+    road = _roads.setdefault(where, Road())
+    if not road.lock.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
+        message = f"other messages of this program got no answer in {ANSWER_SECONDS:.0f} s; this one was not sent"
+        raise PublishError("timeout", message)
+    try:
+        road.take(where, encode_envelope(envelope), len(body), give_up_at)
+    finally:
+        road.lock.release()
 
 
 def _publish_by_bus(url: str, prefix: str, envelope: Envelope, max_message: int, give_up_at: float) -> None:
@@ -149,7 +162,7 @@ def _publish_by_bus(url: str, prefix: str, envelope: Envelope, max_message: int,
         argument = "url"
         road = road_to(url)
     except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from None
+        raise ValueError(values.refusal(argument, error)) from None
     if len(envelope.body) > max_message:
         over = f"a message of {len(envelope.body)} bytes is over max_message = {max_message}, and workers would drop it"
         raise PublishError("too_large", f"{over}; raise it here and in their bus.max_message, or send less")

@@ -36,6 +36,8 @@ SYSTEM_FILE: Final = Path("/etc/wsworker/config.yaml")
 PREFIX: Final = "WSWORKER_"
 # 022, 0o022 and "0022" are one mode to people, but 22, 18 and a text to YAML: the model gets what was written
 AS_WRITTEN: Final = ("umask", "control_socket_mode", "tls.min_version")
+# a password may be in it
+SECRETIVE: Final = ("bus.url",)
 # in a variable chat: needs no quotes, though it is a mapping to YAML
 ENDS_AS_A_KEY: Final = ("bus.prefix",)
 
@@ -186,8 +188,9 @@ def peek_bus(path: Path | None, environ: Mapping[str, str]) -> PeekedBus:
                 case Scalar(text=text):
                     return reader(text)
         except ValueError as error:
-            message = f"bus.{key}: {error}"
-        problem = source.problem(node.spot, message) if node else Problem(source.place, 0, 0, message)
+            message = values.refusal(f"bus.{key}", error)
+        is_secret = f"bus.{key}" in SECRETIVE
+        problem = source.problem(node.spot, message, is_secret) if node else Problem(source.place, 0, 0, message)
         raise ConfigError(source.place, (problem,))
 
     return PeekedBus(
@@ -201,6 +204,7 @@ def peek_bus(path: Path | None, environ: Mapping[str, str]) -> PeekedBus:
 class _Given:
     """A value that some source gives for a key."""
 
+    key: str
     source: Source
     node: Node
 
@@ -208,7 +212,7 @@ class _Given:
         node = self.node
         if item is not None and isinstance(node, Items):
             node = node.nodes[item]
-        return self.source.problem(node.spot, message)
+        return self.source.problem(node.spot, message, is_secret=self.key in SECRETIVE)
 
 
 class _Gathering:
@@ -258,7 +262,7 @@ class _Gathering:
 
     def take_entry(self, key: str, entry: yamlfile.Entry, known: bool) -> None:
         if known:
-            self.given[key] = _Given(self.file, entry.node)
+            self.given[key] = _Given(key, self.file, entry.node)
         else:
             # a file of many thousand such lines is none of ours, and a master that reloads must not ponder over it
             advice = spelling.advice(key, self.keys) if len(self.problems) < MAX_ADVICE else "remove it"
@@ -297,7 +301,7 @@ class _Gathering:
         document = yamlfile.read(source.text)
         self.problems += (source.problem(fault.spot, fault.message) for fault in document.faults)
         nothing = Unreadable(Spot(1, 1)) if document.faults else Scalar(Spot(1, 1), "", None)
-        self.given[key] = _Given(source, _node(key, document.root, source) or nothing)
+        self.given[key] = _Given(key, source, _node(key, document.root, source) or nothing)
 
     def judge(self, path: Path) -> Loaded | None:
         """Judge what was gathered; returns None if there is any problem, and then problems is complete."""

@@ -255,7 +255,7 @@ class BusConfig(Section):
         str,
         AfterValidator(read.prefix),
         text_schema(PREFIX_TEXT),
-        Takes("words with a colon behind each, such as chat:"),
+        Takes(read.PREFIX_WORDS),
     ] = setting(
         "wsworker:",
         "What all channels at the broker begin with; services that share a broker have one each.",

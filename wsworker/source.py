@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wsworker import yamlfile
-from wsworker.brokers import hide_secrets, inside_secrets
+from wsworker.brokers import hide_secrets, hide_value, inside_secrets
 from wsworker.errors import ConfigError, Problem
 from wsworker.yamlfile import Spot
 
@@ -43,14 +43,20 @@ class Source:
     text: str
     has_lines: bool = False
 
-    def problem(self, spot: Spot, message: str) -> Problem:
-        """Return a problem at a spot of this text, with its line if it has lines."""
+    def problem(self, spot: Spot, message: str, is_secret: bool = False) -> Problem:
+        """Return a problem at a spot of this text, with its line if it has lines.
+
+        is_secret: whether a value stands there in which a secret may be, as in bus.url.
+        """
         if not self.has_lines:
             return Problem(self.place, 0, 0, message)
         line = self._lines[spot.line - 1]
         width = max(1, min(spot.width, len(line) - spot.column + 1))
         # a line that could steer the terminal or fill the screen is not worth it, and a secret in it is for nobody
         shown = hide_secrets(line, self._inside[spot.line - 1]) if len(line) <= MAX_EXCERPT_CHARS else ""
+        if is_secret and shown:
+            # its key may stand elsewhere, or be written so that the line does not tell what it is
+            shown = hide_value(shown, spot.column - 1)
         excerpt = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in shown)
         return Problem(self.place, spot.line, spot.column, message, excerpt, width)
 

@@ -6,7 +6,7 @@ side during a reload. Every field is one aligned 64-bit word with one writer at 
 needs no two words to agree.
 
     head    master   folds (see below), and the counters of workers that are gone
-    seat    master   worker (its id; 0: the seat is free), standing (see bus/members.py)
+    seat    master   worker (its id; 0: the seat is free), standing (see bus/mesh/members.py)
             worker   beat_ns (CLOCK_MONOTONIC), lag_us, connections, full (0 or 1), send_buffer (bytes),
                      for each adapter of the bus state (0 none, 1 down, 2 up), links, queued_bytes, lag_us, keys;
                      counters
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.counters import ADAPTERS, COUNTER_WORDS, Adapter, Counters
 
 MAX_SLOTS: Final = 256

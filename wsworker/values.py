@@ -22,6 +22,7 @@ GIB: Final = 1024**3
 SOCKET_PATH_BYTES: Final = 107  # sun_path has 108, one of them the closing NUL (unix(7))
 SHOWN_CHARS: Final = 60
 MAX_PREFIX_CHARS: Final = 64
+PREFIX_WORDS: Final = "words with a colon behind each, such as chat:"
 
 _TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|)", re.IGNORECASE)
 _TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -250,7 +251,9 @@ def broker_url(value: object) -> object:
 def prefix(value: str) -> str:
     """Return what all channels at a broker begin with."""
     if len(value) > MAX_PREFIX_CHARS or not _PREFIX.fullmatch(value):
-        raise ValueError(f"a word is of A-Z a-z 0-9 _ -, and all has at most {MAX_PREFIX_CHARS} characters")
+        hint = f"a word is of A-Z a-z 0-9 _ -, and all has at most {MAX_PREFIX_CHARS} characters"
+        # said here, as --prefix and client.publish know nothing of the words of the setting
+        raise Sentence(f"must be {PREFIX_WORDS}, not {shown(value)}; {hint}")
     # chat:topic:news would be a topic of the service chat: and another one of the service chat:topic:
     if taken := next((word for word in value.split(":") if word in _CHANNEL_WORDS), None):
         raise Sentence(f"holds {taken}:, which wsworker puts behind the prefix itself; choose another word")
@@ -283,6 +286,11 @@ def origin(value: str) -> str:
     if match["port"] == _DEFAULT_PORTS.get(match["scheme"]):
         return f"{match['scheme']}://{match['host']}"
     return match[0]
+
+
+def refusal(name: str, error: ValueError) -> str:
+    """Return what a refusal by one of these says about a value, where nothing else is known of it. name: its name."""
+    return f"{name} {error}" if isinstance(error, Sentence) else f"{name}: {error}"
 
 
 def lower(value: object) -> object:

@@ -33,7 +33,10 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
+from wsworker.brokers import hide_secrets
+
 MAX_DEPTH: Final = 8  # two levels of keys and a list are three; libyaml's time grows with the square of the depth
+NO_TAG: Final = "a tag (!) is not supported; remove it, or quote a value that starts with !"
 LOADER: Final[Any] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 Plain: TypeAlias = bool | int | float | str | None
@@ -187,13 +190,14 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise _Stop(Fault(spot, f"nested more than {MAX_DEPTH} levels deep; settings need three"))
         if isinstance(event, AliasEvent):
-            return self.spoilt(spot, f"the alias *{event.anchor} is not supported; write the value, or quote the *")
+            # its name may be a password that begins with *
+            return self.spoilt(spot, "an alias (*) is not supported; write the value, or quote the *")
         assert isinstance(event, ScalarEvent | SequenceStartEvent | MappingStartEvent)
         if event.anchor is not None:
-            self.fault(spot, f"the anchor &{event.anchor} is not supported; remove it")
+            self.fault(spot, "an anchor (&) is not supported; remove it, or quote a value that starts with &")
         node = self.untagged(event, spot, path)
         if event.tag is not None:
-            return self.spoilt(spot, "a tag (!) is not supported; remove it, or quote a value that starts with !")
+            return self.spoilt(spot, NO_TAG)
         return node
 
     def untagged(self, event: Event, spot: Spot, path: tuple[str, ...]) -> Node:
@@ -239,7 +243,7 @@ class _Reader:
             self.fault(key.spot, "merging with << is not supported; write the keys out")
         elif key.text in entries:
             name = ".".join(filter(None, (*path, key.text)))
-            self.fault(key.spot, f"duplicate key {name!r} (first on line {entries[key.text].spot.line})")
+            self.fault(key.spot, f"duplicate key {hide_secrets(name)!r} (first on line {entries[key.text].spot.line})")
         else:
             entries[key.text] = Entry(key.spot, node)
 
@@ -282,6 +286,8 @@ def _syntax_fault(error: yaml.MarkedYAMLError, source: list[str]) -> Fault:
         return Fault(spot, 'an IPv6 address needs quotes in YAML: "[::]:2346"')
     if error.context == "while scanning an alias":
         return Fault(spot, 'a * needs quotes in YAML: "*"')
+    if "undefined tag handle" in str(error.problem):
+        return Fault(spot, NO_TAG)
     if "sequence entries are not allowed" in str(error.problem):
         return Fault(spot, 'a - that starts no list needs quotes in YAML: "-"')
     if "mapping values are not allowed" in str(error.problem):

@@ -20,14 +20,22 @@ A, B = Key("topic", "a"), Key("topic", "b")
 
 
 class Written:
-    """An adapter that writes down what it is told."""
+    """An adapter that writes down what it is told.
+
+    has_heir: what owe returns; leaves: set while close goes on, which it does until may_leave is set.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.lacks = ""
-        self.owes = False
+        self.owes = self.owes_at_close = False
         self.full = 5
         self.sink: Sink | None = None
+        self.has_heir = True
+        self.leaves = asyncio.Event()
+        self.may_leave = asyncio.Event()
+        self.may_leave.set()
+        self.closed = False
 
     async def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -43,10 +51,11 @@ class Written:
 
     def publish(self, envelope: Envelope) -> bool:
         self.calls.append(envelope)
-        return True
+        return not self.closed
 
-    def owe(self) -> None:
+    def owe(self) -> bool:
         self.calls.append("owe")
+        return self.has_heir
 
     def flush(self) -> None:
         self.calls.append("flush")
@@ -56,6 +65,10 @@ class Written:
 
     async def close(self, grace_seconds: float) -> None:
         self.calls.append(("close", grace_seconds))
+        self.owes = self.owes or self.owes_at_close
+        self.leaves.set()
+        await self.may_leave.wait()
+        self.closed = True
 
     def let_go(self) -> None:
         self.calls.append("let_go")
@@ -266,7 +279,8 @@ def test_two_adapters() -> None:
         made.exchange.let_go()
         assert ["let_go"] == made.bus.told() == broker.told()
         await made.exchange.close(3)
-        assert ["flush", ("close", 3)] == made.bus.told() == broker.told()
+        assert ["flush", ("close", 3)] == broker.told()
+        assert ["flush", "flush", ("close", 3)] == made.bus.told()
         # what an adapter says in its own close concerns nobody
         broker.sink.on_gap(None, None)
         await passes(2)
@@ -322,12 +336,14 @@ def test_a_worker_that_has_died_had_something_for_others() -> None:
         made, broker = Made(), Written()
         await made.join()
         await made.join("broker", broker)
-        made.road.on_gap(None, None)
+        made.road.on_debt()
         await turns()
         assert ["owe", "flush"] == broker.told()
         assert ["flush"] == made.bus.told()
         assert broker.sink is not None
         broker.sink.on_gap(None, None)
+        # a link between two workers here that live
+        made.road.on_gap(None, None)
         made.road.on_gap(frozenset({A}), 3)
         # a full queue between two workers here
         made.road.on_gap(None, 2000)
@@ -349,11 +365,134 @@ def test_a_worker_that_leaves_and_owes_others_something() -> None:
         await turns()
         assert ["owe", "flush"] == broker.told()
         assert ["flush"] == made.bus.told()
-        broker.owes = True
+        made.bus.calls = broker.calls
+        # what it could not say it knows at its end
+        broker.owes_at_close = True
+        made.bus.full = 6
         await made.exchange.close(1)
-        assert ["flush", "owe", "flush", ("close", 1)] == made.bus.told()
+        # the broker first, and the mesh behind it
+        assert ["flush", "flush", ("close", 1), "owe", "flush", ("close", 1)] == broker.told()
+        # what was dropped at the end counts as well
+        assert 6 == made.counters.bus_dropped["mesh:full"]
 
     on_the_clock(main)
+
+
+class Leaving:
+    """A worker whose broker was away, so it owes others something; who comes next is told over the mesh."""
+
+    def __init__(self) -> None:
+        self.made, self.broker = Made(), Written()
+        self.made.bus.full = self.broker.full = 0
+        self._closing: asyncio.Task[None] | None = None
+
+    async def begin(self, waits_for: Written) -> Leaving:
+        """Close, until this adapter does not return from its close."""
+        await self.made.join()
+        await self.made.join("broker", self.broker)
+        waits_for.may_leave.clear()
+        self._closing = asyncio.create_task(self.made.exchange.close(1))
+        await waits_for.leaves.wait()
+        self.made.bus.told(), self.broker.told()
+        return self
+
+    async def end(self) -> None:
+        """Let it return."""
+        assert self._closing is not None
+        for bus in (self.made.bus, self.broker):
+            bus.may_leave.set()
+        await self._closing
+
+
+UNTOLD = "other machines could not be told that messages of this one are missing"
+
+
+def test_a_debt_that_comes_while_the_broker_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """In a stop several leave together: it is told by the broker if there is still time."""
+
+    async def main() -> None:
+        leaving = Leaving()
+        await leaving.begin(leaving.broker)
+        leaving.made.road.on_debt()
+        await turns()
+        assert ["owe", "flush"] == leaving.broker.told()
+        assert ["flush"] == leaving.made.bus.told()
+        await leaving.end()
+        assert ["flush", ("close", 1)] == leaving.made.bus.told()
+
+    on_the_clock(main)
+    assert [] == caplog.messages
+
+
+def test_a_debt_that_comes_when_the_broker_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """It is handed on; nothing else is asked of either any more."""
+
+    async def main() -> None:
+        leaving = Leaving()
+        await leaving.begin(leaving.made.bus)
+        leaving.made.road.on_debt()
+        await turns()
+        assert ["owe"] == leaving.broker.told()
+        assert ["owe", "flush"] == leaving.made.bus.told()
+        # who would hear of it from now on?
+        leaving.made.exchange.subscribe(A)
+        leaving.made.exchange.unsubscribe(A)
+        await leaving.end()
+        assert [] == leaving.broker.told() == leaving.made.bus.told()
+
+    on_the_clock(main)
+    assert [] == caplog.messages
+
+
+def test_what_is_published_while_it_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that nobody has ended says more: it goes nowhere, is logged, and is no loss that others are told of."""
+
+    async def main() -> None:
+        leaving = Leaving()
+        await leaving.begin(leaving.broker)
+        for _ in range(3):
+            leaving.made.exchange.publish(Envelope(A, b"x"))
+        await turns()
+        assert [] == leaving.broker.told() == leaving.made.bus.told()
+        await leaving.end()
+
+    on_the_clock(main)
+    text = "what was published after on_worker_stop went nowhere (3 messages); end there what publishes"
+    assert [text] == caplog.messages
+
+
+@pytest.mark.parametrize("has_mesh", [True, False])
+def test_a_debt_that_nobody_takes(caplog: pytest.LogCaptureFixture, has_mesh: bool) -> None:
+    """The last worker of a machine, or the only one, is the last to know; so it says so."""
+
+    async def main() -> None:
+        made, broker = Made(), Written()
+        made.bus.full = broker.full = 0
+        if has_mesh:
+            await made.join()
+        await made.join("broker", broker)
+        broker.owes, made.bus.has_heir = True, False
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+    assert [UNTOLD] == caplog.messages
+
+
+def test_a_debt_that_somebody_takes_at_last(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody was there first, and then there is: all of it is handed on."""
+
+    async def main() -> None:
+        leaving = Leaving()
+        leaving.broker.owes, leaving.made.bus.has_heir = True, False
+        await leaving.begin(leaving.made.bus)
+        leaving.made.bus.has_heir = True
+        leaving.made.road.on_debt()
+        await turns()
+        await leaving.end()
+        assert ["owe", "flush"] == leaving.made.bus.told()
+
+    on_the_clock(main)
+    assert [] == caplog.messages
 
 
 def test_a_queue_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
@@ -363,9 +502,13 @@ def test_a_queue_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
         made = Made()
         await made.join()
         made.exchange.count()
+        for made.bus.full in (105, 105, 1105):
+            made.exchange.count()
+        await passes(61)
+        made.bus.full = 1106
         made.exchange.count()
         await made.exchange.close(1)
 
     on_the_clock(main)
-    text = "the queue to the other workers was full (bus.peer_queue); 5 messages for others were dropped of late"
-    assert [text] == caplog.messages
+    text = "the queue to the other workers was full (bus.peer_queue); %d messages for others were dropped so far"
+    assert [text % 5, text % 1106 + " (and 2 more like it since the last such line)"] == caplog.messages

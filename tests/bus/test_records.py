@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsworker.bus import records
+from wsworker.bus.losses import Gap
 from wsworker.bus.records import (
     BINARY,
     EXTRA_BYTES,
     FIRST_BYTES,
     LAST,
     PART_BYTES,
-    Gap,
     Hello,
     Reader,
     Record,

@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.bus.nats.server import NatsServer
 from tests.cli.conftest import Place, Result
 from tests.outside import FakeWorker, Service
 from tests.outside import service as service
@@ -147,6 +149,34 @@ def test_by_a_broker(wsworker: Callable[..., Result], broker: Broker, place: Pla
     place.config.write_text(f"bus:\n  url: {url}\n  prefix: 'file:'\n")
     assert Result(0, text % "file", "") == wsworker("publish", "--by-bus", "news", "hello")
     assert [b"wsworker:topic:news", b"chat:topic:news", b"file:topic:news"] == broker.channels
+    place.config.write_text(f"bus:\n  url: {url}\n  max_message: 64KiB\n")
+    result = wsworker("publish", "--by-bus", "news", "x" * 65537)
+    assert (1, True) == (result.code, "is over max_message = 65536" in result.err), result.err
+
+
+def test_how_much_workers_take(wsworker: Callable[..., Result], broker: Broker) -> None:
+    """By a URL it is their default, or what is said, in the spelling of the config file."""
+    url = f"redis://127.0.0.1:{broker.port}"
+    large = "x" * 1024**2 + "hello"
+    over = f"a message of {len(large)} bytes is over max_message = 1048576, and workers would drop it"
+    result = wsworker("publish", "--url", url, "news", large)
+    cure = "raise it here and in their bus.max_message, or send less"
+    assert Result(1, "", f"error: {over}; {cure}\n") == result
+    assert 0 == wsworker("publish", "--url", url, "--max-message", "2MiB", "news", large).code
+    result = wsworker("publish", "--url", url, "--max-message", "4", "news", "hello")
+    assert (1, True) == (result.code, "a message of 5 bytes is over max_message = 4," in result.err)
+    assert [b"wsworker:topic:news"] == broker.channels
+
+
+def test_by_nats(wsworker: Callable[..., Result], tmp_path: Path) -> None:
+    """It is said as which subject, which is no channel of Redis."""
+    server = NatsServer(tmp_path)
+    server.start()
+    try:
+        result = wsworker("publish", "--url", server.url, "--prefix", "prod:chat:", "a.b", "hello")
+    finally:
+        server.kill()
+    assert Result(0, f"published 5 bytes as prod:chat.topic.a%2Eb at {server.url}\n", "") == result
 
 
 def test_by_a_broker_of_the_environment(
@@ -186,9 +216,15 @@ def test_a_broker_that_is_down(wsworker: Callable[..., Result], nothing_kept: No
     [
         (("--url", "http://ada:geheim@h"), "--url: it begins with one of redis://"),
         (("--url", ""), "--url: it begins with one of redis://"),
-        (("--url", "redis://h", "--prefix", ""), "--prefix: "),
+        (
+            ("--url", "redis://h", "--prefix", "chat"),
+            "--prefix must be words with a colon behind each, such as chat:, not",
+        ),
         (("--url", "redis://h", "--by-bus"), "leave out --url, or --by-bus"),
         (("--url", "redis://h", "-c", "config.yaml"), "--url reads no config file; leave out -c, or use --by-bus"),
+        (("--url", "redis://h", "--max-message", "1MB"), "--max-message: use MiB"),
+        (("--max-message", "1MiB"), "--max-message goes with --url; a service has its own"),
+        (("--by-bus", "--max-message", "1MiB"), "--max-message goes with --url; a service has its own"),
         (("--prefix", "chat:"), "--prefix goes with --url; a service has its own"),
         (("--by-bus", "--prefix", "chat:"), "--prefix goes with --url; a service has its own"),
     ],

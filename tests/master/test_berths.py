@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.errors import RunDirError
 from wsworker.master.berths import Berths
 from wsworker.master.process import Identity

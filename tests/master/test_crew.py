@@ -33,7 +33,7 @@ from tests.master.forks import (
     until,
 )
 from wsworker.assignment import Assignment
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.master import events

@@ -11,7 +11,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from tests.bus.nats_server import NatsServer
+from tests.bus.nats.server import NatsServer
 from tests.certificates import Authority
 from tests.remote.peer import HOST, Peer, Talk, soon, until
 from wsworker.brokers import Server, parse

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.bus.servers import Valkey
-from tests.bus.servers import valkey as run_valkey
+from tests.bus.redis.servers import Valkey
+from tests.bus.redis.servers import valkey as run_valkey
 from tests.certificates import Authority
 from tests.remote.peer import HOST, Peer, Talk, soon, until
 from wsworker.brokers import BrokerUrl, Server, parse

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import redis
 
-from tests.bus.nats_server import NatsServer
-from tests.bus.servers import Valkey, cluster
-from tests.bus.servers import valkey as run_valkey
+from tests.bus.nats.server import NatsServer
+from tests.bus.redis.servers import Valkey, cluster
+from tests.bus.redis.servers import valkey as run_valkey
 from tests.remote.peer import HOST, Peer, Talk, soon, until
 from tests.remote.peer import nothing_kept as nothing_kept
 from wsworker.brokers import Server
-from wsworker.bus.slots import slot_of
+from wsworker.bus.redis.slots import slot_of
 from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import PublishError
 from wsworker.remote import road

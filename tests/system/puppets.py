@@ -104,12 +104,28 @@ def heard(one: ClientConnection, count: int) -> list[str]:
 
 
 def until_heard(publisher: ClientConnection, readers: list[ClientConnection], topic: str) -> None:
-    """Publish until all readers have heard it once: from then on every worker knows who wants the topic."""
+    """Publish until all readers have heard it: from then on every worker knows who wants the topic.
+
+    Nothing of that is on its way to them any more, however slow the machine is.
+    """
     for number in range(200):
         publisher.send(f"pub {topic} hello {number}")
         if all(knows(reader) for reader in readers):
-            return
-    raise AssertionError(f"not all hear {topic!r}")
+            break
+    else:
+        raise AssertionError(f"not all hear {topic!r}")
+    # behind all that this publisher has said
+    publisher.send(f"pub {topic} hello last")
+    for reader in readers:
+        heard_until(reader, "hello last")
+
+
+def heard_until(reader: ClientConnection, last: str) -> list[str]:
+    """Return all that comes before a message that is told apart from all others, which is read too."""
+    found: list[str] = []
+    while (message := str(reader.recv(10))) != last:
+        found.append(message)
+    return found
 
 
 def knows(reader: ClientConnection) -> bool:
@@ -119,9 +135,3 @@ def knows(reader: ClientConnection) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def drained(reader: ClientConnection) -> None:
-    """Read what is left of until_heard."""
-    while knows(reader):
-        pass

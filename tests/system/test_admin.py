@@ -253,7 +253,8 @@ def test_other_addresses_and_another_user(make_daemon: MakeDaemon, tmp_path: Pat
     settings: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
     daemon = make_daemon(WHO, admin={"listen": address}, **settings).start()
     operator = Operator(address)
-    assert 200 == operator.get("/readyz")[0]
+    # the worker that answers reads of it on the board, where the master posts it a moment after it has said so
+    eventually(lambda: 200 == operator.get("/readyz")[0], "it is ready")
     assert 200 == operator.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")[0]
     assert 1 == operator.sum("workers_ready")
     daemon.signal(signal.SIGTERM)

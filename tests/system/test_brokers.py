@@ -16,14 +16,18 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from tests.bus import servers
-from tests.bus.nats_server import NatsServer
-from tests.bus.servers import Valkey
+from tests.bus.nats.server import NatsServer
+from tests.bus.redis import servers
+from tests.bus.redis.servers import Valkey
 from tests.system.daemon import Daemon, eventually
-from tests.system.puppets import APP, FORKS, drained, heard, one_in_each, say, until_heard
+from tests.system.puppets import APP, FORKS, heard, heard_until, one_in_each, say, until_heard
 from tests.system.rooms import Chat, Party, Visit
 
 OUTAGE_SECONDS = 5
+FLOWS_SECONDS = 20
+"""Two are promised, and the machine may be busy. That no pause between two attempts is over one is held by the tests of
+the adapters, in tests/bus/redis and tests/bus/nats.
+"""
 GUESTS, ROOMS, EVERY_SECONDS = 40, 2, 0.1
 
 Broker: TypeAlias = Valkey | NatsServer
@@ -80,20 +84,23 @@ async def _stop(broker: Broker, services: list[Chat]) -> None:
             for service in services:
                 await asyncio.to_thread(service.wait_log, "is out of reach")
                 await asyncio.to_thread(service.wait_status, is_cut_off)
+            said = [party.said(service) for service in services]
             await asyncio.sleep(OUTAGE_SECONDS)
+            # what its own guests have heard was published, and at that moment for other machines too
+            unsent = [party.heard(service) - before for service, before in zip(services, said, strict=True)]
             await asyncio.to_thread(broker.start)
-            seconds = await party.greet(0.1)
+            seconds = await party.greet(FLOWS_SECONDS)
         await party.settle()
         lost = await party.check_told()
         print(f"all flows {seconds:.2f} s after the return; {lost} of {party.said()} lost, {party.gaps()} times told")
         assert lost > 0
         assert [] == party.lost_between(same_service)
         assert set() == party.left()
-        for service in services:
+        for service, at_least in zip(services, unsent, strict=True):
             assert party.gaps(service) > 0
             totals = service.status()["totals"]
             assert 0 == totals["restarts"]
-            assert totals["bus_dropped"] > 0
+            assert 0 < at_least <= totals["bus_dropped"]
 
 
 def test_a_broker_that_hangs(valkey: Valkey) -> None:
@@ -110,7 +117,7 @@ async def _hang(valkey: Valkey, services: list[Chat]) -> None:
             for service in services:
                 await asyncio.to_thread(service.wait_log, "is out of reach", 60)
             valkey.resume()
-            await party.greet(0.1)
+            await party.greet()
         await party.settle()
         assert await party.check_told() > 0
         assert [] == party.lost_between(same_service)
@@ -195,20 +202,26 @@ def test_a_connection_is_cut(valkey: Valkey) -> None:
         asyncio.run(_cut(valkey, [one.start(), other.start()]))
 
 
+def links(daemon: Daemon) -> int:
+    """Return how often workers of a service have said that they reach the broker."""
+    return daemon.log.count("linked with")
+
+
 def has_linked(service: Chat, times: int) -> bool:
-    """Whether workers of a service have so often said that they reach the broker."""
-    return times == service.log.count("linked with")
+    """Whether they have said so as often as that, or once more."""
+    return links(service) >= times
 
 
 async def _cut(valkey: Valkey, services: list[Chat]) -> None:
     async with Party(services, GUESTS, ROOMS) as party:
         async with party.talking(EVERY_SECONDS):
             await asyncio.sleep(0.5)
-            for kind, links in (("pubsub", 2), ("normal", 3)):
+            for kind in ("pubsub", "normal"):
+                before = [links(service) for service in services]
                 assert valkey.run("CLIENT", "KILL", "TYPE", kind) >= 4
-                for service in services:
-                    await asyncio.to_thread(eventually, partial(has_linked, service, 2 * links))
-                await party.greet(0.1)
+                for service, times in zip(services, before, strict=True):
+                    await asyncio.to_thread(eventually, partial(has_linked, service, times + 2))
+                await party.greet()
         await party.settle()
         lost = await party.check_told()
         print(f"{lost} lost, {party.gaps()} times told")
@@ -245,7 +258,6 @@ def test_a_message_over_the_limit(valkey: Valkey) -> None:
     ):
         assert "ok room" == say(reader, "sub room")
         until_heard(speaker, [reader], "room")
-        drained(reader)
         text = "refused a message of 65537 bytes is over bus.max_message = 65536; raise it or send less"
         assert text == say(speaker, "large room 65537")
         assert "taken" == say(speaker, "large room 16384")
@@ -267,8 +279,6 @@ def test_a_message_over_the_limit_of_the_server(tmp_path: Path) -> None:
         for each in (neighbour, reader):
             assert "ok room" == say(each, "sub room")
         until_heard(speaker, [neighbour, reader], "room")
-        drained(reader)
-        drained(neighbour)
         assert "taken" == say(speaker, "large room 16385")
         assert "taken" == say(speaker, "large room 1")
         assert ["x" * 16385, "x"] == heard(neighbour, 2)
@@ -282,31 +292,45 @@ def test_a_worker_that_the_broker_cuts_off(broker: Broker) -> None:
         broker.start()
         broker.run("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0")
     else:
-        broker.start(max_pending=2**20)
+        broker.start(max_pending=2**20, write_deadline="1s")
     bus = {"url": str(broker.url), "peer_queue": "1MiB"}
     with ExitStack() as stack:
         one, other = (stack.enter_context(Daemon(APP, bus=bus)).start() for _ in range(2))
         speaker, reader = (stack.enter_context(each.connect()) for each in (one, other))
         assert "ok big" == say(reader, "sub big")
         until_heard(speaker, [reader], "big")
-        drained(reader)
         publisher, slow = (psutil.Process(each.workers[0]) for each in (one, other))
         before = publisher.memory_info().rss
+        linked = connections(broker.port)
         slow.suspend()
+
+        def flood() -> None:
+            speaker.send("flood big 500")
+            # the answer comes behind the write
+            say(speaker, "who")
+
+        def is_cut() -> bool:
+            # again and again: a fast publisher drops much of it itself
+            flood()
+            return connections(broker.port) < linked
+
         try:
             for _ in range(50):
-                # the answer comes behind the write
-                speaker.send("flood big 500")
-                say(speaker, "who")
+                flood()
+            eventually(is_cut, "the broker cuts it off")
             assert publisher.memory_info().rss - before < 10 * 2**20
         finally:
             slow.resume()
-        eventually(lambda: other.log.count("linked with") == 2, "cut off, and linked again")
+        eventually(lambda: links(other) >= 2, "cut off, and linked again")
         wanted = {"later", "gap big"}
         while wanted:
             # again and again: a reader that is behind may be cut off once more
             speaker.send("pub big later")
             wanted.discard(str(reader.recv(10)))
+        # it cannot say goodbye while something is to be read
+        speaker.send("pub big over")
+        heard_until(reader, "over")
+        assert "Traceback" not in other.log
 
 
 def test_a_process_that_user_code_forks(broker: Broker) -> None:
@@ -318,7 +342,6 @@ def test_a_process_that_user_code_forks(broker: Broker) -> None:
         speaker, reader = (stack.enter_context(each.connect()) for each in (one, other))
         assert "ok room" == say(reader, "sub room")
         until_heard(speaker, [reader], "room")
-        drained(reader)
         port = broker.port
         worker = psutil.Process(one.workers[0])
         before = connections(port)
@@ -352,7 +375,7 @@ def test_reloads_leave_nothing_behind(broker: Broker) -> None:
         assert 0 == daemon.cli("reload").code
         eventually(lambda: len(daemon.workers) == 2, "the old ones are gone")
         before = state(daemon, broker)
-        for _ in range(20):
+        for _ in range(10):
             assert 0 == daemon.cli("reload").code
         eventually(lambda: state(daemon, broker) == before, f"all as before, {before}")
 
@@ -395,8 +418,6 @@ def test_a_worker_dies_with_something_unsaid(broker: Broker) -> None:
         for reader in readers:
             assert "ok room" == say(reader, "sub room")
         until_heard(ours[1], readers, "room")
-        for reader in readers:
-            drained(reader)
         ours[1].send("die")
         for reader in readers:
             words = []

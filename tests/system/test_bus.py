@@ -25,8 +25,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.system.daemon import Daemon, eventually
-from tests.system.puppets import APP, FORKS, Checker, drained, heard, knows, one_in_each, say, until_heard
+from tests.system.daemon import Daemon, eventually, free_port
+from tests.system.puppets import APP, FORKS, Checker, heard, heard_until, knows, one_in_each, say, until_heard
 from wsworker import client
 from wsworker.bus import records
 from wsworker.bus.records import Hello, Type
@@ -90,8 +90,6 @@ def test_every_way_to_send_reaches_every_worker(daemon: Daemon) -> None:
         for one in (first, *others):
             assert "ok room.1" == say(one, "sub room.1")
         until_heard(first, others, "room.1")
-        for one in others:
-            drained(one)
         for number in range(20):
             first.send(f"pub room.1 first {number}")
         for one in others:
@@ -100,6 +98,9 @@ def test_every_way_to_send_reaches_every_worker(daemon: Daemon) -> None:
         assert "ok ann" == say(others[1], "user ann")
         # the publisher does not hear itself, so the next thing that it hears is this
         eventually(lambda: _reaches(first, others[:2]), "a user in two workers")
+        first.send("to ann last")
+        for one in others[:2]:
+            heard_until(one, "last")
         first.send("all everybody")
         assert ["everybody"] * 4 == [str(one.recv(10)) for one in (first, *others)]
         first.send("kick ann")
@@ -252,8 +253,6 @@ def test_a_worker_that_stands_still() -> None:
         assert "ok other" == say(clients[3], "sub other")
         until_heard(clients[1], [clients[2]], "big")
         until_heard(clients[1], [clients[3]], "other")
-        drained(clients[2])
-        drained(clients[3])
         before = publisher.memory_info().rss
         sleeper.suspend()
         try:
@@ -273,7 +272,8 @@ def test_a_worker_that_stands_still() -> None:
         clients[1].send("pub big later 1")
         while str(message := clients[2].recv(10)) != "later 1":
             checker.take(message)
-        assert not knows(clients[3])
+        clients[1].send("pub other last")
+        assert [] == heard_until(clients[3], "last")
 
 
 def test_a_process_that_user_code_forks() -> None:
@@ -284,7 +284,6 @@ def test_a_process_that_user_code_forks() -> None:
         for one in clients.values():
             assert "ok room" == say(one, "sub room")
         until_heard(clients[2], [clients[1]], "room")
-        drained(clients[1])
         forked = psutil.Process(int(say(clients[2], "fork")))
         try:
             # nothing is said twice, and the links are as good as before
@@ -306,8 +305,6 @@ def test_publishing_from_outside(daemon: Daemon) -> None:
         for one in clients.values():
             assert "ok news" == say(one, "sub news")
         until_heard(clients[1], [clients[2], clients[3], clients[4]], "news")
-        for one in clients.values():
-            drained(one)
         outcome = daemon.cli("publish", "news", "from a shell")
         assert (0, "published 12 bytes to news\n", "") == outcome
         client.publish("news", "from Python", control_socket=control)
@@ -431,6 +428,31 @@ async def _publish_under(daemon: Daemon, publishers: int, readers: int, reloads:
             await one.listening
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_stop_while_the_broker_is_away(workers: int) -> None:
+    """Other machines miss what was published, and nobody is left to tell them: the last worker says so at least.
+
+    One that leaves before others are told to hands it on to them. At a reload none says it: each finds one that stays.
+    """
+    url = f"redis://127.0.0.1:{free_port()}"
+    untold = "other machines could not be told that messages of this one are missing"
+    with Daemon(STORM, workers=workers, bus={"url": url}) as daemon:
+        daemon.start()
+
+        def all_have_dropped() -> bool:
+            slots = daemon.status()["workers"]
+            return len(slots) == workers and daemon.status()["totals"]["bus_dropped"] > 0
+
+        eventually(lambda: daemon.log.count("is out of reach") == workers, "all know that it is away")
+        eventually(all_have_dropped, "what they have published is dropped")
+        assert 0 == daemon.cli("reload").code
+        eventually(lambda: len(daemon.workers) == workers, "the old ones are gone")
+        assert untold not in daemon.log
+        eventually(lambda: daemon.log.count("is out of reach") == 2 * workers, "the new ones know it as well")
+        assert 0 == daemon.cli("stop").code
+        assert 1 <= daemon.log.count(untold) <= workers, daemon.log
+
+
 def _address(daemon: Daemon) -> dict[str, Any]:
     service = ask.locate(daemon.config, daemon.environ)
     (reply,) = ask.replies(service, Command("bus"))
@@ -482,7 +504,6 @@ def test_workers_that_cannot_walk_to_each_other() -> None:
         clients = one_in_each(daemon, stack, 2)
         assert "ok room" == say(clients[2], "sub room")
         until_heard(clients[1], [clients[2]], "room")
-        drained(clients[2])
         client.publish("room", "from root", control_socket=daemon.run_dir / f"{daemon.name}.sock")
         assert "from root" == clients[2].recv(10)
         assert "do not answer on the bus" not in daemon.log

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.bus.servers import valkey
+from tests.bus.redis.servers import valkey
 from tests.system.conftest import MakeDaemon
 from tests.system.daemon import Daemon, free_port
 from tests.system.test_admin import Operator

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.bus import servers
-from tests.bus.nats_server import NatsServer
+from tests.bus.nats.server import NatsServer
+from tests.bus.redis import servers
 from tests.remote.peer import nothing_kept as nothing_kept
 from tests.system.daemon import Daemon, eventually
-from tests.system.puppets import APP, drained, knows, one_in_each, say
+from tests.system.puppets import APP, heard_until, knows, one_in_each, say
 from wsworker import brokers, client
 
 
@@ -40,14 +40,17 @@ def test_every_worker_of_every_service_has_it_once(url: str, nothing_kept: None)
         for one in clients:
             assert "ok news" == say(one, "sub news")
         eventually(lambda: _reaches(url, clients), "subscribed at the broker")
+        # behind all that was sent to find that out
+        client.publish("news", "begin", url=url, prefix="chat:")
         for one in clients:
-            drained(one)
+            heard_until(one, "begin")
         expected: list[str | bytes] = []
         for number in range(50):
             client.publish("news", f"{number}", url=url, prefix="chat:")
             expected.append(f"{number}")
         asyncio.run(client.apublish("news", b"\xff", url=url, prefix="chat:"))
-        said = f"published 3 bytes as chat:topic:news at {brokers.parse(url)}\n"
+        name = "chat.topic.news" if url.startswith("nats") else "chat:topic:news"
+        said = f"published 3 bytes as {name} at {brokers.parse(url)}\n"
         assert (0, said, "") == daemons[0].cli("publish", "--by-bus", "news", "cli")
         expected += [b"\xff", "cli", "last"]
         client.publish("news", "last", url=url, prefix="chat:")

@@ -14,11 +14,11 @@ from typing import Final
 
 import pytest
 
-from tests.bus import servers
-from tests.bus.servers import Valkey
+from tests.bus.redis import servers
+from tests.bus.redis.servers import Valkey
 from tests.system.rooms import Chat, Party, Visit
 
-NUMBERS: Final = 10
+NUMBERS: Final = 6
 
 
 async def _hear_all(party: Party) -> None:
@@ -55,7 +55,7 @@ def test_a_worker_is_killed() -> None:
 async def _kill(*services: Chat) -> None:
     async with Party(services) as party:
         talking = asyncio.create_task(party.talk(NUMBERS))
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
         victim = services[0].workers[1]
         os.kill(victim, signal.SIGKILL)
         await talking
@@ -102,7 +102,7 @@ def test_the_broker_is_restarted(valkey: Valkey) -> None:
 async def _restart(valkey: Valkey, *services: Chat) -> None:
     async with Party(services) as party:
         talking = asyncio.create_task(party.talk(NUMBERS))
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
         valkey.kill()
         await asyncio.sleep(1)
         await asyncio.to_thread(valkey.start)

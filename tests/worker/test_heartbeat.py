@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from websockets.frames import Opcode
 
-from tests.bus.harbor import NODE, SECRET, Harbor
+from tests.bus.mesh.harbor import NODE, SECRET, Harbor
 from tests.worker.service import closing, head, text
 from tests.worker.ward import ECHO, HOARDS, WORKER, Start, beside_bytes, until
 from wsworker import brokers
-from wsworker.bus.berth import Berth
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.berth import Berth
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.sections import BusConfig, LogConfig
 from wsworker.stats import Reach
 from wsworker.worker import accept, drain, heartbeat

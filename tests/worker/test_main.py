@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from websockets.frames import Opcode
 
-from tests.bus.harbor import NODE, RIGHT, SECRET, Harbor, Stranger
+from tests.bus.mesh.harbor import NODE, RIGHT, SECRET, Harbor, Stranger
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
 from tests.worker.ward import ECHO, EVERYTHING, HOARDS, WORKER, Start, beside_bytes, listening, queue, socket_of, until
 from wsworker.bus import records
-from wsworker.bus.berth import Berth
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.berth import Berth
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.bus.records import Reader, Record, Type
 from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import WireError

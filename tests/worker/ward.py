@@ -17,7 +17,7 @@ from websockets.frames import Opcode
 
 from tests.worker.service import DEADLINE_SECONDS, closing, head
 from wsworker.assignment import Assignment
-from wsworker.bus.berth import Berth
+from wsworker.bus.mesh.berth import Berth
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.master.process import identity, spawn

@@ -22,8 +22,8 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 from wsworker.bus.topics import Envelope, Key
 
 Cause: TypeAlias = Literal["full", "size", "down", "refused"]
-"""Why a message was given up: the queue was full; it is too large for who is to get it; no broker can be reached; the
-broker has refused it."""
+"""Why a message was given up: the queue was full; it is too large for who is to get it; nobody can be reached who
+takes it; the broker has refused it."""
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
@@ -75,13 +75,17 @@ class Sink(Protocol):
         """Publish, as this worker's own, what a program outside has handed in; False if it cannot be published."""
 
     def on_gap(self, keys: frozenset[Key] | None, count: int | None) -> None:
-        """Know that messages may be missing: of these keys, None being any; count: how many, None if unknown.
+        """Know that messages may be missing: of these keys, None being any.
 
+        count: how many; None if a way or a worker was lost, and nobody can know; 0 if another one tells, who does not.
         It comes when the path works again, so what is read or asked then misses nothing.
         """
 
     def on_debt(self) -> None:
-        """Have other machines be told that messages of this one may be missing: a worker that leaves could not."""
+        """Have other machines be told that messages of this one may be missing: a worker that leaves could not.
+
+        Nor could one that has died. It may come until close has returned.
+        """
 
     def on_state(self, up: bool, why: str) -> None:
         """Know that a broker can be reached, with all that is wanted here subscribed to, or cannot.
@@ -108,13 +112,14 @@ class Bus(Protocol):
     def publish(self, envelope: Envelope) -> bool:
         """Send to every other worker that wants it; False if it was dropped for any of them, as far as is known now.
 
-        A broker's own node is left out: the mesh has that.
+        A broker's own node is left out: the mesh has that. You must not publish while it is closed, or afterwards.
         """
 
-    def owe(self) -> None:
+    def owe(self) -> bool:
         """Have other machines be told that messages of this one may be missing. You must call flush as well.
 
-        A broker's adapter tells them; the mesh has another worker do so, of this one's broker's adapter.
+        A broker's adapter tells them, and owes it after its close. The mesh has another worker do so, by the broker's
+        adapter of that one; False if there is none that stays.
         """
 
     @property
@@ -168,8 +173,9 @@ class Loopback:
         self._published.append(envelope)
         return True
 
-    def owe(self) -> None:
+    def owe(self) -> bool:
         """Do nothing: there are no other machines."""
+        return False
 
     @property
     def owes(self) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from wsworker.brokers import Adapter, BrokerUrl
+from wsworker.bus.broker.payload import Origin
 from wsworker.bus.bus import Bus, Settings
-from wsworker.bus.payload import Origin
 
-_MODULES: Final[Mapping[Adapter, str]] = {"redis": "wsworker.bus.redis", "nats": "wsworker.bus.nats"}
+_MODULES: Final[Mapping[Adapter, str]] = {"redis": "wsworker.bus.redis.adapter", "nats": "wsworker.bus.nats.adapter"}
 
 
 def load(url: BrokerUrl) -> None:
@@ -24,9 +24,9 @@ def connect(
 ) -> Bus:
     """Return the adapter, which has not begun to connect. draw: as for Mesh. Raises ImportError without the extra."""
     if url.kind.adapter == "nats":
-        from wsworker.bus.nats import Nats
+        from wsworker.bus.nats.adapter import Nats
 
         return Nats(loop, url, origin, settings, draw)
-    from wsworker.bus.redis import Redis
+    from wsworker.bus.redis.adapter import Redis
 
     return Redis(loop, url, origin, settings, draw)

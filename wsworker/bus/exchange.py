@@ -27,11 +27,11 @@ LATE_SECONDS: Final = 0.5
 logger = logging.getLogger("wsworker.bus")
 
 
-class Road:
+class Trunk:
     """One adapter in use, and its Sink. name: by which it counts; shown: by which people know it.
 
-    up: whether its broker can be reached; is_told_down: whether the log says that it cannot; undeliverable: how much
-    has come that was no message.
+    up: whether its broker can be reached; is_told_down: whether the log says that it cannot; closed: whether nothing
+    goes out by it any more; undeliverable: how much has come that was no message.
     """
 
     def __init__(self, exchange: Exchange, name: Adapter, bus: Bus, shown: str) -> None:
@@ -41,6 +41,7 @@ class Road:
         self._shown = shown
         self.up = False
         self.is_told_down = False
+        self.closed = False
         self.undeliverable = 0
 
     def count(self, counters: Counters, notices: Notices) -> BusStats:
@@ -49,9 +50,10 @@ class Road:
         counters.bus_sent[self.name] = stats.sent
         counters.bus_reconnects[self.name] = stats.reconnects
         counters.bus_refused[self.name] = stats.refused + self.undeliverable
-        lost = stats.dropped["full"] - counters.bus_dropped[f"{self.name}:full"]
-        if lost:
-            text = "the queue to %s was full (bus.peer_queue); %d messages for others were dropped of late"
+        lost = stats.dropped["full"]
+        if lost > counters.bus_dropped[f"{self.name}:full"]:
+            # all since the start: a line tells of more than what was lost since the last look
+            text = "the queue to %s was full (bus.peer_queue); %d messages for others were dropped so far"
             notices.tell(f"full {self.name}", text, self._shown, lost, level=logging.WARNING)
         for cause, count in stats.dropped.items():
             # who has no such cause has nothing to count there
@@ -72,7 +74,7 @@ class Road:
         self._exchange.missed(self.name, keys, count)
 
     def on_debt(self) -> None:
-        """Have other machines be told, as a worker that has left could not."""
+        """Have other machines be told, as a worker that has left or died could not."""
         self._exchange.owed()
 
     def on_state(self, up: bool, why: str) -> None:
@@ -112,11 +114,13 @@ class Exchange:
         self._deliver = deliver
         self._publish = publish
         self._wants = wants
-        self._roads: list[Road] = []
+        self._trunks: list[Trunk] = []
         self._flushes = False
         self._leaving: dict[Key, float] = {}  # since when nobody wants them, oldest first
         self._leaving_timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = False  # from the first moment of close
+        self._late = 0  # messages that were published since then
+        self._untold = False  # to other machines, of what was lost, as the broker is closed
         self._gaps = Gaps(loop, context, counters, tell)
         self._notices = Notices(logger, loop.time)
 
@@ -125,60 +129,68 @@ class Exchange:
 
         shown: what it is in the log, such as a URL without its password.
         """
-        road = Road(self, name, bus, shown)
-        self._roads.append(road)
-        await bus.start(road)
+        trunk = Trunk(self, name, bus, shown)
+        self._trunks.append(trunk)
+        await bus.start(trunk)
 
     async def linked(self, seconds: float) -> list[str]:
         """Wait, so long at most, until all others can be reached; return a clause about each adapter that lacks one.
 
         What on_state has told is left out: that is in the log already.
         """
-        clauses = await asyncio.gather(*(road.bus.linked(seconds) for road in self._roads))
-        return [clause for road, clause in zip(self._roads, clauses, strict=True) if clause and not road.is_told_down]
+        clauses = await asyncio.gather(*(trunk.bus.linked(seconds) for trunk in self._trunks))
+        return [
+            clause for trunk, clause in zip(self._trunks, clauses, strict=True) if clause and not trunk.is_told_down
+        ]
 
     async def close(self, grace_seconds: float) -> None:
-        """End in good order."""
-        roads, self._roads = self._roads, []
+        """End in good order. What is published from now on goes nowhere, as on_worker_stop was the last word.
+
+        It is logged, and no gap: of what was said while the worker served, others have lost nothing by it. Nor does it
+        go out as long as there is a way: who publishes without a pause would keep the queues from being empty.
+        """
         self._closed = True
         self._gaps.close()
         if self._leaving_timer is not None:
             self._leaving_timer.cancel()
-        for road in roads:
-            road.bus.flush()
         # the mesh last: over it another worker is told what this one could not tell by the broker
-        for road in sorted(roads, key=lambda road: road.name == "mesh"):
-            if road.name == "mesh" and any(other.bus.owes for other in roads):
-                road.bus.owe()
-                road.bus.flush()
-            await road.bus.close(grace_seconds)
-        if len(roads) == 1 and roads[0].bus.owes:
+        trunks = sorted(self._trunks, key=lambda trunk: trunk.name == "mesh")
+        for trunk in trunks:
+            self._flush()
+            await trunk.bus.close(grace_seconds)
+            trunk.closed, trunk.up = True, False
+            self._untold = self._untold or trunk.bus.owes
+        self._trunks = []
+        if self._untold:
             logger.warning("other machines could not be told that messages of this one are missing")
-        for road in roads:
-            road.count(self._counters, self._notices)
+        if self._late:
+            text = "what was published after on_worker_stop went nowhere (%d messages); end there what publishes"
+            logger.warning(text, self._late)
+        for trunk in trunks:
+            trunk.count(self._counters, self._notices)
 
     def let_go(self) -> None:
         """Close the descriptors of all adapters, in a process that user code has forked."""
-        for road in self._roads:
-            road.bus.let_go()
+        for trunk in self._trunks:
+            trunk.bus.let_go()
 
     def count(self) -> dict[Adapter, tuple[BusStats, bool]]:
         """Bring the counters up to date; return what each adapter has seen, and whether its broker can be reached."""
-        return {road.name: (road.count(self._counters, self._notices), road.up) for road in self._roads}
+        return {trunk.name: (trunk.count(self._counters, self._notices), trunk.up) for trunk in self._trunks}
 
     # What the hub says
 
     def subscribe(self, key: Key) -> None:
         """Somebody here wants this key, and nobody did before."""
         still_ours = self._leaving.pop(key, None) is not None
-        if not still_ours:
-            for road in self._roads:
-                road.bus.subscribe((key,))
+        if not still_ours and not self._closed:
+            for trunk in self._trunks:
+                trunk.bus.subscribe((key,))
             self._flush_soon()
 
     def unsubscribe(self, key: Key) -> None:
         """Nobody here wants this key any more."""
-        if not self._roads:
+        if not self._trunks or self._closed:
             return
         self._leaving[key] = now = self._loop.time()
         self._unsubscribe_at(now + LATE_SECONDS)
@@ -186,8 +198,11 @@ class Exchange:
     def publish(self, envelope: Envelope) -> None:
         """Send to every other worker that wants it."""
         self._counters.bus_published += 1
-        for road in self._roads:
-            road.bus.publish(envelope)
+        if self._closed:
+            self._late += 1
+            return
+        for trunk in self._trunks:
+            trunk.bus.publish(envelope)
         self._flush_soon()
 
     # What the adapters say
@@ -210,27 +225,29 @@ class Exchange:
             keys = frozenset(filter(self._wants, keys))
             if not keys:
                 return
-        elif adapter == "mesh" and count is None:
-            # what a worker of this machine had for others when it died, nobody else can tell them
-            self.owed()
         self._gaps.add(adapter, keys, count)
 
     def owed(self) -> None:
         """Tell other machines that messages of this one may be missing."""
-        for road in self._roads:
-            if road.name == "broker":
-                road.bus.owe()
+        for trunk in self._trunks:
+            if trunk.name == "broker":
+                trunk.bus.owe()
+                self._untold = self._untold or trunk.closed
         self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if self._roads and not self._flushes:
+        if self._trunks and not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush, context=self._context)
 
     def _flush(self) -> None:
         self._flushes = False
-        for road in self._roads:
-            road.bus.flush()
+        for trunk in self._trunks:
+            if trunk.closed:
+                continue
+            if trunk.name == "mesh" and self._untold:
+                self._untold = not trunk.bus.owe()
+            trunk.bus.flush()
 
     def _unsubscribe_at(self, when: float) -> None:
         # one timer, however often keys come and go
@@ -239,16 +256,14 @@ class Exchange:
 
     def _unsubscribe_late(self) -> None:
         self._leaving_timer = None
-        if not self._roads:
-            return
         # a timer may fire up to the clock's resolution early
         until = self._loop.time() - LATE_SECONDS + 0.01
         late = [key for key, _ in takewhile(lambda item: item[1] < until, self._leaving.items())]
         for key in late:
             del self._leaving[key]
         if late:
-            for road in self._roads:
-                road.bus.unsubscribe(late)
+            for trunk in self._trunks:
+                trunk.bus.unsubscribe(late)
             self._flush_soon()
         if self._leaving:
             self._unsubscribe_at(next(iter(self._leaving.values())) + LATE_SECONDS)

@@ -1,6 +1,11 @@
 """Gaps: what may be missing, collected, and logged and told at most once a second.
 
 Whoever reloads its state because of a gap need not do it again for each message that is missing.
+
+The first is told at once: it comes in its place in the order, and the later the app knows of it, the more newer
+messages meet an old state. What others tell of without knowing how much is missing has no such place. Of a worker that
+was killed all others of its machine tell, each on its own; so that waits a moment, in which the rest of it comes. To
+tell of the first and leave out the rest would not do: it could be the next loss, of which the app must hear.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ from wsworker.bus.topics import Key
 from wsworker.counters import ADAPTERS, Adapter, Counters
 
 GAP_SECONDS: Final = 1.0
+MOMENT_SECONDS: Final = 0.1
+"""The workers of a machine find a dead one when the master has reaped it, each by a look of its own: see ties.py."""
 
 _SEVERED: Final[Mapping[Adapter, str]] = {
     "mesh": "another worker has died, or its link was lost",
@@ -38,39 +45,53 @@ class Gaps:
         self._context = context
         self._counters = counters
         self._tell = tell
-        self._keys: frozenset[Key] | None = frozenset()
+        self._keys: set[Key] | None = set()
         self._dropped = 0  # how many messages, as far as it is known
         self._adapters: set[Adapter] = set()  # that are concerned
         self._severed: set[Adapter] = set()  # by which a worker or a link was lost, and nobody knows with how many
         self._timer: asyncio.TimerHandle | None = None
+        self._tell_due_at = 0.0  # by the timer, which cannot be asked: what uvloop calls at once is none
         self._told_at = -GAP_SECONDS
 
     def add(self, adapter: Adapter, keys: frozenset[Key] | None, count: int | None) -> None:
         """Collect one, and tell of it soon. keys, count: as for Sink.on_gap."""
         self._adapters.add(adapter)
         self._dropped += count or 0
-        if count is None:
+        if not count:
             self._severed.add(adapter)
-        self._keys = None if self._keys is None or keys is None else self._keys | keys
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._told_at + GAP_SECONDS, self._tell_now, context=self._context)
+        if keys is None:
+            self._keys = None
+        elif self._keys is not None:
+            self._keys |= keys
+        waits = MOMENT_SECONDS if count == 0 else 0.0
+        self._tell_at(max(self._told_at + GAP_SECONDS, self._loop.time() + waits))
 
     def close(self) -> None:
         """Tell no more. What was collected is logged, as nobody is left to be told."""
         if self._timer is not None:
             self._timer.cancel()
-            self._take()
+            self._take("nobody is told any more")
+
+    def _tell_at(self, when: float) -> None:
+        """Tell then, or before if that is due."""
+        if self._timer is not None:
+            if self._tell_due_at <= when:
+                return
+            self._timer.cancel()
+        self._tell_due_at = when
+        self._timer = self._loop.call_at(when, self._tell_now, context=self._context)
 
     def _tell_now(self) -> None:
         self._told_at = self._loop.time()
-        self._tell(self._take())
+        self._tell(self._take("on_bus_gap tells the app"))
 
-    def _take(self) -> frozenset[Key] | None:
-        """Count and log what was collected, and begin anew; return whose it was."""
+    def _take(self, what_follows: str) -> frozenset[Key] | None:
+        """Count and log what was collected, and begin anew; return whose it was. what_follows: a clause."""
         for adapter in self._adapters:
             self._counters.bus_gaps[adapter] += 1
-        logger.warning("messages of %s may be missing: %s (on_bus_gap tells the app)", self._whose(), self._why())
-        keys, self._keys = self._keys, frozenset()
+        logger.warning("messages of %s may be missing: %s (%s)", self._whose(), self._why(), what_follows)
+        keys = None if self._keys is None else frozenset(self._keys)
+        self._keys = set()
         self._timer = None
         self._dropped = 0
         self._adapters.clear()

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple
 
+from wsworker.bus.losses import Gap
 from wsworker.bus.topics import EVERYBODY, Envelope, Key, Kind, check_name
 from wsworker.errors import WireError
 
@@ -119,13 +120,6 @@ class Hello(NamedTuple):
     def __repr__(self) -> str:
         # without the secret, wherever it may be shown
         return f"<Hello of worker {self.worker} in slot {self.slot} of {self.node}>"
-
-
-class Gap(NamedTuple):
-    """What the sender has dropped. lost: how many messages, 0 if nobody knows; keys: whose, None for any."""
-
-    lost: int
-    keys: frozenset[Key] | None
 
 
 class Reader:

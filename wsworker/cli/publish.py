@@ -13,16 +13,19 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
 from wsworker import brokers, client, configfile, values
-from wsworker.bus.topics import check_name
+from wsworker.bus.broker.channels import channel, subject
+from wsworker.bus.topics import Key, check_name
 from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted
 from wsworker.errors import ConfigError
+
+Value = TypeVar("Value")
 
 EXITS: Final[Mapping[int, str]] = {
     OK: "a worker, or the broker, has accepted it",
@@ -50,13 +53,21 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 @click.option(
     "--prefix", metavar="PREFIX", help=f"What its channels begin with, with --url; {client.PREFIX} if not given."
 )
+@click.option("--max-message", metavar="SIZE", help="Their bus.max_message, with --url; 1MiB if not given.")
 @global_options
 @click.pass_obj
 def publish(
-    settings: Settings, topic: str, data: str, binary: bool, by_bus: bool, url: str | None, prefix: str | None
+    settings: Settings,
+    topic: str,
+    data: str,
+    binary: bool,
+    by_bus: bool,
+    url: str | None,
+    prefix: str | None,
+    max_message: str | None,
 ) -> int:
     """Publish a message; - reads it from standard input, as it is."""
-    where = way(settings, by_bus, url, prefix)
+    where = way(settings, by_bus, url, prefix, max_message)
     content = content_of(data)
     message = content if binary else text_of(content)
     # an argument is decoded as the locale has it; what the service knows is UTF-8
@@ -67,37 +78,47 @@ def publish(
         raise click.UsageError(str(error)) from None
     client.publish(topic, message, **where)
     document = {"schema": SCHEMA, "result": "ok", "topic": topic, "bytes": len(content)}
-    # who publishes with another prefix than the service has reaches nobody, and sees it here
-    road = f" as {where['prefix']}topic:{topic} at {brokers.parse(where['url'])}" if "url" in where else f" to {topic}"
-    settings.result(f"published {counted(len(content), 'byte')}{road}", document)
+    road = f"as {name_at(where, topic)}" if "url" in where else f"to {topic}"
+    settings.result(f"published {counted(len(content), 'byte')} {road}", document)
     return OK
 
 
-def way(settings: Settings, by_bus: bool, url: str | None, prefix: str | None) -> dict[str, Any]:
+def name_at(where: Mapping[str, Any], topic: str) -> str:
+    """Return what a topic is called at a broker, and which one that is. where: as of way()."""
+    # who publishes with another prefix than the service has reaches nobody, and sees it here
+    url, key = brokers.parse(where["url"]), Key("topic", topic)
+    name = subject(where["prefix"], key) if url.kind.adapter == "nats" else channel(where["prefix"], key).decode()
+    return f"{name} at {url}"
+
+
+def way(
+    settings: Settings, by_bus: bool, url: str | None, prefix: str | None, max_message: str | None
+) -> dict[str, Any]:
     """Return where to publish, as client.publish takes it. Raises UsageError or ConfigError."""
     if by_bus and url is not None:
         raise click.UsageError("--by-bus takes the URL from the settings of the service; leave out --url, or --by-bus")
     if url is not None and settings.config is not None:
         raise click.UsageError("--url reads no config file; leave out -c, or use --by-bus")
-    if prefix is not None and url is None:
-        raise click.UsageError("--prefix goes with --url; a service has its own")
+    for option, value in (("--prefix", prefix), ("--max-message", max_message)):
+        if value is not None and url is None:
+            raise click.UsageError(f"{option} goes with --url; a service has its own")
     if url is not None:
-        prefix = client.PREFIX if prefix is None else prefix
         judge("--url", values.broker_url, url)
-        judge("--prefix", values.prefix, prefix)
-        return {"url": url, "prefix": prefix}
+        prefix = client.PREFIX if prefix is None else judge("--prefix", values.prefix, prefix)
+        most = client.MAX_MESSAGE if max_message is None else judge("--max-message", values.size, max_message)
+        return {"url": url, "prefix": prefix, "max_message": most}
     if by_bus:
         bus = configfile.peek_bus(bus_file(settings), os.environ)
         return {"url": bus.url, "prefix": bus.prefix, "max_message": bus.max_message}
     return {"config": settings.config_path()}
 
 
-def judge(option: str, reader: Callable[[str], object], value: str) -> None:
-    """Raise UsageError for a value that a setting could not have."""
+def judge(option: str, reader: Callable[[str], Value], value: str) -> Value:
+    """Return what a value means. Raises UsageError for one that a setting could not have."""
     try:
-        reader(value)
+        return reader(value)
     except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
+        raise click.UsageError(values.refusal(option, error)) from None
 
 
 def bus_file(settings: Settings) -> Path | None:

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from wsworker.bus.berth import Berth, socket_name
-from wsworker.bus.members import Member, Standing
+from wsworker.bus.mesh.berth import Berth, socket_name
+from wsworker.bus.mesh.members import Member, Standing
 from wsworker.errors import RunDirError
 from wsworker.master.process import Identity
 

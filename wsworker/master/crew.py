@@ -22,8 +22,8 @@ import setproctitle
 
 from wsworker import log, tls
 from wsworker.assignment import Assignment, Desk
-from wsworker.bus.berth import Berth
-from wsworker.bus.members import Standing
+from wsworker.bus.mesh.berth import Berth
+from wsworker.bus.mesh.members import Standing
 from wsworker.errors import EX_CONFIG, OUT_OF_DESCRIPTORS, TlsError, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter

@@ -1,4 +1,4 @@
-"""NATS, as far as publishing goes; bus/natswire.py has the protocol.
+"""NATS, as far as publishing goes; bus/nats/wire.py has the protocol.
 
 A message is not answered. Behind it goes a PING: a server that answers that has read what stands before. It is a write
 of its own: if the message was not sent to its last byte nobody has it, and a part of both would leave that open.
@@ -14,8 +14,8 @@ from collections import deque
 from typing import Any, Final
 
 from wsworker.brokers import BrokerUrl, Server
-from wsworker.bus.channels import subject
-from wsworker.bus.natswire import PING, PONG, Event, Info, Reader, Refusal, Word, connect, publish
+from wsworker.bus.broker.channels import subject
+from wsworker.bus.nats.wire import PING, PONG, Event, Info, Reader, Refusal, Word, connect, publish
 from wsworker.bus.topics import Key
 from wsworker.errors import PublishError, WireError
 from wsworker.remote.link import no_entry, refusal

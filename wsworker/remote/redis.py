@@ -7,8 +7,8 @@ r"""Redis and Valkey, as far as publishing goes: AUTH, PUBLISH, and SPUBLISH in 
     -MOVED 3999 10.0.0.7:6379            the slot of this channel is there
 
 A part of a command is none, so one that was not sent to its last byte has reached nobody. A database is not selected:
-channels belong to none. In a cluster each channel has a slot, see bus/slots.py, and each slot one server. Which one,
-every server says in an error: who asks the wrong one has lost a round trip, and no message.
+channels belong to none. In a cluster each channel has a slot, see bus/redis/slots.py, and each slot one server. Which
+one, every server says in an error: who asks the wrong one has lost a round trip, and no message.
 
 Source: the Redis serialization protocol, version 2, and the Redis cluster specification.
 """
@@ -19,7 +19,7 @@ import re
 from typing import Final
 
 from wsworker.brokers import BrokerUrl, Server, server
-from wsworker.bus.channels import channel
+from wsworker.bus.broker.channels import channel
 from wsworker.bus.topics import Key
 from wsworker.errors import WireError
 from wsworker.remote.link import no_entry, refusal

@@ -18,9 +18,9 @@ from typing import Final
 
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl
-from wsworker.bus.channels import channel
-from wsworker.bus.payload import OUTSIDE, Writer
-from wsworker.bus.slots import slot_of
+from wsworker.bus.broker.channels import channel
+from wsworker.bus.broker.payload import OUTSIDE, Writer
+from wsworker.bus.redis.slots import slot_of
 from wsworker.bus.topics import Envelope
 from wsworker.errors import PublishError, WireError
 from wsworker.remote.link import Link

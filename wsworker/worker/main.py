@@ -28,9 +28,9 @@ from wsworker import log
 from wsworker.assignment import Assignment
 from wsworker.brokers import BrokerUrl
 from wsworker.bus import choice
-from wsworker.bus.berth import Berth
-from wsworker.bus.local import Mesh
-from wsworker.bus.payload import Origin
+from wsworker.bus.broker.payload import Origin
+from wsworker.bus.mesh.adapter import Mesh
+from wsworker.bus.mesh.berth import Berth
 from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG
 from wsworker.forked import let_go

@@ -163,7 +163,7 @@ class Post:
                 self._deliver(_data(envelope), receivers)
         except (ValueError, WireError) as error:
             # whoever may write to a broker decides how often
-            text = "a message of another worker is dropped: %s"
+            text = "a message from another worker, or from who can write to the broker, is dropped: %s"
             self._office.notices.tell("published", text, error, level=logging.WARNING)
             return False
         return True
@@ -230,4 +230,9 @@ def _body(data: Data) -> bytes:
 
 def _data(envelope: Envelope) -> str | bytes:
     """Return the message that an envelope carries. ValueError if a text is not UTF-8."""
-    return envelope.body if envelope.binary else envelope.body.decode()
+    if envelope.binary:
+        return envelope.body
+    try:
+        return envelope.body.decode()
+    except UnicodeDecodeError:
+        raise ValueError("what should be text is not UTF-8") from None

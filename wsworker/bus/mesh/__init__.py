@@ -1,0 +1,1 @@
+"""The mesh: the other workers of this machine, each linked with each by a unix socket."""

@@ -1,0 +1,1 @@
+"""NATS: other machines by its subjects."""

@@ -1,0 +1,1 @@
+"""Redis and Valkey: other machines by their pub/sub."""
