@@ -26,7 +26,7 @@ NODE = "node-1"
 class FakeWorker:
     """A worker's side of the links.
 
-    most: the longest message that it takes. deaf: it accepts nothing; stuck: it reads nothing behind the greeting;
+    most: the longest message that it takes. deaf: it accepts nothing; stuck: it reads no more than what comes first;
     dies: it ends when something is published; leaves: on so many links it hears nothing more behind the greeting, as if
     it had just begun to drain.
     links: so many programs came; heard: every record of theirs.
@@ -78,6 +78,8 @@ class FakeWorker:
         reader, count = Reader(2**21), 0
         try:
             while data := connection.recv(65536):
+                if self.stuck:
+                    return
                 for record in reader.feed(data):
                     self.heard.append(record)
                     count += record.type == Type.MESSAGE
@@ -87,8 +89,6 @@ class FakeWorker:
                             connection.shutdown(socket.SHUT_RD)
                         hello = Hello(self.secret, 7, 1, self.most + EXTRA_BYTES, NODE)
                         connection.sendall(records.encode_hello(hello))
-                        if self.stuck:
-                            return
                     elif self.dies:
                         connection.shutdown(socket.SHUT_RDWR)
                     elif not self.deaf:

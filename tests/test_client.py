@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,9 +116,14 @@ def test_what_has_reached_nobody_is_sent_to_another_worker(service: Service) -> 
 
 def test_workers_that_always_leave(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to looking for another one."""
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     worker = service.worker()
     worker.leaves = 10**6
+
+    def now() -> float:
+        # the time is up with the third link, however long the first two have taken
+        return time.monotonic() + (client.ANSWER_SECONDS if worker.links > 2 else 0)
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=now))
     sentence = f"the workers of the service at {service.control_socket} keep leaving; the message was not sent; see"
     with pytest.raises(PublishError, match=sentence) as caught:
         service.publish("1")
@@ -141,11 +147,14 @@ def test_a_worker_that_dies_without_an_answer(service: Service) -> None:
 
 def test_a_worker_that_does_not_answer(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to waiting, and the link is not used again."""
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     worker = service.worker()
+    service.publish("0")
     worker.deaf = True
-    with pytest.raises(PublishError, match="the worker gave no answer in 0 s; the message may come through") as caught:
-        service.publish("1")
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "ANSWER_SECONDS", 0.1)
+        sentence = "the worker gave no answer in 0 s; the message may come through"
+        with pytest.raises(PublishError, match=sentence) as caught:
+            service.publish("1")
     assert "timeout" == caught.value.code
     worker.deaf = False
     service.publish("2")
@@ -154,9 +163,11 @@ def test_a_worker_that_does_not_answer(service: Service, monkeypatch: pytest.Mon
 
 def test_a_worker_that_does_not_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of a message is none, so whoever sends it knows that nobody has it."""
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     worker = service.worker()
-    worker.most, worker.stuck = 2**20, True
+    worker.most = 2**20
+    service.publish("0")
+    worker.stuck = True
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     with pytest.raises(PublishError, match="did not take all of the message in 0 s; it was not sent") as caught:
         service.publish(bytes(2**20))
     assert "timeout" == caught.value.code
@@ -190,11 +201,12 @@ def test_a_service_that_hangs_keeps_nobody_else_waiting(service: Service, monkey
     """Each service has its own way; and who waits for that of one waits no longer than for an answer."""
     worker = service.worker()
     service.publish("1")
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     (road,) = client._roads.values()
     with road.lock:
-        with pytest.raises(PublishError, match="got no answer in 0 s; this one was not sent") as caught:
-            service.publish("2")
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "ANSWER_SECONDS", 0.1)
+            with pytest.raises(PublishError, match="got no answer in 0 s; this one was not sent") as caught:
+                service.publish("2")
         client.publish("news", "3")
     assert "timeout" == caught.value.code
     service.publish("4")
@@ -346,10 +358,20 @@ def test_by_a_broker(nothing_kept: None) -> None:
 
 def test_by_a_broker_that_does_not_answer(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes no longer than by a worker."""
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
     sentence = "gave no answer in time; it may come through all the same"
-    with Peer(lambda talk: talk.say(talk.hear(b"never"))) as peer, pytest.raises(PublishError, match=sentence) as told:
-        client.publish("news", "hello", url=f"redis://{HOST}:{peer.port}")
+
+    def once(talk: Talk) -> None:
+        talk.hear(b"hello\r\n")
+        talk.say(b":1\r\n")
+        talk.hear(b"never")
+
+    with Peer(once) as peer:
+        url = f"redis://{HOST}:{peer.port}"
+        client.publish("news", "hello", url=url)
+        # the connection is there: all that takes time now is the answer
+        monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+        with pytest.raises(PublishError, match=sentence) as told:
+            client.publish("news", "hello", url=url)
     assert "timeout" == told.value.code
 
 

@@ -24,6 +24,7 @@ GOLDEN = Path(__file__).parent / "golden_config"
 SHIPPED = Path(__file__).parent.parent / "config"
 LOG_VARIABLES = ("WSWORKER_LOG__LEVEL", "WSWORKER_LOG__FORMAT", "WSWORKER_LOG__FILE", "WSWORKER_LOG__ACCESS")
 NO_FLAGS: Mapping[str, tuple[str, str]] = {}
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @pytest.fixture
@@ -426,7 +427,7 @@ TEXTS = st.one_of(st.text(max_size=60), st.lists(st.one_of(WORDS, MARKS), max_si
 
 
 @given(text=TEXTS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=QUIET)
 def test_any_text(folder: Path, text: str) -> None:
     """Any file gives a Config, or problems that each have a line and a column of the file."""
     path = Path("config.yaml")
@@ -448,7 +449,7 @@ def test_any_text(folder: Path, text: str) -> None:
 
 
 @given(text=TEXTS, key=st.sampled_from(sorted(KEYS)))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=QUIET)
 def test_any_value(folder: Path, text: str, key: str) -> None:
     """Any value of a variable gives a Config, or problems that name the variable and no line."""
     path = Path("config.yaml")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.consoles import Block, Session, appear, blocks, commands_of_this_python, fits, masked
-from tests.system.daemon import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(

@@ -15,12 +15,13 @@ import psutil
 import pytest
 import setproctitle
 
+from tests.ports import free_port
 from wsworker import listeners
 from wsworker.config import ListenAddress
 from wsworker.errors import BindError
 from wsworker.listeners import Group
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 30
 PLACE = "config.yaml:3:9"
 
 
@@ -39,14 +40,6 @@ HOSTS = [
     "127.0.0.1",
     pytest.param("::1", marks=pytest.mark.skipif(not can_bind("::1"), reason="this machine has no IPv6 loopback")),
 ]
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody has right now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_real(wsworker_server):
         for server in (one, two):
             with server.connect() as client:
                 client.send("tom")
-                assert client.recv(timeout=5) == "hello tom"
+                assert client.recv(timeout=10) == "hello tom"
 """
 FAKE = """
 import app

@@ -23,12 +23,13 @@ def test_connect_send_close(context: BrowserContext, tmp_path: Path) -> None:
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: faults.append(request.url) if str(server.port) not in request.url else None)
         page.goto(f"http://127.0.0.1:{server.port}/")
-        for _ in range(2):
+        for time in range(2):
             page.click("#connect")
             page.click("#send")
-            page.get_by_text("< hello tom").last.wait_for()
+            # that of this time
+            page.get_by_text("< hello tom").nth(time).wait_for()
             page.click("#close")
-            page.get_by_text("closed, code 1000").last.wait_for()
+            page.get_by_text("closed, code 1000").nth(time).wait_for()
         page.fill("#url", "http://[")
         page.click("#connect")
         page.get_by_text("is invalid").wait_for()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.browser.conftest import MakeService
 from tests.browser.service import Service
-from tests.system.daemon import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

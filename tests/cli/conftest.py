@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from wsworker.cli import ask
 from wsworker.cli.main import run
 from wsworker.master.control import Control
 from wsworker.master.events import Token
@@ -199,8 +200,10 @@ class Answering:
 
 
 @pytest.fixture
-def running(place: Place) -> Iterator[Callable[[Script], Answering]]:
+def running(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Script], Answering]]:
     """Return a function: let a master run that answers from a script."""
+    # it is a thread of ours, which may get its turn late
+    monkeypatch.setattr(ask, "ANSWER_SECONDS", 30.0)
     with contextlib.ExitStack() as stack:
 
         def start(script: Script) -> Answering:

@@ -23,7 +23,8 @@ from websockets.sync.client import ClientConnection, connect
 from tests.examples.conftest import MakeExample
 from tests.examples.example import Example
 from tests.examples.test_all import need_module
-from tests.system.daemon import PACKAGE, eventually, free_port
+from tests.ports import free_port
+from tests.system.daemon import PACKAGE, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -90,7 +91,7 @@ def running(example: Example, port: int, *command: str, **environ: str) -> Itera
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(30)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def test_one_sequence(make_example: MakeExample) -> None:
 def test_a_slow_reader(make_example: MakeExample) -> None:
     """Who does not read loses old prices and stays connected; the others miss nothing."""
     ticker = make_example("ticker")
-    ticker.change("SECONDS = 0.1\n", "SECONDS = 0.005\n")
+    # slow enough that the other one loses nothing while the machine lets it wait for two seconds
+    ticker.change("SECONDS = 0.1\n", "SECONDS = 0.02\n")
     ticker.change("round(self.price, 2)}", 'round(self.price, 2), "more": "x" * 20000}')
     ticker.start()
     with slow(ticker) as reader, ticker.connect() as other:

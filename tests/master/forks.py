@@ -26,7 +26,8 @@ import pytest
 from wsworker.assignment import Assignment
 from wsworker.wire import Lines, Order, Report, decode_order, encode
 
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
+"""Enough for a machine that has three test runs to do; whoever waits for it waits for a failure."""
 NOBODY = pwd.getpwnam("nobody")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.master.forks import in_child
-from tests.test_listeners import free_port
+from tests.ports import free_port
 from wsworker.assignment import Desk
 from wsworker.errors import BindError
 from wsworker.master.admin import Admin, CpuTime, notice

@@ -38,9 +38,11 @@ from tests.master.forks import (
     stay,
     until,
 )
+from tests.ports import free_port
 from wsworker import configfile, log, wire
 from wsworker.assignment import Assignment
 from wsworker.errors import WsworkerError
+from wsworker.master import inquiry
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.main import Master
 from wsworker.master.roll import refused as refusal
@@ -49,14 +51,6 @@ from wsworker.sections import LogConfig
 from wsworker.wire import Command, Report, encode
 
 GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
-
-
-def free_port() -> int:
-    """Return a port that nobody has right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Daemon:
@@ -451,9 +445,11 @@ def late(assignment: Assignment) -> int:
     loads = {(1, 1): "", (1, 2): "", (2, 1): "one, two", (2, 2): "one, two, three"}
     generation, slot = assignment.generation, assignment.slot
     say(assignment.channel, Report("changed", mark=loads.get((generation, slot), "one, two, three")))
-    say(assignment.channel, Report("ready"))
+    ready = encode(Report("ready"))
     if generation == 1:
-        say(assignment.channel, Report("changed", error="app.py", mark="one"))
+        # in one piece: told after the reload that the other worker has asked for, it would be news again
+        ready += encode(Report("changed", error="app.py", mark="one"))
+    assignment.channel.sendall(ready)
     if (generation, slot) == (2, 2):
         say(assignment.channel, Report("changed", error="users.py", mark="one, two, three"))
     for order in orders(assignment.channel):
@@ -823,7 +819,8 @@ def test_systemd_is_told(start: Start, folder: Path) -> None:
                 pass
             return text
 
-        daemon = running(start, environ={"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000"})
+        # one datagram each half second: few wait to be read, so that a status finds room, which is said only once
+        daemon = running(start, environ={"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "1500000"})
         assert "READY=1\nSTATUS=1/1 workers, 0 connections" == heard("READY")
         assert "WATCHDOG=1" == heard("WATCHDOG")
         daemon.child.signal(signal.SIGHUP)
@@ -884,7 +881,12 @@ def listing(assignment: Assignment) -> int:
 
 def test_connections_are_asked_of_the_workers(start: Start) -> None:
     """Their rows come before the result, which names who did not answer; a slot alone may be asked."""
-    daemon = start(listing, config="workers: 3")
+
+    def be_patient() -> None:
+        # nobody waits for worker 3 alone: the others must have answered by then
+        inquiry.PATIENCE_SECONDS = 5.0  # type: ignore[misc]
+
+    daemon = start(listing, config="workers: 3", before=be_patient)
     daemon.settled.hear()
     *parts, result = daemon.ask(Command("connections", query=Query(user="tom")))
     rows = [row for part in parts for row in part["connections"]]

@@ -17,8 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.master.forks import NOBODY, Child, Pipe, Watch, become_nobody, in_child, libc, needs_root, stay
+from tests.master.forks import (
+    DEADLINE_SECONDS,
+    NOBODY,
+    Child,
+    Pipe,
+    Watch,
+    become_nobody,
+    in_child,
+    libc,
+    needs_root,
+    stay,
+)
 from wsworker.errors import AlreadyRunning, RunDirError
+from wsworker.master import rundir
 from wsworker.master.rundir import (
     MAX_SOCKET_PATH_BYTES,
     Paths,
@@ -336,8 +348,12 @@ def test_a_forked_child_keeps_the_lock_unless_it_closes_it(run: Paths, pipe: Pip
             assert not lock_is_held(run)
 
 
-def test_a_client_that_looks_does_not_stop_a_start(run: Paths, claim: Callable[[], RunDir], pipe: Pipe) -> None:
+def test_a_client_that_looks_does_not_stop_a_start(
+    run: Paths, claim: Callable[[], RunDir], pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look takes the lock for a moment; a start that meets it tries again."""
+    # the moment is as long as the machine lets the client wait
+    monkeypatch.setattr(rundir, "LOCK_PATIENCE_SECONDS", DEADLINE_SECONDS)
     run.folder.mkdir(mode=0o700)
     run.lock.touch()
 

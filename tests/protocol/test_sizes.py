@@ -5,6 +5,7 @@ No time is measured: what is linear shows in the number of calls, and what is bo
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
 import zlib
@@ -201,11 +202,14 @@ def calls(act: Callable[[], object]) -> Counter[str]:
         elif event == "c_call":
             seen[function.__name__] += 1
 
+    # a collection in between would count what Hypothesis has hooked into it, and finalizers of other tests
+    gc.disable()
     sys.setprofile(note)
     try:
         act()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return seen
 
 

@@ -188,7 +188,8 @@ def test_the_other_servers(tmp_path: Path) -> None:
         still(hangs)
         url = f"nats://{down.address},{hangs.address},{up.address}"
         for _ in range(4):
-            publish(url, seconds=1.0)
+            # half of it at least for the one that is there
+            publish(url, seconds=4.0)
             road_to(url).close()
         up.kill()
         error = refused(lambda: publish(url, seconds=0.3))
@@ -229,11 +230,11 @@ def test_what_has_reached_nobody_is_sent_again() -> None:
         talk.hear()
 
     with Peer(goes, stays) as peer:
-        publish(url_of(peer), large)
+        publish(url_of(peer), large, seconds=60)
         assert (1, 2) == (len(heard), peer.talks)
         road_to(url_of(peer)).close()
     with Peer(goes) as peer:
-        error = refused(lambda: publish(url_of(peer), large))
+        error = refused(lambda: publish(url_of(peer), large, seconds=60))
         assert ("no_broker", road.MAX_ATTEMPTS) == (error.code, peer.talks)
         assert "keeps ending the connection, or naming another server; the message was not sent" in str(error)
 

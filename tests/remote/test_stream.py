@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority
-from tests.remote.peer import HOST, Peer, Talk, soon, until
+from tests.remote.peer import DEADLINE_SECONDS, HOST, Peer, Talk, soon, until
 from wsworker.brokers import Server, parse
 from wsworker.errors import WireError
 from wsworker.remote.stream import Stream, clause, context_of
@@ -27,7 +27,10 @@ def echo(talk: Talk) -> None:
 
 def silence(talk: Talk) -> None:
     """Say nothing, and read nothing, until the client goes."""
-    select.select([], [], [talk.connection], 0.5)
+    # not even the client's end is read, but the peer's own end is seen
+    poll = select.poll()
+    poll.register(talk.connection, select.POLLRDHUP)
+    poll.poll(1000 * DEADLINE_SECONDS)
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def safe(authority: Authority) -> Iterator[Peer]:
 def test_bytes_there_and_back() -> None:
     """What is sent arrives whole, also what is larger than any buffer of the kernel."""
     with Peer(echo) as peer:
-        made = Stream(Server("localhost", peer.port), soon())
+        made = Stream(Server("localhost", peer.port), soon(60))
         made.send(b"hello\r\n")
         assert b"hello\r\n" == made.receive()
         assert b"" == made.arrived()

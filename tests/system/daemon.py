@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ import psutil
 from websockets.sync.client import ClientConnection, connect
 
 import wsworker
+from tests.ports import free_port
 from wsworker.cli import ask
 from wsworker.errors import ControlError, NotRunning
 
@@ -69,16 +69,6 @@ def eventually(fact: Callable[[], T], what: str = "", seconds: float = PATIENCE_
         assert time.monotonic() < give_up_at, f"not within {seconds:.0f} s: {what or fact}"
         time.sleep(POLL_SECONDS)
     return value
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody has at this moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 class Outcome(NamedTuple):
@@ -245,7 +235,7 @@ class Daemon:
         print(f"--- log of {self.name}\n{self.log}---")
         try:
             self.close_master()
-            self.wait_gone(5)
+            self.wait_gone()
         finally:
             for pid in self.processes():
                 os.kill(pid, signal.SIGKILL)
@@ -318,8 +308,17 @@ class Daemon:
     # Its state
 
     def status(self) -> dict[str, Any]:
-        """Return what `status --json` prints, asked in this process, as a command takes a tenth of a second."""
-        return ask.status(ask.locate(self.config, self.environ))
+        """Return what `status --json` prints, asked in this process, as a command takes a tenth of a second.
+
+        A command gives up after two seconds. A busy machine may let the master stand still for as long as that.
+        """
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return ask.status(ask.locate(self.config, self.environ))
+            except ControlError as error:
+                if error.code != "timeout" or time.monotonic() > give_up_at:
+                    raise
 
     def wait_status(
         self, fact: Callable[[Mapping[str, Any]], object], seconds: float = PATIENCE_SECONDS

@@ -42,7 +42,7 @@ GOOD = LINE + FIELDS + b"\r\n"
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One worker with a health check, which must be the same at the end of all these tests."""
-    settings = {"http": {"health": "/healthz"}, "websocket": {"open_timeout": "1s", "subprotocols": ["chat"]}}
+    settings = {"http": {"health": "/healthz"}, "websocket": {"subprotocols": ["chat"]}}
     with Daemon(APP, **settings) as daemon:
         before = daemon.start().workers
         yield daemon

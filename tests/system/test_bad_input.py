@@ -192,7 +192,7 @@ def test_a_port_in_use(make_daemon: MakeDaemon, reuse_port: bool) -> None:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", daemon.port))
         other.listen()
-        outcome = daemon.cli("start", seconds=5)
+        outcome = daemon.cli("start", seconds=15)
     outcome.check_tone()
     assert 1 == outcome.code
     assert f"error: cannot listen on 127.0.0.1:{daemon.port}: address in use by pid {os.getpid()} (" in outcome.err

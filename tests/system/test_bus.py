@@ -7,6 +7,8 @@ fails the test; one that misses some is right only if its worker was told of a g
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -22,10 +24,11 @@ import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection as AsyncClient
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from tests.system.daemon import Daemon, eventually, free_port
+from tests.ports import free_port
+from tests.system.daemon import Daemon, eventually
 from tests.system.puppets import APP, FORKS, Checker, heard, heard_until, knows, one_in_each, say, until_heard
 from wsworker import client
 from wsworker.bus import records
@@ -137,18 +140,41 @@ async def _rooms(daemon: Daemon, clients: int, rooms: int, messages: int) -> Non
             return made
 
         everybody = [await enter(number) for number in range(clients)]
-        # the gossip is done when a message of each publisher comes back from every worker; a second is far more
-        await asyncio.sleep(1)
         publishers = everybody[:16]
+        neighbours = [
+            {name for name in range(16) if name % rooms == number % rooms and name != number}
+            for number in range(clients)
+        ]
+
+        async def hear_all(number: int, unheard: set[int]) -> None:
+            while unheard:
+                unheard.discard(int(str(await everybody[number].recv()).split()[1]))
+
+        # until everybody has heard each publisher, all workers cannot know who wants what
+        unheard = [set(names) for names in neighbours]
+        for greeting in itertools.count():
+            for name in set().union(*unheard):
+                await publishers[name].send(f"pub room{name % rooms} hello {name}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await asyncio.gather(*(hear_all(number, names) for number, names in enumerate(unheard)))
+            if not any(unheard):
+                break
+            assert greeting < 20, "the workers do not know who wants what"
         for number in range(messages):
             for name, one in enumerate(publishers):
                 await one.send(f"pub room{name % rooms} {name}/room{name % rooms} {number}")
         for number, one in enumerate(everybody):
             checker = Checker()
             room = number % rooms
-            expected = [name for name in range(16) if name % rooms == room and name != number]
-            for _ in range(messages * len(expected)):
-                checker.take(await asyncio.wait_for(one.recv(), 20))
+            expected = neighbours[number]
+            left = messages * len(expected)
+            while left:
+                message = str(await asyncio.wait_for(one.recv(), 20))
+                # some may have been greeted twice
+                if not message.startswith("hello "):
+                    checker.take(message)
+                    left -= 1
             assert {f"{name}/room{room}": messages - 1 for name in expected} == checker.last
 
 
@@ -213,14 +239,18 @@ async def _reload_under(daemon: Daemon) -> None:
 
     async def listen() -> Checker:
         checker = Checker()
-        async with connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None) as one:
-            await one.send("sub storm")
-            assert "ok storm" == await one.recv()
-            try:
+        try:
+            async with connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None) as one:
+                await one.send("sub storm")
+                assert "ok storm" == await one.recv()
                 while not ended.is_set():
                     checker.take(await asyncio.wait_for(one.recv(), 10))
-            except ConnectionClosed:
-                assert 1012 == one.close_code
+        except ConnectionClosed:
+            assert 1012 == one.close_code
+        except InvalidStatus as refused:
+            # its worker was told to go before the handshake was over
+            if refused.response.status_code != 503:
+                raise
         return checker
 
     async def keep_listening() -> list[Checker]:
@@ -387,7 +417,13 @@ async def _publish_under(daemon: Daemon, publishers: int, readers: int, reloads:
         return published
 
     async def ear() -> Ear:
-        return Ear(await connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None))
+        while True:
+            try:
+                return Ear(await connect(f"ws://127.0.0.1:{daemon.port}/", proxy=None))
+            except InvalidStatus as refused:
+                # its worker was told to go before the handshake was over
+                if refused.response.status_code != 503:
+                    raise
 
     async def move(ears: list[Ear]) -> None:
         while True:
@@ -401,7 +437,7 @@ async def _publish_under(daemon: Daemon, publishers: int, readers: int, reloads:
             await old.one.close()
 
     everybody = [[await ear()] for _ in range(readers)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not all(len(set(ears[0].marks)) == 3 for ears in everybody):
             await asyncio.sleep(0.01)
     movers = [asyncio.create_task(move(ears)) for ears in everybody]
@@ -414,7 +450,7 @@ async def _publish_under(daemon: Daemon, publishers: int, readers: int, reloads:
         ended.set()
     expected = {text for program in programs for text in await program}
     for ears in everybody:
-        give_up_at = time.monotonic() + 5
+        give_up_at = time.monotonic() + 15
         while missing := expected - set().union(*(one.heard for one in ears)):
             assert time.monotonic() < give_up_at, f"{len(missing)} of {len(expected)} are missing: {min(missing)}"
             await asyncio.sleep(0.02)
@@ -448,7 +484,7 @@ def test_a_stop_while_the_broker_is_away(workers: int) -> None:
         assert 0 == daemon.cli("reload").code
         eventually(lambda: len(daemon.workers) == workers, "the old ones are gone")
         assert untold not in daemon.log
-        eventually(lambda: daemon.log.count("is out of reach") == 2 * workers, "the new ones know it as well")
+        eventually(lambda: daemon.log.count("is out of reach") >= 2 * workers, "the new ones know it as well")
         assert 0 == daemon.cli("stop").code
         assert 1 <= daemon.log.count(untold) <= workers, daemon.log
 
@@ -484,7 +520,7 @@ def test_peers_that_are_none() -> None:
             b"",
         ):
             with socket.socket(socket.AF_UNIX) as peer:
-                peer.settimeout(5)
+                peer.settimeout(15)
                 peer.connect(path)
                 peer.sendall(opening)
                 while peer.recv(65536):
@@ -509,9 +545,9 @@ def test_workers_that_cannot_walk_to_each_other() -> None:
         assert "do not answer on the bus" not in daemon.log
 
 
-def descriptors(daemon: Daemon) -> list[int]:
-    """Return how many the master and each worker have open."""
-    return sorted(psutil.Process(pid).num_fds() for pid in (daemon.master, *daemon.workers))
+def descriptors(daemon: Daemon) -> int:
+    """Return how many the master and the workers have open together."""
+    return sum(psutil.Process(pid).num_fds() for pid in (daemon.master, *daemon.workers))
 
 
 def wait_for_workers(daemon: Daemon, count: int) -> None:
@@ -524,7 +560,7 @@ def test_reloads_leave_nothing_behind() -> None:
     with Daemon(APP, workers=3) as daemon:
         daemon.start()
         assert 0 == daemon.cli("reload").code
-        eventually(lambda: len(daemon.workers) == 3, "the old ones are gone")
+        daemon.wait_status(lambda status: [2, 2, 2] == [row["bus_links"] for row in status["workers"]])
         before = descriptors(daemon)
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             daemon.signal(number)
@@ -532,7 +568,8 @@ def test_reloads_leave_nothing_behind() -> None:
         for _ in range(3):
             assert 0 == daemon.cli("reload").code
         eventually(lambda: len(daemon.workers) == 3, "the old ones are gone")
-        eventually(lambda: descriptors(daemon) == before, "as many descriptors as before")
+        # less is possible: one that was just used may have been counted before
+        eventually(lambda: descriptors(daemon) <= before, "no more descriptors than before")
         folder = daemon.run_dir / f"{daemon.name}.bus"
         assert ["1.sock", "2.sock", "3.sock"] == sorted(path.name for path in folder.iterdir())
         daemon.close_master()

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.bus.redis.servers import valkey
+from tests.ports import free_port
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import Daemon, free_port
+from tests.system.daemon import Daemon
 from tests.system.test_admin import Operator
 from tests.test_json import TABLES, faults
 
@@ -101,5 +102,6 @@ def test_a_broker_that_goes_and_comes_again(make_daemon: MakeDaemon) -> None:
             totals = daemon.wait_status(lambda status: status["totals"]["bus_gaps"] >= 1)["totals"]
             assert (2, 1) == (totals["bus_reconnects"], totals["bus_dropped"])
         assert 2 == operator.sum("bus_reconnects_total", adapter="broker")
+        daemon.wait_status(lambda status: status["bus"]["lag"])
         assert " lag " in daemon.cli("status").out.splitlines()[2]
         assert daemon.cli("status").out.splitlines()[2].endswith("  1 dropped")

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 
 from tests.bare import bare_command, bare_path
+from tests.ports import free_port
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import Daemon, free_port
+from tests.system.daemon import Daemon
 
 SECRET = "hunter2"
 

@@ -49,6 +49,11 @@ def listed(daemon: Daemon, *options: str) -> dict[str, Any]:
     return outcome.document()
 
 
+def listed_whole(daemon: Daemon, *options: str) -> dict[str, Any]:
+    """Return it once all workers have answered: the master waits for two seconds, which a busy machine may need."""
+    return eventually(lambda: {} if (found := listed(daemon, *options))["missing"] else found, "all workers to answer")
+
+
 def test_who_is_there(make_daemon: MakeDaemon) -> None:
     """Every connection of every worker, and those alone that a filter lets through."""
     daemon = make_daemon(APP, workers=3).start()
@@ -58,7 +63,7 @@ def test_who_is_there(make_daemon: MakeDaemon) -> None:
         client = stack.enter_context(daemon.connect("/loud?user=max"))
         client.send("hello")
         assert isinstance(client.recv(10), str)
-        everything = listed(daemon)
+        everything = listed_whole(daemon)
         rows = everything["connections"]
         assert {"schema": 1, "name": daemon.name, "total": 5, "shown": 5, "missing": []} == {
             key: everything[key] for key in everything if key != "connections"
@@ -74,8 +79,8 @@ def test_who_is_there(make_daemon: MakeDaemon) -> None:
             ("--ip", "192.0.2.1"): set(),
             ("--sort", "in", "--limit", "1"): {"/loud"},
         }.items():
-            assert paths == {row["path"] for row in listed(daemon, *options)["connections"]}, options
-        slots = [listed(daemon, "--worker", str(slot))["total"] for slot in (1, 2, 3)]
+            assert paths == {row["path"] for row in listed_whole(daemon, *options)["connections"]}, options
+        slots = [listed_whole(daemon, "--worker", str(slot))["total"] for slot in (1, 2, 3)]
         assert 5 == sum(slots)
         table = daemon.cli("connections")
         assert (0, "", 6) == (table.code, table.err, len(table.out.splitlines()))
@@ -97,8 +102,10 @@ def test_a_worker_that_does_not_answer_is_named(make_daemon: MakeDaemon, how: st
         else:
             client.send("block")
             eventually(lambda: listed(daemon)["missing"], "a worker that is blocked")
-        document = listed(daemon)
-        assert [slot] == document["missing"]
+        # another one may be late, once or twice
+        document = eventually(
+            lambda: found if (found := listed(daemon))["missing"] == [slot] else {}, "that worker alone is missing"
+        )
         assert {1, 2, 3} - {slot} == {row["slot"] for row in document["connections"]}
         shown = daemon.cli("connections", "--worker", str(slot))
         assert 0 == shown.code
@@ -132,7 +139,7 @@ def test_a_thousand_clients(make_daemon: MakeDaemon, many_files: None) -> None:
                 caller.sendall(encode(Command("connections", query=Query(limit=1000))))
         with ThreadPoolExecutor(4) as pool:
             statuses = [pool.submit(daemon.status) for _ in range(20)]
-            lists = [pool.submit(listed, daemon, "--limit", "1000", "--sort", "path") for _ in range(3)]
+            lists = [pool.submit(listed_whole, daemon, "--limit", "1000", "--sort", "path") for _ in range(3)]
             assert {"running"} == {status.result()["state"] for status in statuses}
             for document in [one.result() for one in lists]:
                 assert (1000, 1000, []) == (document["total"], document["shown"], document["missing"])

@@ -72,8 +72,7 @@ def test_a_killed_worker_is_replaced_and_nobody_else_notices(make_daemon: MakeDa
 
         with loop.between_clients():
             os.kill(victim, signal.SIGKILL)
-        # generous for a loaded machine; what it takes is the time of a fork and an import
-        status = daemon.wait_status(replaced(1, victim), seconds=2)
+        status = daemon.wait_status(replaced(1, victim))
         served = loop.echoed
         eventually(lambda: loop.echoed > served + 50, "clients after the death")
 
@@ -137,7 +136,7 @@ def test_user_code_that_ends_the_process(
             client.recv(10)
     status = daemon.wait_status(replaced(2, victim))
     assert exit_row.items() <= status["workers"][1]["last_exit"].items()
-    assert logged in daemon.log
+    daemon.wait_log(logged)
     assert daemon.echo("on").endswith(" on")
 
 
@@ -145,12 +144,14 @@ def test_a_crash_loop_costs_one_slot(make_daemon: MakeDaemon) -> None:
     """A worker that dies again and again is started ever later; the others serve, and status says degraded, 150."""
     daemon = make_daemon(DIES_IN_SLOT_2, workers=2)
     daemon.launch()
+    # for so long that it does not live again, and dies with clients, before we have done with it
     daemon.wait_status(
         lambda status: (
             status["workers"][-1]["restarts"] >= 3
             and status["workers"][-1]["state"] == "waiting"
-            and status["workers"][-1]["retry_in"] > 0.5
-        )
+            and status["workers"][-1]["retry_in"] > 4
+        ),
+        40,
     )
     shown = daemon.cli("status")
     assert 150 == shown.code
@@ -174,7 +175,7 @@ def test_the_master_is_killed(make_daemon: MakeDaemon, blocked: bool) -> None:
             eventually(lambda: "spinning" in daemon.out, "a blocked loop")
     daemon.signal(signal.SIGKILL)
     assert -9 == daemon.wait_exit()
-    daemon.wait_gone(seconds=2)
+    daemon.wait_gone()
 
     shown = daemon.cli("status")
     assert (1, "dead") == (shown.code, shown.out.split()[1])
@@ -202,7 +203,8 @@ def test_term_to_a_worker_replaces_it_first(make_daemon: MakeDaemon) -> None:
 
 def test_a_hung_worker_is_replaced(make_daemon: MakeDaemon) -> None:
     """A loop that is silent for worker_timeout: its stack is in the log, and its slot gets a new worker."""
-    daemon = make_daemon(ORDERS, workers=2, worker_timeout="4s").start()
+    # long enough for us to see it hang, from the third second on
+    daemon = make_daemon(ORDERS, workers=2, worker_timeout="8s").start()
     hung = daemon.workers[0]
     with daemon.connect_to(hung) as client:
         client.send("sleep")
@@ -213,5 +215,5 @@ def test_a_hung_worker_is_replaced(make_daemon: MakeDaemon) -> None:
         loop.check()
         with pytest.raises(ConnectionClosedError):
             client.recv(10)
-    assert 'app.py", line 17 in on_message' in daemon.log
-    assert "4 s and is replaced" in daemon.log
+    daemon.wait_log('app.py", line 17 in on_message')
+    assert "8 s and is replaced" in daemon.log

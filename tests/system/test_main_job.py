@@ -15,8 +15,9 @@ import pytest
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect, unix_connect
 
+from tests.ports import free_port
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import HELLO, WHO, Daemon, eventually, free_port
+from tests.system.daemon import HELLO, WHO, Daemon, eventually
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "hello" / "app.py"

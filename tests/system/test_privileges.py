@@ -83,7 +83,7 @@ def test_workers_of_another_user_die_with_the_master(make_daemon: MakeDaemon) ->
         eventually(lambda: "blocked" in daemon.out, "a blocked loop")
         daemon.signal(signal.SIGKILL)
         daemon.wait_exit()
-        daemon.wait_gone(seconds=2)
+        daemon.wait_gone()
 
 
 def test_an_app_that_the_user_cannot_read(make_daemon: MakeDaemon) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.certificates import HOST, Authority
 from tests.frames import TEXT
+from tests.ports import free_port
 from tests.system.clients import UPGRADE, ask_raw, await_upgrade, frame, raw, read_to_end
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import free_port
 
 TELLS: Final = """
 def on_message(connection, data):
@@ -67,7 +67,7 @@ def test_the_proxy_itself(make_daemon: MakeDaemon) -> None:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_what_is_no_header(make_daemon: MakeDaemon, version: str) -> None:
     """A client without one, with one of another version or with one that is too large is closed without a word."""
-    daemon = make_daemon(TELLS, proxy_protocol=version, websocket={"open_timeout": "1s"}).start()
+    daemon = make_daemon(TELLS, proxy_protocol=version, websocket={"open_timeout": "2s"}).start()
     other = HEADERS["v2" if version == "v1" else "v1"]
     large = b"PROXY TCP4 " + b"1" * 200 if version == "v1" else SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 65535)
     for sent in (UPGRADE, other + UPGRADE, large, HEADERS[version][:-1], b""):

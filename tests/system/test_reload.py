@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
+from tests.ports import free_port
 from tests.system.clients import ConnectLoop
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import HELLO, WHO, eventually, finish, free_port
+from tests.system.daemon import HELLO, WHO, eventually, finish
 
 NEW_HELLO = HELLO.replace("hello ", "welcome ")
 NEW_WHO = WHO.replace("{data}", "new {data}")

@@ -218,7 +218,7 @@ def test_a_program_of_the_user_does_not_keep_the_port(make_daemon: MakeDaemon) -
     """A program that user code has started and that lives on holds no listener: the port is free after the stop."""
     app = "import subprocess\nprogram = subprocess.Popen(['sleep', '60'])\nprint(program.pid, flush=True)\n" + HELLO
     daemon = make_daemon(app).start()
-    pid = int(daemon.out)
+    pid = int(eventually(lambda: daemon.out))
     try:
         assert 0 == daemon.cli("stop").code
         assert 0 == daemon.wait_exit()

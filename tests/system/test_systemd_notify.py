@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -26,24 +29,52 @@ def on_message(connection, data):
 
 WATCHDOG_USEC = 300_000
 
+MARK: Final = b"MARK=1"
+"""Comes from the tests themselves."""
+
 
 class NotifySocket:
-    """Collects the datagrams that systemd would get."""
+    """Collects the datagrams that systemd would get.
+
+    A thread reads, as the queue of the socket is short and who finds it full does not wait. sd_notify(3).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
+        # how soon the thread sees that it is over
+        self._socket.settimeout(0.05)
+        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._deaf = threading.Event()
+        self._thread = threading.Thread(target=self._hear)
+        self._thread.start()
 
     def close(self) -> None:
         """Close it."""
+        self.leave_unread()
         self._socket.close()
+
+    def leave_unread(self) -> None:
+        """Leave what comes from now on in the queue of the socket."""
+        self._deaf.set()
+        self._thread.join()
 
     def read(self) -> dict[str, str]:
         """Return the next datagram, name to value; TimeoutError if none comes for long."""
-        self._socket.settimeout(PATIENCE_SECONDS)
-        lines = self._socket.recv(65536).decode().split("\n")
+        try:
+            lines = self._heard.get(timeout=PATIENCE_SECONDS).decode().split("\n")
+        except queue.Empty:
+            raise TimeoutError("no datagram came") from None
         return dict(line.split("=", 1) for line in lines)
+
+    def is_silent(self, seconds: float) -> bool:
+        """Whether nothing comes for so long."""
+        try:
+            self._heard.get(timeout=seconds)
+        except queue.Empty:
+            return True
+        return False
 
     def wait_for(self, name: str) -> dict[str, str]:
         """Return the next datagram that assigns a name; those before it are dropped."""
@@ -56,13 +87,26 @@ class NotifySocket:
 
     def states(self) -> list[str]:
         """Return the names of what has come by now and is no mere watchdog or status, in its order."""
-        self._socket.setblocking(False)
-        found = []
-        while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            # behind all that was sent before
+            sock.sendto(MARK, str(self.path))
+        return self.states_until("MARK")[:-1]
+
+    def states_until(self, last: str) -> list[str]:
+        """Return such names up to the next one of these."""
+        found: list[str] = []
+        while last not in found:
+            name = next(iter(self.read()))
+            if name not in ("WATCHDOG", "STATUS"):
+                found.append(name)
+        return found
+
+    def _hear(self) -> None:
+        while not self._deaf.is_set():
             try:
-                found.append(next(iter(line.split("=")[0] for line in self._socket.recv(65536).decode().split("\n"))))
-            except BlockingIOError:
-                return [name for name in found if name not in ("WATCHDOG", "STATUS")]
+                self._heard.put(self._socket.recv(65536))
+            except TimeoutError:
+                continue
 
 
 @pytest.fixture
@@ -106,7 +150,7 @@ def test_a_refused_reload_is_ready_again(notified: tuple[Daemon, NotifySocket]) 
     notify.wait_for("READY")
     daemon.write_app("import no_such_module\n")
     assert 1 == daemon.cli("reload").code
-    assert ["RELOADING", "READY"] == notify.states()
+    assert ["RELOADING", "READY"] == notify.states_until("READY")
 
     daemon.write_config(wrokers=1)
     assert 1 == daemon.cli("reload").code

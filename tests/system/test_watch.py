@@ -33,9 +33,9 @@ def answers(daemon: Daemon, word: str) -> Callable[[], bool]:
 
 
 def close_code(client: ClientConnection) -> int:
-    """Return the code with which a client is closed."""
+    """Return the code with which a client is closed, by the end of a reload."""
     with pytest.raises(ConnectionClosed) as caught:
-        client.recv(10)
+        client.recv(30)
     assert caught.value.rcvd is not None
     return caught.value.rcvd.code
 

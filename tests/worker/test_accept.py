@@ -543,8 +543,11 @@ def queue_of_clients(request: pytest.FixtureRequest, tmp_path: object) -> Iterat
         yield sock
 
 
-def test_a_full_worker_leaves_its_clients_to_others(run: Run, queue_of_clients: socket.socket) -> None:
+def test_a_full_worker_leaves_its_clients_to_others(
+    run: Run, queue_of_clients: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It looks away, so that another holder of the queue takes them, and takes them itself once it has room."""
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 3600.0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -700,8 +703,11 @@ def test_a_second_loan_of_a_slot_replaces_the_first(run: Run, listener: socket.s
     run(main())
 
 
-def test_a_full_worker_looks_away_from_what_is_lent(run: Run, listener: socket.socket) -> None:
+def test_a_full_worker_looks_away_from_what_is_lent(
+    run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also from what is lent meanwhile."""
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 3600.0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -734,13 +740,14 @@ def test_a_full_worker_looks_away_from_what_is_lent(run: Run, listener: socket.s
 
 
 class Handshakes:
-    """How many handshakes of this worker are under way."""
+    """How many handshakes of this worker are under way: a number, and those of its guests if it is given any."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, guests: Guests | None = None) -> None:
         self.number = number
+        self._guests = guests
 
     def __call__(self) -> int:
-        return self.number
+        return self.number + (len(self._guests.addresses) if self._guests else 0)
 
 
 @pytest.mark.parametrize("others", [True, False], ids=["one of many", "alone"])
@@ -751,24 +758,22 @@ def test_at_the_cap_of_handshakes_clients_wait(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        guests, handshakes = Guests(), Handshakes(3)
+        guests = Guests()
+        handshakes = Handshakes(3, guests)
         acceptor = acceptor_of(
             loop, [queue_of_clients], guests, others=lambda: others, unfinished=handshakes, most_handshakes=5
         )
         clients = [dial(queue_of_clients) for _ in range(6)]
         acceptor.start()
         await until(lambda: caplog.messages)
-        # those two are counted by the worker from now on
-        handshakes.number = 5
         await until(lambda: len(guests.transports) == 2)
         # not looked at meanwhile, or the loop would spin
         assert not loop.remove_reader(queue_of_clients)
         assert not acceptor.short
         for number in (3, 4):
-            handshakes.number = 4
+            handshakes.number -= 1
             acceptor.wake()
             await until(lambda: len(guests.addresses) == number)  # noqa: B023
-            handshakes.number = 5
             await turns()
             assert number == len(guests.addresses)
         text = "5 handshakes are under way, as many as websocket.max_handshakes allows; new clients wait"
@@ -852,7 +857,8 @@ def test_a_full_worker_answers_no_more_than_the_cap(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        guests, handshakes = Guests(), Handshakes(0)
+        guests = Guests()
+        handshakes = Handshakes(0, guests)
         acceptor = acceptor_of(
             loop,
             [listener],
@@ -865,10 +871,9 @@ def test_a_full_worker_answers_no_more_than_the_cap(
         clients = [dial(listener) for _ in range(3)]
         acceptor.start()
         await until(lambda: guests.addresses)
-        handshakes.number = 2
         await turns()
         assert (2, 1) == (len(guests.addresses), queue(listener))
-        handshakes.number = 1
+        handshakes.number = -1
         await until(lambda: len(guests.transports) == 3)
         await acceptor.close()
         guests.leave()
@@ -882,7 +887,7 @@ def test_a_full_worker_answers_no_more_than_the_cap(
 
 def test_a_queue_runs_dry(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who comes is accepted, by a full worker too, until nobody has come for a while; what was lent is closed first."""
-    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 1.0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -939,7 +944,7 @@ def test_a_loan_that_is_lost_is_a_shortage(run: Run, listener: socket.socket, mo
     """Visible for as long as the master needs to see it, also when a connection closes; then it goes on as ever."""
     monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(accept, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(accept, "SEEN_SECONDS", 0.5)
+    monkeypatch.setattr(accept, "SEEN_SECONDS", 2.0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -1023,7 +1028,7 @@ SHORTAGE = "out of file descriptors or memory (Too many open files); new clients
 
 def test_without_descriptors_clients_wait(run: Run, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accepting pauses with one line a minute, visibly; it resumes by itself when there are some again."""
-    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 1.0)
     clients = [dial(listener) for _ in range(3)]
 
     def child() -> None:
@@ -1157,7 +1162,7 @@ def test_without_memory_clients_wait(
     run: Run, listener: socket.socket, lack: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is a pause with the same line; it is no shortage of descriptors, and nobody is told to go."""
-    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 1.0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.master.forks import in_child
 from tests.worker.conftest import Run
 from wsworker.wire import Order, Report, decode_report, encode
+from wsworker.worker import channel as channel_module
 from wsworker.worker.channel import Channel, close_all
 
 
@@ -216,8 +217,9 @@ def test_what_does_not_fit_waits_for_room(master: Master) -> None:
     assert [*range(20)] == [decode_report(line).token for line in received.splitlines()]
 
 
-def test_a_last_word_comes_behind_what_waits(master: Master) -> None:
+def test_a_last_word_comes_behind_what_waits(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the loop has ended, the rest is sent before it, without one."""
+    monkeypatch.setattr(channel_module, "LAST_SECONDS", 10.0)
 
     async def talk() -> None:
         for number in range(9):

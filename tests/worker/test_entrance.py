@@ -598,7 +598,7 @@ def test_who_stalls_does_not_hold_up_the_end(
     run: Run, authority: Authority, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that leaves gives those in PROXY or TLS a moment; who is quick comes in, the others are closed."""
-    monkeypatch.setattr(entrance_module, "LAST_SECONDS", 0.5)
+    monkeypatch.setattr(entrance_module, "LAST_SECONDS", 2.0)
 
     async def main() -> None:
         hall = Hall(context, proxy_protocol="v1", open_timeout=10 * DEADLINE_SECONDS)

@@ -86,19 +86,34 @@ def test_a_blocked_loop_does_not_beat(start: Start, monkeypatch: pytest.MonkeyPa
     until(lambda: blocked.journal() == ["blocked", "blocked"])
     assert blocked.reading().beat_at > silent_since
     assert blocked.reading().lag_seconds > 0.1
-    assert healthy.reading().lag_seconds < blocked.reading().lag_seconds
+    # one beat of it may be late as well, where the machine is busy
+    until(lambda: healthy.reading().lag_seconds < blocked.reading().lag_seconds)
 
 
-def test_a_stall_between_two_beats_is_shown(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stall_between_two_beats_is_shown(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Though the beat behind it comes in time; the one after that knows of it no more."""
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.5)
+    beat, shown = heartbeat.Heartbeat.beat, tmp_path / "shown"
+
+    # each beat is written down by the worker: whoever looks from outside may miss one, and with it the only sign
+    def beat_and_note(self: heartbeat.Heartbeat) -> None:
+        beat(self)
+        with shown.open("a") as file:
+            file.write(f"{self._seat.read().lag_seconds}\n")
+
+    monkeypatch.setattr(heartbeat.Heartbeat, "beat", beat_and_note)
     ward = start("import time\ndef on_message(connection, data):\n    time.sleep(0.1)\n")
+
+    def lags() -> list[float]:
+        return [float(line) for line in shown.read_text().splitlines()]
+
     ward.go()
-    first = ward.reading().beat_at
-    until(lambda: ward.reading().beat_at > first)
+    before = len(lags())
+    until(lambda: len(lags()) > before)
+    before = len(lags())
     ward.open(text("block"))
-    until(lambda: ward.reading().lag_seconds >= 0.1)
-    until(lambda: ward.reading().lag_seconds < 0.1)
+    until(lambda: any(lag >= 0.1 for lag in lags()[before:]))
+    until(lambda: lags()[-1] < 0.1)
 
 
 # The bus
@@ -160,6 +175,8 @@ def test_a_broker_out_of_reach_is_told(start: Start, monkeypatch: pytest.MonkeyP
 def test_a_full_worker_is_seen_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with the next beat, so that its clients need not wait for long; and so is one that has room again."""
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 3600.0)
+    # who waits is not told to go before there is room
+    monkeypatch.setattr(accept, "CROWD_SECONDS", 3600.0)
     ward = start(ECHO, worker_connections=1)
     ward.table.claim(2, WORKER + 1)
     ward.go()

@@ -16,6 +16,7 @@ from tests.worker.clock import Wire, arrive, on_the_clock, passes, stands_still,
 from tests.worker.conftest import Run
 from tests.worker.service import closing, connect, head, make_app, make_hub, serving, text, until
 from wsworker.worker import hub as hub_module
+from wsworker.worker import link as link_module
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 
@@ -186,7 +187,7 @@ def test_the_wheel_stands_still_while_nothing_is_due(run: Run) -> None:
     """A hub without deadlines sets no timer, and finds the right tick again when a deadline comes."""
 
     async def main() -> None:
-        async with serving(make_app(), open_timeout=0.2) as service:
+        async with serving(make_app(), open_timeout=1.0) as service:
             for _ in range(2):
                 peer = await service.dial()
                 peer.send(b"GET")
@@ -478,8 +479,9 @@ def test_close_all_and_empty(run: Run) -> None:
     run(main())
 
 
-def test_terminate_all_drops_every_socket(run: Run) -> None:
+def test_terminate_all_drops_every_socket(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Open ones, half-open ones and those that are only waited for are gone at once; on_close comes for the first."""
+    monkeypatch.setattr(link_module, "DISCARD_SECONDS", 60.0)
     ends: list[int] = []
 
     async def main() -> None:

@@ -143,7 +143,7 @@ def test_each_reason_has_its_steps(
 
 def test_a_slot_that_goes_serves_its_last_clients(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are let in, since the service goes on, and say goodbye with the others."""
-    monkeypatch.setattr(accept, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(accept, "QUIET_SECONDS", 1.0)
 
     async def main() -> None:
         async with scene() as one:
@@ -159,7 +159,7 @@ def test_a_flood_is_not_served_for_ever(run: Run) -> None:
     """Half of graceful_timeout at most; then the goodbyes come although nobody was quiet."""
 
     async def main() -> None:
-        async with scene(graceful_timeout=0.4) as one:
+        async with scene(graceful_timeout=4.0) as one:
             peer = await one.open()
             one.leaving.tell("scale")
             assert 1012 == await goodbye(peer)
@@ -224,7 +224,7 @@ def test_a_reload_callback_has_its_share_of_the_time(run: Run, caplog: pytest.Lo
         raise OSError("too late")
 
     async def main() -> None:
-        async with scene(graceful_timeout=0.4) as one:
+        async with scene(graceful_timeout=4.0) as one:
             app = make_app(on_worker_reload=forever, on_worker_stop=fail)
             one.hub.app = one.hub.caller.app = app
             peer = await one.open()
@@ -232,5 +232,5 @@ def test_a_reload_callback_has_its_share_of_the_time(run: Run, caplog: pytest.Lo
             assert 1012 == await goodbye(peer)
 
     run(main())
-    assert any("took longer than 0.2 s and was cancelled" in line for line in caplog.messages)
+    assert any("took longer than 2 s and was cancelled" in line for line in caplog.messages)
     assert any("on_worker_stop raised OSError" in line for line in caplog.messages)

@@ -276,8 +276,9 @@ def test_a_full_worker_answers_503(run: Run) -> None:
     run(main())
 
 
-def test_what_is_sent_after_a_refusal_is_discarded_up_to_a_limit(run: Run) -> None:
+def test_what_is_sent_after_a_refusal_is_discarded_up_to_a_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused client that goes on sending is read for a while, so that it gets its answer, and then cut."""
+    monkeypatch.setattr(link_module, "DISCARD_SECONDS", 60.0)
 
     async def main() -> None:
         async with serving(make_app()) as service:
@@ -309,7 +310,7 @@ def test_a_handshake_that_takes_too_long_is_answered_408(run: Run) -> None:
     """open_timeout ends a head that does not come to its end."""
 
     async def main() -> None:
-        async with serving(make_app(), open_timeout=0.2) as service:
+        async with serving(make_app(), open_timeout=1.0) as service:
             peer = await service.dial()
             peer.send(b"GET / HT")
             assert (await peer.response()).startswith("HTTP/1.1 408 ")
@@ -349,7 +350,7 @@ def test_an_async_on_handshake_that_takes_too_long_is_cancelled_and_answered_408
                 raise Reject(403) from None
 
     async def main() -> None:
-        async with serving(make_app(on_handshake=on_handshake), open_timeout=0.2) as service:
+        async with serving(make_app(on_handshake=on_handshake), open_timeout=1.0) as service:
             peer = await service.dial()
             peer.send(head())
             assert (await peer.response()).startswith("HTTP/1.1 408 ")
@@ -502,7 +503,9 @@ def test_on_close_comes_exactly_once_and_last(
 
         slow = {"on_message": on_message, "on_close": on_close} if is_async else {}
         pings = {"ping_interval": 0.25, "ping_timeout": 0.25} if scene is _silent_after_a_ping else {}
-        async with serving(journal.app(**slow), **(PATIENT | pings)) as service:
+        # who answers may be late; who does not leave is cut by the other time
+        patience = {} if scene is _nobody_answers_our_close else {"close_timeout": 10.0}
+        async with serving(journal.app(**slow), **(PATIENT | pings | patience)) as service:
             peer = await service.open(text("a"))
             connection = service.connection
             await until(lambda: ("message", "a") in journal.calls)

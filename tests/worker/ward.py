@@ -329,5 +329,10 @@ class Start(Protocol):
 
 
 def beside_bytes(counters: Counters) -> dict[str, int]:
-    """Return what was counted at all but the bytes, which depend on the length of heads."""
-    return {name: value for name, value in counters.plain().items() if value and not name.startswith("bytes_")}
+    """Return what was counted at all but the bytes, which depend on the length of heads.
+
+    Nor whether a callback was slow, which depends on the machine: it may have to wait for the disk or for a processor.
+    """
+    counted = {name: value for name, value in counters.plain().items() if value and not name.startswith("bytes_")}
+    counted.pop("slow_callbacks", None)
+    return counted

@@ -40,7 +40,7 @@ FOLDER_CURE: Final = "remove it, or set XDG_RUNTIME_DIR to a directory of your o
 
 MISSING_CURE: Final = "create it, or set XDG_RUNTIME_DIR to a directory of your own"
 
-LOCK_PATIENCE_SECONDS: Final = 0.2
+LOCK_PATIENCE_SECONDS: Final = 1.0
 """A client that looks whether the lock is held takes it for a moment; the patience of a start covers that.
 
 A master that runs has none: its loop must not stand still, and it tries again a second later.

@@ -32,6 +32,9 @@ REST_SECONDS: Final = 0.1
 SHARE: Final = 20
 """One part in so many of its time is what a worker has for looking: its clients wait meanwhile."""
 
+MOST_SECONDS: Final = 10.0
+"""A look that took long because the machine stood still must not blind the worker for minutes."""
+
 SHOWN_FILES: Final = 2
 INSTALLED: Final = ("/site-packages/", "/dist-packages/")
 
@@ -97,4 +100,4 @@ def mark(tree: Stamps, changed: Stamps) -> str:
 
 def pause(restless: bool, seconds: float) -> float:
     """Return how long to wait after a look. restless: as of Sources; seconds: what the look has taken."""
-    return max(REST_SECONDS if restless else LOOK_SECONDS, SHARE * seconds)
+    return min(max(REST_SECONDS if restless else LOOK_SECONDS, SHARE * seconds), MOST_SECONDS)

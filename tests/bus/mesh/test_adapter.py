@@ -18,6 +18,8 @@ from wsworker.bus.mesh.members import Member, Standing
 from wsworker.bus.records import Type
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 async def linked(station: Station, count: int) -> None:
     """Wait until a station can reach so many others."""
@@ -190,7 +192,8 @@ def test_who_never_answers_takes_nobody_else_s_last_messages(run: Run) -> None:
             link._set_reading(False)
             for number in range(40):
                 one.publish(ROOM, b"%d " % number + bytes(50_000))
-            ending = asyncio.create_task(mesh.close(0.5))
+            # long enough for a process that stands still meanwhile
+            ending = asyncio.create_task(mesh.close(3))
             await asyncio.sleep(0.05)
             assert not ending.done()
             link._set_reading(True)

@@ -100,6 +100,7 @@ def test_somebody_of_another_user(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_there_are_only_so_many_strangers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who would be one more is out at once; the others have their second."""
     monkeypatch.setattr(gate, "MOST_STRANGERS", 2)

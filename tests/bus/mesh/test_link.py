@@ -16,6 +16,8 @@ from wsworker.bus.mesh.outbox import Budget, Outbox
 from wsworker.bus.records import Hello, Record, Type, encode, encode_hello
 from wsworker.errors import WireError
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 HELLO = encode_hello(Hello(bytes(16), 7, 1, 1000, "node"))
 MOST = 100_000
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.bus.contract import ROOM, until
+from tests.bus.contract import DEADLINE_SECONDS, ROOM, until
 from tests.bus.mesh.harbor import RIGHT, SECRET, Stranger, harbor
 from tests.worker.conftest import Run
 from wsworker.bus import records
@@ -14,6 +14,8 @@ from wsworker.bus.mesh import gate, outside
 from wsworker.bus.mesh.members import Standing
 from wsworker.bus.records import Type
 from wsworker.bus.topics import EVERYBODY, Envelope, Key
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 def test_a_program_outside_publishes(run: Run) -> None:
@@ -26,8 +28,10 @@ def test_a_program_outside_publishes(run: Run) -> None:
             several = [Envelope(ROOM, b"%d" % number, binary=True) for number in range(3)]
             program.say(records.encode_hello(RIGHT), *map(records.encode_envelope, several))
             hello, *accepted = await program.hear(2)
+            while records.decode_accepted(accepted[-1].body) < 3:
+                # a turn may end after any of them
+                hello, *accepted = await program.hear(len(program.records) + 1)
             assert (Type.HELLO, SECRET) == (hello.type, records.decode_hello(hello.body).secret)
-            assert 3 == records.decode_accepted(accepted[-1].body)
             assert several == one.sink.outside
             program.say(records.encode(Type.GOODBYE))
             program.socket.close()
@@ -37,8 +41,11 @@ def test_a_program_outside_publishes(run: Run) -> None:
     run(main())
 
 
-def test_what_was_sent_before_a_worker_drains_is_taken(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_sent_before_a_worker_drains_is_taken(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is published and answered before the worker ends; what is sent later reaches nobody, and the sender knows."""
+    monkeypatch.setattr(gate, "LAST_SECONDS", DEADLINE_SECONDS)
     first, second, third = (records.encode_envelope(Envelope(ROOM, body)) for body in (b"1", b"2", b"3" * 1000))
 
     async def main() -> None:
@@ -66,7 +73,8 @@ def test_what_was_sent_before_a_worker_drains_is_taken(run: Run, caplog: pytest.
                 await program.until_out()
                 hello, goodbye, *answers = program.records
                 assert (Type.HELLO, Type.GOODBYE) == (hello.type, goodbye.type)
-                assert accepted == [records.decode_accepted(answer.body) for answer in answers]
+                # a turn may end after any message, and each is answered
+                assert accepted == [records.decode_accepted(answer.body) for answer in answers][-1:]
             assert [b"1", b"1", b"2"] == sorted(envelope.body for envelope in one.sink.outside)
 
     run(main())

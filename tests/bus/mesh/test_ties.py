@@ -16,6 +16,8 @@ from wsworker.bus.mesh.members import Member, Standing
 from wsworker.bus.records import encode_hello
 from wsworker.bus.topics import EVERYBODY
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 async def linked(station: Station, count: int) -> None:
     """Wait until a station can reach so many others."""
@@ -34,8 +36,9 @@ def test_every_pair_has_one_link(run: Run) -> None:
                 made.stand(number, Standing.READY)
                 await asyncio.sleep(0)
             await until(lambda: all(station.bus.stats().links == 7 for station in stations))
+            # a second link of a pair may be just about to end
+            await until(lambda: all(len(mesh.links) == 7 for mesh in made.meshes.values()))
             for mesh in made.meshes.values():
-                assert 7 == len(mesh.links)
                 assert "" == await mesh.linked(1)
             assert all([] == station.sink.gaps for station in stations)
 
@@ -188,9 +191,10 @@ def test_a_worker_without_descriptors_dials_when_it_has_some(run: Run) -> None:
             assert [] == made.meshes[1].links
             for _ in range(2):
                 await until(lambda: made.meshes[1].links)
-                # who hangs up is dialled again as well
+                (link,) = made.meshes[1].links
+                # who hangs up is dialled again as well, perhaps before this test looks
                 Stranger(made, 2, accepts=True).socket.close()
-                await until(lambda: made.meshes[1].links == [])
+                await until(lambda: link not in made.meshes[1].links)  # noqa: B023
 
     run(main())
 
@@ -213,7 +217,7 @@ def test_it_looks_again_whatever_has_gone_wrong(run: Run) -> None:
             with pytest.raises(RuntimeError, match="broken"):
                 ties.look()
             assert ties.moved.is_set()
-            await until(lambda: looks == 2)
+            await until(lambda: looks >= 2)
 
     run(main())
 

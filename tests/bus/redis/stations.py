@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from tests.bus.contract import ROOM, Circle, Settings, Sink, Station, known, until
+from tests.bus.contract import DEADLINE_SECONDS, ROOM, Circle, Settings, Sink, Station, known, until
 from tests.bus.redis.servers import Valkey
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl
@@ -16,7 +16,7 @@ from wsworker.bus.redis.adapter import Redis
 from wsworker.bus.redis.line import Times
 from wsworker.bus.topics import Envelope
 
-TIMES = Times(connect=3.0, answer=3.0, probe=0.1, silence=3.0)
+TIMES = Times(connect=8.0, answer=8.0, probe=0.1, silence=8.0)
 """Long enough for a machine that is busy with other things; what hangs is found soon enough with HASTY."""
 
 HASTY = TIMES._replace(answer=0.5, silence=0.5)
@@ -45,7 +45,7 @@ async def stations(url: BrokerUrl, count: int, **facts: Any) -> AsyncIterator[li
         for each in made:
             await each.bus.start(each.sink)
         for each in made:
-            assert "" == await each.bus.linked(5)
+            assert "" == await each.bus.linked(DEADLINE_SECONDS)
         yield made
     finally:
         for each in made:

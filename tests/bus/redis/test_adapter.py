@@ -290,7 +290,7 @@ def test_a_gap_is_told_when_the_worker_can_publish_again(run: Run) -> None:
 
     async def main() -> None:
         with valkey() as server:
-            async with stations(brokers.parse(f"redis://127.0.0.1:{server.port}"), 1) as (one,):
+            async with stations(server.url, 1, times=TIMES._replace(patience=60)) as (one,):
                 one.subscribe(ROOM)
                 # the line that publishes waits longer each time that it is cut
                 for kinds in (["normal"], ["normal"], ["normal", "pubsub"]):

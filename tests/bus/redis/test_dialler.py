@@ -89,7 +89,8 @@ def test_addresses_in_turn(run: Run, monkeypatch: pytest.MonkeyPatch, server: Va
             silent = ends.enter_context(socket.create_server(("127.0.0.2", server.port), backlog=0))
             # its backlog is full: the next attempt is not answered
             ends.enter_context(socket.socket()).connect(silent.getsockname())
-            wire = await connect(brokers.parse(url), 1)
+            # half of it for each
+            wire = await connect(brokers.parse(url), 4)
             await wire.end()
 
     run(main())

@@ -14,7 +14,8 @@ import pytest
 
 from tests.bus.broker.test_ending import forgets
 from tests.bus.redis.conftest import Tls
-from tests.bus.redis.servers import free_port, tls_front, valkey
+from tests.bus.redis.servers import tls_front, valkey
+from tests.ports import free_port
 from tests.worker.conftest import Run
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl, Server

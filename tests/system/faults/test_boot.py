@@ -98,13 +98,14 @@ def test_row_14_a_start_that_hangs(make_daemon: MakeDaemon) -> None:
 
 def test_row_14_a_worker_that_hangs_later(make_daemon: MakeDaemon) -> None:
     """Another worker that never becomes ready: KILL at boot_timeout, class boot, again and again; the others serve."""
-    daemon = make_daemon(HANGS_IN_SLOT_2, workers=2, boot_timeout="1s")
+    # enough for the first one, on a slow machine too
+    daemon = make_daemon(HANGS_IN_SLOT_2, workers=2, boot_timeout="4s")
     daemon.launch()
 
     def failed_twice(status: Mapping[str, Any]) -> bool:
         return slot(status, 2)["last_exit"] is not None and slot(status, 2)["restarts"] >= 2
 
-    status = daemon.wait_status(failed_twice)
+    status = daemon.wait_status(failed_twice, 30)
     last_exit = slot(status, 2)["last_exit"]
     assert ("boot", "SIGKILL") == (last_exit["class"], last_exit["signal"])
     assert "boot_timeout" in last_exit["reason"]

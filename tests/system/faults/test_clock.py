@@ -49,7 +49,7 @@ WALL_CLOCK: Final = frozenset({"time", "time_ns", "ctime", "localtime", "gmtime"
 
 def test_row_42_the_wall_clock_jumps(make_daemon: MakeDaemon) -> None:
     """An hour forward, then two back: no worker is killed or recycled, no deadline comes early, reloads work."""
-    daemon = make_daemon(WHO, workers=2, worker_timeout="4s", boot_timeout="20s", max_worker_age="30m")
+    daemon = make_daemon(WHO, workers=2, worker_timeout="8s", boot_timeout="20s", max_worker_age="30m")
     clock = daemon.folder / "clock.txt"
     clock.write_text("0")
     launch(daemon, [sys.executable, "-c", CLOCK])

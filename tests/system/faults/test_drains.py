@@ -34,7 +34,7 @@ def hold_up(daemon: Daemon, stack: ExitStack) -> None:
 
 def test_row_47_a_flood_during_a_stop(make_daemon: MakeDaemon) -> None:
     """A stop ends by its deadline, however many come: who is not let in yet gets 503, later ones are refused."""
-    daemon = make_daemon(BUSY, graceful_timeout="2s").start()
+    daemon = make_daemon(BUSY, graceful_timeout="5s").start()
     with ExitStack() as stack:
         hold_up(daemon, stack)
         accepted = [stack.enter_context(raw(daemon)) for _ in range(50)]
@@ -49,7 +49,7 @@ def test_row_47_a_flood_during_a_stop(make_daemon: MakeDaemon) -> None:
             sock.sendall(UPGRADE)
         for sock in accepted:
             assert read_to_end(sock).startswith(b"HTTP/1.1 503 ")
-        assert 0 == daemon.wait_exit(10)
+        assert 0 == daemon.wait_exit(5 + NOISE_SECONDS)
     assert not loop.reset + loop.wrong, (loop.reset, loop.wrong)
     assert "1 cut" in daemon.log
 
@@ -69,7 +69,7 @@ def test_row_47_a_flood_during_a_reload(make_daemon: MakeDaemon) -> None:
             sock.sendall(UPGRADE)
         for sock in accepted:
             assert read_to_end(sock).startswith(b"HTTP/1.1 503 ")
-        eventually(lambda: ended(old), "the old worker has left", 10)
+        eventually(lambda: ended(old), "the old worker has left", 2 + NOISE_SECONDS)
         served = loop.echoed
         eventually(lambda: loop.echoed > served + 50, "the flood goes on")
     loop.check()

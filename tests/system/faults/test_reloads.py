@@ -17,9 +17,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from tests.frames import CLOSE
+from tests.ports import free_port
 from tests.system.clients import ConnectLoop, frame
 from tests.system.conftest import MakeDaemon
-from tests.system.daemon import HELLO, WHO, Daemon, eventually, finish, free_port
+from tests.system.daemon import HELLO, WHO, Daemon, eventually, finish
 from tests.system.faults.world import (
     GATED,
     Gate,

@@ -37,9 +37,9 @@ Status: TypeAlias = Mapping[str, Any]
 
 UNIT_FILE: Final = PACKAGE.parent / "systemd" / "wsworker.service"
 
-NOISE_SECONDS: Final = 5.0
+NOISE_SECONDS: Final = 12.0
 """A busy machine may need so much longer for what is promised within a time."""
-MOST_LATE_SECONDS: Final = 3.0
+MOST_LATE_SECONDS: Final = 5.0
 """So much later may a line of the log be than it is promised."""
 CLOCKS_SECONDS: Final = 0.05
 """The log cuts its times to milliseconds, and its clock need not run exactly like the monotonic one."""

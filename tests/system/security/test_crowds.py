@@ -140,7 +140,7 @@ def test_row_18_no_descriptor_left(make_daemon: MakeDaemon) -> None:
 @pytest.mark.parametrize("talks", [False, True], ids=["silent", "talks"])
 def test_row_19_who_never_signs_in(make_daemon: MakeDaemon, talks: bool) -> None:
     """Without a user after auth_timeout it is 3502, however much the client talks; who has signed in stays."""
-    settings = {"auth_timeout": "1s"}
+    settings = {"auth_timeout": "3s"}
     with steadfast(make_daemon(SIGNS_IN, websocket=settings)) as daemon, Client(daemon) as guest, Client(daemon) as ann:
         ann.send(framed(TEXT, b"I'm ann"))
         assert b"ann open" == ann.message()

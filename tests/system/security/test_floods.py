@@ -113,7 +113,7 @@ def test_row_10_a_message_that_never_ends(make_daemon: MakeDaemon, more: bytes) 
             select.select([client.sock], [], [], 0.05)
             return client.is_cut()
 
-        eventually(has_ended, "the end of the connection", seconds=10)
+        eventually(has_ended, "the end of the connection")
         assert b"\x03\xf0a message took longer than websocket.message_timeout = 1 s" in client.rest()
 
 

@@ -25,9 +25,9 @@ def on_message(connection, data):
 
 def test_row_2_a_byte_now_and_then(make_daemon: MakeDaemon) -> None:
     """The deadline is one for the whole handshake: no byte makes it longer. The answer is 408, and then the end."""
-    with steadfast(make_daemon(ECHO, websocket={"open_timeout": "1s"})) as daemon, raw(daemon) as sock:
+    with steadfast(make_daemon(ECHO, websocket={"open_timeout": "2s"})) as daemon, raw(daemon) as sock:
         sent = 0
-        # all of it would take eight times as long as the deadline is
+        # all of it would take four times as long as the deadline is
         while sent < len(UPGRADE) and not select.select([sock], [], [], 0.05)[0]:
             sock.sendall(UPGRADE[sent : sent + 1])
             sent += 1
@@ -37,7 +37,7 @@ def test_row_2_a_byte_now_and_then(make_daemon: MakeDaemon) -> None:
 
 def test_row_2_half_a_request_and_no_more(make_daemon: MakeDaemon) -> None:
     """Every beginning of a request is cut at the deadline, and its socket is gone soon after."""
-    with steadfast(make_daemon(ECHO, websocket={"open_timeout": "500ms"})) as daemon, ExitStack() as stack:
+    with steadfast(make_daemon(ECHO, websocket={"open_timeout": "3s"})) as daemon, ExitStack() as stack:
         socks = [stack.enter_context(raw(daemon)) for _ in range(len(UPGRADE))]
         for size, sock in enumerate(socks):
             sock.sendall(UPGRADE[:size])
@@ -49,7 +49,7 @@ def test_row_2_half_a_request_and_no_more(make_daemon: MakeDaemon) -> None:
 
 def test_row_2_silence_keeps_nobody_out(make_daemon: MakeDaemon) -> None:
     """Silent clients take the places of max_handshakes for one deadline; a good one is then served before the rest."""
-    settings = {"open_timeout": "500ms", "max_handshakes": 10}
+    settings = {"open_timeout": "2s", "max_handshakes": 10}
     with steadfast(make_daemon(ECHO, websocket=settings)) as daemon, ExitStack() as stack:
         for _ in range(25):
             stack.enter_context(raw(daemon))

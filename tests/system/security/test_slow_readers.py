@@ -174,7 +174,7 @@ def test_row_32_drop_oldest(make_daemon: MakeDaemon) -> None:
 
 def test_row_32_disconnect(make_daemon: MakeDaemon) -> None:
     """A client that is too slow gets what was on its way, then 3008; one that does not even read that is cut."""
-    settings = {"slow_consumer": "disconnect", "send_buffer": "256KiB", "close_timeout": "1s"}
+    settings = {"slow_consumer": "disconnect", "send_buffer": "256KiB", "close_timeout": "4s"}
     with steadfast(make_daemon(PUBLISHES, websocket=settings)) as daemon, ExitStack() as stack:
         reader, *others = slow_readers(daemon, stack)
         before = rss(daemon)

@@ -54,7 +54,7 @@ def test_row_33_as_many_topics_as_allowed(make_daemon: MakeDaemon) -> None:
         with pytest.raises(ConnectionClosed):
             client.recv(10)
         assert 1011 == client.protocol.close_code
-    assert "a connection has at most 128 topics, see websocket.max_topics" in daemon.log
+    daemon.wait_log("a connection has at most 128 topics, see websocket.max_topics")
 
 
 def test_row_33_a_topic_is_never_a_user(make_daemon: MakeDaemon) -> None:

@@ -22,7 +22,7 @@ ACCEPTS_PER_TURN: Final = 32
 MOST_STRANGERS: Final = 256
 """Links without a greeting yet; each may stay a second."""
 
-LAST_SECONDS: Final = 0.25
+LAST_SECONDS: Final = 1.0
 """How long a worker that ends waits for what was sent to it before; a few milliseconds are the rule."""
 
 PAUSE_SECONDS: Final = 1.0
