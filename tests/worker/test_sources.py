@@ -154,5 +154,5 @@ def test_a_name_that_is_no_text() -> None:
     [(False, 0.001, 0.5), (True, 0.001, 0.1), (True, 0.01, 0.2), (False, 0.3, 6.0), (False, 2.0, 10.0)],
 )
 def test_the_pause_after_a_look(restless: bool, took: float, expected: float) -> None:
-    """Twice a second, sooner to see whether a change rests, never more than a twentieth of the time, and at least each ten seconds."""
+    """Twice a second, sooner to see whether a change rests; a twentieth of the time at most, but within ten seconds."""
     assert pytest.approx(expected) == pause(restless, took)
