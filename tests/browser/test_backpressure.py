@@ -83,7 +83,7 @@ def test_row_32_a_service_that_does_not_read(page: Page, service: Service) -> No
     assert 0 == page.evaluate("watched.ws.bufferedAmount")
     _, data = service.seen("/row-32", "message")
     assert size == data["size"]
-    assert [{"code": 1000, "reason": ""}] == service.seen("/row-32", "close")
+    assert [{"code": 1000, "reason": ""}] == service.wait_seen("/row-32", "close")
 
 
 def test_row_52_a_stream_that_is_not_read(page: Page, service: Service) -> None:

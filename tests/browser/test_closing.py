@@ -41,7 +41,7 @@ def test_row_33_close_without_a_code(page: Page, service: Service, relay: Relay)
     """close() sends an empty Close and gets an empty one: 1005 and clean on both sides."""
     events = page.evaluate(CLOSE_WITH, [relay.url("/row-33"), []])
     assert [["open", 1], ["close", 3, 1005, "", True]] == events
-    assert [{"code": 1005, "reason": ""}] == service.seen("/row-33", "close")
+    assert [{"code": 1005, "reason": ""}] == service.wait_seen("/row-33", "close")
     [wire] = relay.wires
     assert [(FIN | CLOSE, True, b"")] == wire.from_browser
     assert [(FIN | CLOSE, False, b"")] == wire.from_server
@@ -55,7 +55,7 @@ def test_rows_34_and_38_close_with_a_code(page: Page, service: Service, relay: R
     path = f"/row-34-{code}-{len(reason)}"
     events = page.evaluate(CLOSE_WITH, [relay.url(path), [code, reason]])
     assert [["open", 1], ["close", 3, code, reason, True]] == events
-    assert [{"code": code, "reason": reason}] == service.seen(path, "close")
+    assert [{"code": code, "reason": reason}] == service.wait_seen(path, "close")
     [wire] = relay.wires
     assert [(FIN | CLOSE, True, body(code, reason))] == wire.from_browser
     assert [(FIN | CLOSE, False, body(code, reason))] == wire.from_server
@@ -93,7 +93,7 @@ def test_row_36_reasons(page: Page, service: Service) -> None:
     )
     assert "SyntaxError" == name
     assert [["open", 1], ["close", 3, 1000, "\ufffd", True]] == events
-    assert [{"code": 1000, "reason": "\ufffd"}] == service.seen("/row-36", "close")
+    assert [{"code": 1000, "reason": "\ufffd"}] == service.wait_seen("/row-36", "close")
 
 
 def test_row_37_close_twice(page: Page, service: Service) -> None:

@@ -48,7 +48,7 @@ def test_row_5_inside_a_worker(page: Page, site: str, service: Service) -> None:
     assert "0102" == digits
     [handshake] = service.seen("/row-5", "handshake")
     assert site == handshake["headers"]["origin"]
-    assert [{"code": 4001, "reason": "done"}] == service.seen("/row-5", "close")
+    assert [{"code": 4001, "reason": "done"}] == service.wait_seen("/row-5", "close")
 
 
 def test_row_52_a_stream(page: Page, service: Service) -> None:
@@ -78,7 +78,7 @@ def test_row_52_a_stream(page: Page, service: Service) -> None:
         "reason": "done",
         "url": service.url("/row-52"),
     } == told
-    assert [{"code": 4001, "reason": "done"}] == service.seen("/row-52", "close")
+    assert [{"code": 4001, "reason": "done"}] == service.wait_seen("/row-52", "close")
 
 
 def test_row_52_a_reason_alone(page: Page, service: Service) -> None:
@@ -92,7 +92,7 @@ def test_row_52_a_reason_alone(page: Page, service: Service) -> None:
         }""",
         service.url("/row-52-reason"),
     )
-    assert [{"code": 1000, "reason": "done"}] == service.seen("/row-52-reason", "close")
+    assert [{"code": 1000, "reason": "done"}] == service.wait_seen("/row-52-reason", "close")
 
 
 def test_row_52_closed_by_us(page: Page, service: Service) -> None:

@@ -57,7 +57,7 @@ def test_row_12_wss(careless_page: Page, secure: Service) -> None:
     )
     assert f"wss://{secure.authority}" == origin
     assert [["open", 1], ["message", 1, "x"], ["close", 3, 1000, "", True]] == events
-    assert [{"code": 1000, "reason": ""}] == secure.seen("/row-12", "close")
+    assert [{"code": 1000, "reason": ""}] == secure.wait_seen("/row-12", "close")
 
 
 def test_row_12_a_close_of_ours_over_tls(careless_page: Page, secure: Service) -> None:

@@ -158,7 +158,10 @@ class Daemon:
         within a second must therefore differ in size: hence the last line, which grows by more than texts differ.
         """
         self._apps_written += 1
-        (self.folder / "app.py").write_text(f"{text}\n#{'.' * 1000 * self._apps_written}\n")
+        # whoever watches the file sees no half of it
+        half = self.folder / "app.half"
+        half.write_text(f"{text}\n#{'.' * 1000 * self._apps_written}\n")
+        half.replace(self.folder / "app.py")
 
     def write_config(self, **changes: object) -> None:
         """Write the config file with some settings changed, one key a line in the order of self.settings."""
