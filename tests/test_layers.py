@@ -77,6 +77,7 @@ ORDER = [
     Place(1, "★", "bus/nats/wire.py"),
     Place(1, "★", "bus/nats/refusals.py"),
     Place(2, " ", "forked.py"),
+    Place(2, " ", "signalstack.py"),
     Place(2, " ", "notices.py"),
     Place(2, " ", "bus/bus.py"),
     Place(2, " ", "bus/gaps.py"),

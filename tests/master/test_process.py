@@ -32,6 +32,7 @@ from tests.master.forks import (
     stay,
     until,
 )
+from wsworker import signalstack
 from wsworker.config import Config
 from wsworker.errors import PlatformError, PrivilegeError
 from wsworker.master.process import (
@@ -392,6 +393,8 @@ def test_a_worker_ignores_by_handlers_and_dies_of_term(pipe: Pipe) -> None:
     """What is the master's business does nothing in a worker, but is not ignored in programs it executes."""
 
     def run() -> int:
+        # as in boot.py: pytest has faulthandler on
+        signalstack.widen()
         pipe.tell("runs")
         stay()
 

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
+from wsworker import signalstack
 from wsworker.master.events import Event, ReopenRequested, ScaleRequested, StopRequested
 
 SIGNALS: Final[Mapping[int, tuple[Event, str]]] = {
@@ -55,6 +56,8 @@ class SignalCatcher:
         A signal then never finds a default action, not even in a child. Whoever starts this may have them blocked, and
         a mask is inherited: a stop would then never be heard of.
         """
+        # where PYTHONFAULTHANDLER or -X dev has asked for one
+        signalstack.widen()
         self._wakeup, self._waker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         for number in numbers:
             signal.signal(number, self._note)

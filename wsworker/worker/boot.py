@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from wsworker import log
+from wsworker import log, signalstack
 from wsworker.assignment import Assignment
 from wsworker.bus import choice
 from wsworker.config import Config
@@ -78,6 +78,7 @@ def set_up(assignment: Assignment) -> asyncio.AbstractEventLoop:
     log.capture_output()
     faulthandler.enable(file=assignment.words, all_threads=True)
     faulthandler.register(signal.SIGUSR2, file=assignment.words, all_threads=True)
+    signalstack.widen()
     if not MASKS_IN_C:
         logger.warning("websockets has no C extension here, so messages are unmasked slowly; reinstall it from a wheel")
     # before user code, which may know better

@@ -29,9 +29,12 @@ from tests.system.faults.world import (
     check_times,
     knock,
     logged_at,
+    stand_still,
     starting,
 )
 from tests.system.test_systemd_notify import NotifySocket
+from wsworker.master.process import IGNORED_BY_WORKERS
+from wsworker.master.signals import SILENT_SIGNALS
 
 WATCHDOG_SECONDS = 0.3
 
@@ -351,3 +354,35 @@ def test_row_46_usr2_to_every_process(make_daemon: MakeDaemon) -> None:
         assert talk(client).endswith(" tom")
     assert before == daemon.workers
     assert Path(f"/proc/{before[0]}").exists()
+
+
+def test_row_46_a_worker_meets_many_signals_at_once(make_daemon: MakeDaemon) -> None:
+    """One that stood still while they came serves on: there is room for the frames of all of them."""
+    daemon = make_daemon(WHO, workers=1).start()
+    (worker,) = daemon.workers
+    with daemon.connect() as client:
+        stand_still(worker)
+        for number in (*IGNORED_BY_WORKERS, signal.SIGUSR2, signal.SIGCHLD):
+            os.kill(worker, number)
+        os.kill(worker, signal.SIGCONT)
+        assert talk(client).endswith(" tom")
+        daemon.wait_log("most recent call first")
+    assert [worker] == daemon.workers
+    assert 0 == daemon.status()["totals"]["restarts"]
+
+
+def test_row_46_the_master_meets_many_signals_at_once(make_daemon: MakeDaemon) -> None:
+    """As a worker, also with faulthandler, which gives handlers a small stack; each signal does what it means."""
+    daemon = make_daemon(WHO, workers=2)
+    daemon.environ["PYTHONFAULTHANDLER"] = "1"
+    daemon.start()
+    # asked for before it stands still
+    master = daemon.master
+    stand_still(master)
+    for number in (*SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        os.kill(master, number)
+    os.kill(master, signal.SIGCONT)
+    status = daemon.wait_status(lambda status: status["reloads"] == 1 and status["state"] == "running")
+    assert (2, 0) == (status["workers_ready"], status["totals"]["restarts"])
+    daemon.wait_log("SIGUSR2")
+    assert daemon.echo("on").endswith(" on")
