@@ -74,7 +74,8 @@ def test_row_23_a_crash_loop(make_daemon: MakeDaemon) -> None:
     assert seen == sorted(seen)
     assert seen[-1] < LONGEST_DELAY
     row = slot(status, 2)
-    assert ("crash", 9) == (row["last_exit"]["class"], row["last_exit"]["code"])
+    # it dies a tenth of a second after its start, which on a busy machine is before it is ready
+    assert (9, True) == (row["last_exit"]["code"], row["last_exit"]["class"] in ("crash", "boot"))
     assert (9, True) == (row["restarts"], PARKED_SECONDS / 2 < row["retry_in"] <= PARKED_SECONDS)
     assert ("degraded", 150) == (status["state"], one.cli("status").code)
     assert {slot(status, 1)["pid"]} == {pid_of(one.echo("tom")) for _ in range(10)}
