@@ -4,7 +4,7 @@ faulthandler has handlers run on a stack of their own (sigaltstack(2)), so that 
 and Python's handlers take it too. What faulthandler allots holds a handful of frames: one has all registers of the
 processor in it, 3 KiB with AVX-512 and 11 KiB with AMX. When a process that stood still goes on, the kernel writes the
 frames of all signals that have come meanwhile before the first handler runs. Where the stack ends, it sends SIGSEGV:
-HUP, INT, QUIT, USR1 and WINCH to a worker that was stopped for a moment were its death.
+six signals to a worker that was stopped for a moment were its death.
 """
 
 from __future__ import annotations

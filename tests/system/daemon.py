@@ -356,6 +356,10 @@ class Daemon:
         assert isinstance(pid, int)
         return pid
 
+    def descriptors(self) -> int:
+        """Return how many the master and the workers have open together."""
+        return sum(psutil.Process(pid).num_fds() for pid in (self.master, *self.workers))
+
     @property
     def workers(self) -> list[int]:
         """The workers' pids, slot by slot."""

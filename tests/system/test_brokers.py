@@ -375,25 +375,19 @@ def test_reloads_leave_nothing_behind(broker: Broker) -> None:
         daemon.start()
         assert 0 == daemon.cli("reload").code
         daemon.wait_status(is_settled)
-        before = descriptors(daemon)
+        before = daemon.descriptors()
         linked = connections(broker.port)
         for _ in range(10):
             assert 0 == daemon.cli("reload").code
         daemon.wait_status(is_settled)
         # less is possible: one that was just used may have been counted before
-        eventually(lambda: descriptors(daemon) <= before, f"no more descriptors than {before}")
+        eventually(lambda: daemon.descriptors() <= before, f"no more descriptors than {before}")
         eventually(lambda: connections(broker.port) == linked, "as many connections of the broker as before")
 
 
 def is_settled(status: Mapping[str, Any]) -> bool:
     """Whether there are two workers, which are linked with each other and the broker, and have said so since."""
     return is_linked(status) and [1, 1] == [row["bus_links"] for row in status["workers"]]
-
-
-def descriptors(daemon: Daemon) -> int:
-    """Return how many the processes of a service have together."""
-    status = daemon.status()
-    return sum(psutil.Process(pid).num_fds() for pid in (status["pid"], *(row["pid"] for row in status["workers"])))
 
 
 LAST_WORDS = (

@@ -545,11 +545,6 @@ def test_workers_that_cannot_walk_to_each_other() -> None:
         assert "do not answer on the bus" not in daemon.log
 
 
-def descriptors(daemon: Daemon) -> int:
-    """Return how many the master and the workers have open together."""
-    return sum(psutil.Process(pid).num_fds() for pid in (daemon.master, *daemon.workers))
-
-
 def wait_for_workers(daemon: Daemon, count: int) -> None:
     """Wait until there are so many, and all are ready."""
     daemon.wait_status(lambda status: len(status["workers"]) == status["workers_ready"] == count)
@@ -561,7 +556,7 @@ def test_reloads_leave_nothing_behind() -> None:
         daemon.start()
         assert 0 == daemon.cli("reload").code
         daemon.wait_status(lambda status: [2, 2, 2] == [row["bus_links"] for row in status["workers"]])
-        before = descriptors(daemon)
+        before = daemon.descriptors()
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             daemon.signal(number)
             wait_for_workers(daemon, 4 if number == signal.SIGTTIN else 3)
@@ -569,7 +564,7 @@ def test_reloads_leave_nothing_behind() -> None:
             assert 0 == daemon.cli("reload").code
         eventually(lambda: len(daemon.workers) == 3, "the old ones are gone")
         # less is possible: one that was just used may have been counted before
-        eventually(lambda: descriptors(daemon) <= before, "no more descriptors than before")
+        eventually(lambda: daemon.descriptors() <= before, "no more descriptors than before")
         folder = daemon.run_dir / f"{daemon.name}.bus"
         assert ["1.sock", "2.sock", "3.sock"] == sorted(path.name for path in folder.iterdir())
         daemon.close_master()
