@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-system test-rest check cover browser compliance fuzz bench bench-broadcast soak pictures clean
+.PHONY: help run test test-system test-rest check cover browser compliance fuzz bench bench-broadcast bench-handover soak pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make soak    twenty minutes of random faults under load"
 	@echo "make bench   echo benchmark against other servers, about three minutes"
 	@echo "make bench-broadcast  messages to 1,000 clients, against other servers and over brokers, about three minutes"
+	@echo "make bench-handover  5,500 connections moved by a reload: CPU for it, and how long clients wait, half a minute"
 	@echo "make pictures  take the pictures of docs/img anew, with a headless Chromium; make pictures ARGS=status for one"
 
 # the groups are read with tomllib and not by `pip install --group`, which needs a newer pip than Python 3.11 brings
@@ -76,6 +77,9 @@ bench: $(BIN)/.bench
 bench-broadcast: $(BIN)/.bench
 	$(BIN)/python -m benchmarks.broadcast $(ARGS)
 	$(BIN)/python -m benchmarks.hop $(ARGS)
+
+bench-handover: $(BIN)/.ready
+	$(BIN)/python -m benchmarks.handover $(ARGS)
 
 soak: $(BIN)/.ready
 	WSWORKER_CHAOS_SECONDS=1200 $(BIN)/python -m pytest -s tests/system/test_chaos.py $(ARGS)

@@ -97,17 +97,22 @@ def spread(results: Sequence[T], figure: Callable[[T], float]) -> str:
     return f"{(max(figures) - min(figures)) / figure(median(results, figure)):.0%}"
 
 
-def setting(chosen: Options) -> str:
-    """Return what the figures were measured with, in one line."""
+def machine(packages: Sequence[str] = PACKAGES) -> str:
+    """Return the versions of what the figures were measured with."""
     versions = []
-    for name in PACKAGES:
+    for name in packages:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
+    return f"Linux {platform.release()}, Python {platform.python_version()}, {', '.join(versions)};"
+
+
+def setting(chosen: Options) -> str:
+    """Return what the figures were measured with, in one line."""
     cpus = "client and server on one CPU" if chosen.server_cpu == CLIENT_CPU else "client and server on a CPU each"
     # a run that was not alone is worth repeating
     return (
-        f"Linux {platform.release()}, Python {platform.python_version()}, {', '.join(versions)}; {cpus}, "
-        f"rounds: {chosen.rounds}, of which the median; load average before the run: {chosen.load_before:.1f}."
+        f"{machine()} {cpus}, rounds: {chosen.rounds}, of which the median; "
+        f"load average before the run: {chosen.load_before:.1f}."
     )

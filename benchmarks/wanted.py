@@ -48,6 +48,12 @@ IDLE_KIB = 4.0
 # server CPU for a handshake, at most
 HANDSHAKE_MICROSECONDS = 80.0
 
+# CPU of old and new workers for a reload with 5,000 idle connections, which all move, at most
+HANDOVER_CPU_SECONDS = 1.0
+
+# the longest that a busy client waits for an echo while connections move, 99 of 100 clients at most
+HANDOVER_PAUSE_MS = 100.0
+
 
 def at_least(wanted: float, actual: float) -> str:
     """Return the cell of a table for a figure that must not be smaller."""

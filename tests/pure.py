@@ -13,7 +13,10 @@ from pathlib import Path
 from tests.test_layers import ORDER
 from tests.test_mirror import UNTESTED, mirrored
 
-RULES = ("boot", "deaths", "health", "reload", "scaling", "lending", "stopping", "service", "supervisor")
+RULES = (
+    "boot", "deaths", "handover", "health", "lending", "rebalance", "reload", "scaling", "service", "stopping",
+    "supervisor",
+)  # fmt: skip
 """Files of master/ whose rules work together: the stories of all of them test each of them."""
 
 ROOT = Path(__file__).parent.parent

@@ -105,7 +105,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def test_documents_of_a_service_that_runs(daemon: Daemon) -> None:
-    """Status, connections, reloads of every kind, reopen, publish, stop."""
+    """Status, connections, reloads of every kind, rebalance, reopen, publish, stop."""
     os.kill(daemon.workers[1], signal.SIGKILL)
     status = daemon.wait_status(lambda status: status["totals"]["restarts"] == 1)
     assert status["workers"][1]["last_exit"]["signal"] == "SIGKILL"
@@ -119,6 +119,7 @@ def test_documents_of_a_service_that_runs(daemon: Daemon) -> None:
     status = check(daemon.cli("status", "--json"), "status")
     keys = [key for key in TABLES["reload"] if key.path not in ("schema", "name")]
     assert [] == [*faults(status["last_reload"], keys)]
+    assert "ok" == check(daemon.cli("rebalance", "--json"), "rebalance")["result"]
     check(daemon.cli("reopen", "--json"), "reopen")
     check(daemon.cli("publish", "news", "hello", "--json"), "publish")
     check(daemon.cli("check", "--json"), "check")

@@ -10,9 +10,11 @@ from typing import Final, NamedTuple
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "reliability.md"
 FAULTS: Final = Path(__file__).parent / "system" / "faults"
+HANDOVER: Final = Path(__file__).parent / "system" / "handover"
 ROWS: Final = range(1, 53)
 
 _ROW: Final = re.compile(r"^\| *(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
+_MOVE: Final = re.compile(r"^\| *H(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
 _NAME: Final = re.compile(r"`([^`]*)`")
 _FUNCTION: Final = re.compile(r"test_row_(\d\d)_\w+")
 
@@ -25,11 +27,11 @@ class Row(NamedTuple):
     tests: tuple[str, ...]
 
 
-def table(text: str) -> list[tuple[int, Row]]:
-    """Return the lines of the table in a document, with their numbers, in their order."""
+def table(text: str, row: re.Pattern[str] = _ROW) -> list[tuple[int, Row]]:
+    """Return the lines of a table in a document, with their numbers, in their order. row: one of them."""
     return [
         (int(number), Row(fault.strip(), promise.strip(), tuple(_NAME.findall(tests))))
-        for number, fault, promise, tests in _ROW.findall(text)
+        for number, fault, promise, tests in row.findall(text)
     ]
 
 
@@ -72,9 +74,19 @@ def test_the_table_and_the_tests_agree() -> None:
     assert not found, "\n".join(found)
 
 
+def test_the_hand_over_and_its_tests_agree() -> None:
+    """The faults during a hand-over are numbered in order, and name all of its tests, each once."""
+    rows = table(DOCUMENT.read_text(), _MOVE)
+    assert [*range(1, len(rows) + 1)] == [number for number, _ in rows]
+    named = [test for _, row in rows for test in row.tests]
+    assert sorted(functions(HANDOVER)) == sorted(named)
+    assert all(row.tests for _, row in rows)
+
+
 def test_every_row_says_something() -> None:
     """A row has a fault and a promise."""
-    for number, row in table(DOCUMENT.read_text()):
+    text = DOCUMENT.read_text()
+    for number, row in table(text) + table(text, _MOVE):
         assert row.fault, number
         assert row.promise, number
 

@@ -73,6 +73,7 @@ ORDERS = st.builds(
     st.sampled_from(get_args(wire.DrainReason)),
     st.integers(0, 2**40),
     st.integers(0, 2**40),
+    shares=st.lists(st.integers(0, 2**40), max_size=3).map(tuple),
 ) | st.builds(
     Order, st.just("list"), token=st.integers(), until=st.floats(allow_nan=False, allow_infinity=False), query=QUERIES
 )
@@ -87,6 +88,9 @@ REPORTS = st.builds(
     st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=3).map(tuple),
     st.booleans(),
     TEXT,
+    st.dictionaries(st.text(), st.integers(0, 2**40), max_size=3),
+    st.floats(0, allow_nan=False, allow_infinity=False),
+    st.integers(0, 2**40),
 )
 MESSAGES: st.SearchStrategy[Message] = st.one_of(COMMANDS, REPLIES, ORDERS, REPORTS)
 
@@ -202,15 +206,16 @@ def test_the_lines_are_as_people_read_them() -> None:
     assert b'{"v":1,"type":"command","name":"connections","quick":false,"query":%b,"config":"/c"}\n' % query == encode(
         Command("connections", query=Query(slot=3, path="/a", sort="since", limit=9), config="/c")
     )
-    nothing = b'"token":0,"until":0.0,"query":null}\n'
+    nothing = b'"token":0,"until":0.0,"query":null,"shares":[]}\n'
     assert b'{"v":1,"type":"order","name":"drain","why":"reload","slot":0,"fds":0,' + nothing == encode(
         Order("drain", "reload")
     )
     assert b'{"v":1,"type":"order","name":"lend","why":"","slot":3,"fds":2,' + nothing == encode(
         Order("lend", slot=3, fds=2)
     )
+    assert nothing.replace(b"[]", b"[3,1]") in encode(Order("give", fds=2, shares=(3, 1)))
     assert '{"v":1,"type":"reply","final":true,"body":{"говорит":1}}\n' == encode(Reply(True, {"говорит": 1})).decode()
-    rest = b'"token":0,"total":0,"rows":[],"last":false,"mark":""}\n'
+    rest = b'"token":0,"total":0,"rows":[],"last":false,"mark":"","left":{},"pause":0.0,"waits":0}\n'
     assert rb'{"v":1,"type":"report","name":"ready","kind":"","error":"\ud800","trace":"a\nb",' + rest == encode(
         Report("ready", error="\ud800", trace="a\nb")
     )
@@ -327,10 +332,10 @@ def test_fields_have_their_type(message: Message) -> None:
 @pytest.mark.parametrize(
     ("message", "field", "reason"),
     [
-        (Command("stop"), "name", "'nonsense' is none of status, reload, stop, reopen, connections, bus"),
-        (Order("go"), "name", "'nonsense' is none of go, drain, lend, recall, reopen, list"),
+        (Command("stop"), "name", "'nonsense' is none of status, reload, rebalance, stop, reopen, connections, bus"),
+        (Order("go"), "name", "'nonsense' is none of go, drain, take, give, lend, recall, reopen, list"),
         (Order("go"), "why", "'nonsense' is none of reload, replace, scale, stop, quick"),
-        (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving, rows, changed"),
+        (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving, rows, changed, moved"),
         (Report("ready"), "kind", "'nonsense' is none of app, boot, crash"),
     ],
 )
@@ -343,6 +348,26 @@ def test_words_are_of_their_lists(message: Message, field: str, reason: str) -> 
 def test_orders_count_from_zero(field: str) -> None:
     """A slot or a number of descriptors below that is a fault of the sender, found before anyone waits for them."""
     assert f"{field} is negative" == refusal(Order("lend", slot=1, fds=1), **{field: -1})
+
+
+@pytest.mark.parametrize("shares", [[-1], [1.0], [True], ["1"], [1, None]])
+def test_a_share_is_a_number_from_zero(shares: list[Any]) -> None:
+    """A worker divides by their sum."""
+    assert "a share is not a number from 0" == refusal(Order("give", fds=1), shares=shares)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"left": {"busy": -1}}, {"left": {"busy": 1.0}}, {"left": {"busy": True}}, {"waits": -1}]
+)
+def test_what_could_not_move_is_counted(changes: dict[str, Any]) -> None:
+    """The master adds these up, and `status` shows them."""
+    assert "a count is not a number from 0" == refusal(Report("moved"), **changes)
+
+
+@pytest.mark.parametrize("pause", [-0.5, float("inf"), float("nan")])
+def test_a_pause_is_a_time(pause: float) -> None:
+    """JSON of a master has no NaN."""
+    assert "a pause is not a number from 0" == refusal(Report("moved"), pause=pause)
 
 
 QUERY: dict[str, Any] = vars(Query())

@@ -125,6 +125,12 @@ class Config(Section):
     drain_window: SecondsOrZero = setting(
         10.0, "Time over which a stop or reload spreads the goodbyes (1001, 1012) to many clients."
     )
+    reload_strategy: Annotated[
+        Literal["handover", "drain"], Takes("handover (connections move to the new worker) or drain (they are closed)")
+    ] = setting("handover", "What becomes of the connections of a worker that is replaced.")
+    handover_timeout: Seconds = setting(
+        5.0, "Time for a connection that is busy to become free to move; what is still busy then is closed (1012)."
+    )
     max_messages: Annotated[int, Field(ge=0, le=10**15), Takes("0 or a number of messages", "messages")] = setting(
         0, "A worker is replaced after it received so many messages, plus up to 10 % at random; 0 is never."
     )

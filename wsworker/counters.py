@@ -10,7 +10,7 @@ list that stands here, never by something that a client or an app has made up.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from operator import add
@@ -42,6 +42,8 @@ REJECTIONS: Final[tuple[Rejection, ...]] = get_args(Rejection)
 CALLBACKS: Final = (
     "on_handshake",
     "on_connect",
+    "on_handover",
+    "on_resume",
     "on_message",
     "on_close",
     "on_error",
@@ -59,8 +61,40 @@ Adapter: TypeAlias = Literal["mesh", "broker"]
 ADAPTERS: Final[tuple[Adapter, ...]] = get_args(Adapter)
 """By which road a message of the bus travels: between workers of this machine, or between machines."""
 
-BUS_DROPS: Final = ("mesh:full", "mesh:size", "broker:full", "broker:size", "broker:down", "broker:refused")
+BUS_DROPS: Final = (
+    "mesh:full",
+    "mesh:size",
+    "mesh:down",
+    "broker:full",
+    "broker:size",
+    "broker:down",
+    "broker:refused",
+)
 """Why which adapter has given up a message, see Cause in bus/bus.py."""
+
+Unmoved: TypeAlias = Literal[
+    "busy",
+    "data",
+    "descriptors",
+    "error",
+    "fragment",
+    "full",
+    "no_taker",
+    "on_handover",
+    "on_resume",
+    "time",
+    "tls",
+    "version",
+]
+"""Why a connection did not move to another worker in a hand-over: docs/metrics.md says what each means."""
+
+UNMOVED: Final[tuple[Unmoved, ...]] = get_args(Unmoved)
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Return counts in words, the largest first: "2 busy, 1 tls"."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda each: -each[1]))
+
 
 BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the buckets of every histogram, in seconds; above the last there is one more."""
@@ -116,14 +150,16 @@ class Counters:
     out, as they are read and written, heads and frames and all; refused: sends that gave False; dropped: messages that
     were accepted and gave way to others; errors: exceptions of callbacks; log_dropped: lines for the log that were
     lost; slow_callbacks: times a sync callback has kept the loop for too long; cut: connections that were still open
-    when the time to drain was over. bus_published: messages for all who want them, in this worker and others.
+    when the time to drain was over. moved_in, moved_out: connections that came from another worker in a hand-over, and
+    that went to one. bus_published: messages for all who want them, in this worker and others.
 
     By ADAPTERS: bus_sent: messages handed on, to each of the workers that want it, or to the broker once; bus_received:
     those that came; bus_gaps: times that some may have been missing; bus_reconnects: lost links that came again;
     bus_refused: peers that were turned away, and what came and was no message. By BUS_DROPS: bus_dropped: what was
     given up on its way to others.
 
-    closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS.
+    closed: ended connections by CLOSE_CODES; rejections: rejected by REJECTIONS; raised: errors by CALLBACKS;
+    unmoved: connections that were to move and could not, by UNMOVED.
     handshakes: from accept to 101; sync_calls: sync callbacks; async_calls: async ones, from the first step to the
     last; lags: how late the beats of the loop were.
     """
@@ -140,6 +176,8 @@ class Counters:
     log_dropped: int = 0
     slow_callbacks: int = 0
     cut: int = 0
+    moved_in: int = 0
+    moved_out: int = 0
     bus_published: int = 0
     bus_sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
     bus_received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ADAPTERS, 0))
@@ -150,6 +188,7 @@ class Counters:
     closed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLOSE_CODES, 0))
     rejections: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REJECTIONS, 0))
     raised: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALLBACKS, 0))
+    unmoved: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UNMOVED, 0))
     handshakes: Histogram = field(default_factory=Histogram)
     sync_calls: Histogram = field(default_factory=Histogram)
     async_calls: Histogram = field(default_factory=Histogram)
@@ -208,6 +247,7 @@ _LABELS: Final = {
     "closed": CLOSE_CODES,
     "rejections": REJECTIONS,
     "raised": CALLBACKS,
+    "unmoved": UNMOVED,
 }
 _HISTOGRAMS: Final = ("handshakes", "sync_calls", "async_calls", "lags")
 

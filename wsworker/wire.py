@@ -11,6 +11,7 @@ Client bytes and published messages never pass through here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,9 +24,9 @@ MAX_LINE_BYTES = 64 * 1024
 ERROR_CHARACTERS = 1000
 """As much of an exception's own text as a report carries; it may say anything."""
 
-CommandName: TypeAlias = Literal["status", "reload", "stop", "reopen", "connections", "bus"]
-OrderName: TypeAlias = Literal["go", "drain", "lend", "recall", "reopen", "list"]
-ReportName: TypeAlias = Literal["ready", "failed", "leaving", "rows", "changed"]
+CommandName: TypeAlias = Literal["status", "reload", "rebalance", "stop", "reopen", "connections", "bus"]
+OrderName: TypeAlias = Literal["go", "drain", "take", "give", "lend", "recall", "reopen", "list"]
+ReportName: TypeAlias = Literal["ready", "failed", "leaving", "rows", "changed", "moved"]
 DrainReason: TypeAlias = Literal["", "reload", "replace", "scale", "stop", "quick"]
 FailureKind: TypeAlias = Literal["", "app", "boot", "crash"]
 Body: TypeAlias = Mapping[str, Any]
@@ -61,10 +62,14 @@ class Order:
 
     go: the listeners listen, accept from now on. drain: leave; why says which close code and pace clients get:
     reload, replace and scale 1012 spread, stop 1001 spread, quick 1001 at once; scale also empties the queue first,
-    as nobody follows. lend: accept from the listeners of another slot too, until recall names that slot. reopen: write
-    the log to the file that comes along. list: report the connections that query asks for.
+    as nobody follows; its connections move by the pairs that come along. take: connections come by the pair that comes
+    along. give: hand connections over by the pairs that come along, and serve on. lend: accept from the listeners of
+    another slot too, until recall names that slot. reopen: write the log to the file that comes along. list: report the
+    connections that query asks for.
     slot: whose listeners are lent or recalled. fds: how many descriptors come along, by SCM_RIGHTS (unix(7)).
-    token: names the list; until: when nobody waits for it any more, seconds on CLOCK_MONOTONIC.
+    shares: of each pair, in the order of its descriptors: for drain how much of all it gets, for give how many
+    connections, for take about how many come. token: names the list; until: when nobody waits for it any more, seconds
+    on CLOCK_MONOTONIC.
     """
 
     name: OrderName
@@ -74,6 +79,7 @@ class Order:
     token: int = 0
     until: float = 0.0
     query: Query | None = None
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class Report:
     named by token asked for, in its order; total: how many connections fit, shown or not; last: these were the last.
     changed: files of the app or the config are others than it has loaded; error names them, mark is the same in every
     worker that sees them like this. Without names: this is what it is about to load.
+    moved: a hand-over is over, see handover.md: total: how many connections have moved; left: those that have not, by
+    reason; pause: the longest time that one of them was not read, in seconds; waits: how many could move, if there was
+    another taker, as this one has died.
     """
 
     name: ReportName
@@ -97,6 +106,9 @@ class Report:
     rows: tuple[Body, ...] = ()
     last: bool = False
     mark: str = ""
+    left: Mapping[str, int] = field(default_factory=dict)
+    pause: float = 0.0
+    waits: int = 0
 
 
 Message: TypeAlias = Command | Reply | Order | Report
@@ -142,24 +154,32 @@ def decode_reply(line: bytes) -> Reply:
 def decode_order(line: bytes) -> Order:
     """Return the Order in a line; raises WireError for anything else."""
     shape = {"name": str, "why": str, "slot": int, "fds": int, "token": int, "until": float, "query": object}
-    fields = _fields(line, "order", shape)
+    fields = _fields(line, "order", shape | {"shares": list})
     for number in ("slot", "fds"):
         if fields[number] < 0:
             raise WireError(f"{number} is negative")
+    if any(type(share) is not int or share < 0 for share in fields["shares"]):
+        raise WireError("a share is not a number from 0")
     name, why = _one_of(OrderName, fields["name"]), _one_of(DrainReason, fields["why"])
     query = _query(fields["query"], name == "list")
-    return Order(name, why, fields["slot"], fields["fds"], fields["token"], fields["until"], query)
+    shares = tuple(fields["shares"])
+    return Order(name, why, fields["slot"], fields["fds"], fields["token"], fields["until"], query, shares)
 
 
 def decode_report(line: bytes) -> Report:
     """Return the Report in a line; raises WireError for anything else."""
     words: dict[str, type] = {"name": str, "kind": str, "error": str, "trace": str}
-    fields = _fields(line, "report", words | {"token": int, "total": int, "rows": list, "last": bool, "mark": str})
+    words |= {"token": int, "total": int, "rows": list, "last": bool, "mark": str}
+    fields = _fields(line, "report", words | {"left": dict, "pause": float, "waits": int})
     fields["name"] = _one_of(ReportName, fields["name"])
     fields["kind"] = _one_of(FailureKind, fields["kind"])
     fields["rows"] = tuple(fields["rows"])
     if any(type(row) is not dict for row in fields["rows"]):
         raise WireError("a row is not an object")
+    if any(type(count) is not int or count < 0 for count in [*fields["left"].values(), fields["waits"]]):
+        raise WireError("a count is not a number from 0")
+    if not 0 <= fields["pause"] < math.inf:
+        raise WireError("a pause is not a number from 0")
     return Report(**fields)
 
 

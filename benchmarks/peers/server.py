@@ -53,9 +53,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(server: Server, cpu: int = SERVER_CPU) -> Iterator[tuple[int, int]]:
+def running(server: Server, cpu: int | None = SERVER_CPU) -> Iterator[tuple[int, int]]:
     """Run a server on one CPU; gives its port and the pid of its top process, and ends all of its processes afterwards.
 
+    cpu: None for all that this process may have.
     Raises RuntimeError with the last line of the server's own output when it does not come up.
     """
     with tempfile.TemporaryDirectory(prefix="wsworker-bench-") as name:
@@ -71,19 +72,24 @@ def running(server: Server, cpu: int = SERVER_CPU) -> Iterator[tuple[int, int]]:
             stop(process)
 
 
-def start(command: list[str], folder: Path, output: Path, cpu: int) -> subprocess.Popen[bytes]:
-    """Start a command on one CPU, with all that it prints in a file."""
+def start(command: list[str], folder: Path, output: Path, cpu: int | None) -> subprocess.Popen[bytes]:
+    """Start a command on one CPU, None: on any, with all that it prints in a file."""
     with output.open("wb") as file:
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(CHECKOUT), "XDG_RUNTIME_DIR": str(folder)},
+            env=environ(folder),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             # before the first thread is there, as threads inherit it; safe, since this process has one thread
-            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+            preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
         )
+
+
+def environ(folder: Path) -> dict[str, str]:
+    """Return the environment of a server in its folder, and of commands to it."""
+    return os.environ | {"PYTHONPATH": str(CHECKOUT), "XDG_RUNTIME_DIR": str(folder)}
 
 
 def accepts(port: int, process: subprocess.Popen[bytes], host: str = HOST) -> bool:

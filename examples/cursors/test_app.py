@@ -1,3 +1,5 @@
+import json
+
 import app
 import pytest
 
@@ -23,11 +25,16 @@ def turn(worker):
     worker.timers[0].fn()
 
 
+def told(mover, data):
+    """Return what the others get of a mover."""
+    return bytes([len(mover.id)]) + mover.id.encode() + data
+
+
 def test_the_others_see_it_and_the_mover_does_not(worker):
     mover, other = connect(worker), connect(worker)
     app.on_message(mover, b"\x00\x01\x00\x02")
     turn(worker)
-    assert other.sent == [b"\x00\x01\x00\x02" + mover.id.encode()]
+    assert other.sent == [told(mover, b"\x00\x01\x00\x02")]
     assert mover.sent == []
 
 
@@ -37,8 +44,33 @@ def test_only_the_newest_position(worker):
         app.on_message(mover, bytes([0, 0, 0, y]))
     turn(worker)
     turn(worker)
-    assert other.sent == [b"\x00\x00\x00\x63" + mover.id.encode()]
+    assert other.sent == [told(mover, b"\x00\x00\x00\x63")]
     assert worker.timers[0].seconds >= 1 / 30
+
+
+def test_every_line(worker):
+    mover, other = connect(worker), connect(worker)
+    for _ in range(2):
+        app.on_message(mover, b"\x00\x01\x00\x02\x00\x03\x00\x04")
+    assert other.sent == [told(mover, bytes([0, 0, 0, n]) + b"\x00\x01\x00\x02\x00\x03\x00\x04") for n in (1, 2)]
+    assert mover.sent == []
+
+
+def test_a_reload(worker):
+    """What the old worker has not published is published by the new one, once; the numbers of lines go on."""
+    mover, other = connect(worker), connect(worker)
+    app.on_message(mover, b"\x00\x01\x00\x02")
+    app.on_message(mover, b"12345678")
+    other.sent.clear()
+    state = json.loads(json.dumps(app.on_handover(mover)))
+    assert app.newest == {}
+    app.on_resume(mover, state)
+    turn(worker)
+    app.on_message(mover, b"12345678")
+    assert other.sent == [told(mover, b"\x00\x01\x00\x02"), told(mover, b"\x00\x00\x00\x0212345678")]
+    assert app.on_handover(mover) == {}
+    app.on_resume(other, {})
+    assert app.newest == {}
 
 
 def test_leaving(worker):
@@ -50,9 +82,9 @@ def test_leaving(worker):
     assert other.sent == [mover.id]
 
 
-@pytest.mark.parametrize("message", ["", "text", b"", b"123", b"12345"])
-def test_what_is_no_position(worker, message):
+@pytest.mark.parametrize("message", ["", "text", b"", b"123", b"12345", b"1234567"])
+def test_what_is_no_point(worker, message):
     mover = connect(worker)
     app.on_message(mover, message)
-    assert mover.closed == (4400, "not a position")
+    assert mover.closed == (4400, "no points")
     assert app.newest == {}

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from wsworker.bus.bus import CAUSES, Bus
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 
 DEADLINE_SECONDS: Final = 10
 
@@ -31,6 +31,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
+        self.publishers: list[Origin] = []
         self.outside: list[Envelope] = []
         self.gaps: list[tuple[frozenset[Key] | None, int | None]] = []
         self.states: list[tuple[bool, str]] = []
@@ -38,8 +39,9 @@ class Sink:
         self.order: list[object] = []
         self.refuses = False
 
-    def on_envelope(self, envelope: Envelope) -> None:
+    def on_envelope(self, envelope: Envelope, publisher: Origin) -> None:
         self.envelopes.append(envelope)
+        self.publishers.append(publisher)
         self.order.append(envelope.body)
 
     def on_outside(self, envelope: Envelope) -> bool:
@@ -204,6 +206,65 @@ async def what_is_unsubscribed_comes_no_more(circle: Circle) -> None:
         assert b"gone" not in two.sink.order
 
 
+async def what_is_settled_is_in_effect(circle: Circle) -> None:
+    """What is published right after it comes, to each key, however many were subscribed to."""
+    async with circle(3) as (one, two, reader):
+        many = [Key("user", f"{number}") for number in range(2000)]
+        for key in (ROOM, many[0], many[-1]):
+            reader.subscribe(key, *(many[1:-1] if key == ROOM else ()))
+            assert await reader.bus.settle(DEADLINE_SECONDS)
+            for publisher in (one, two):
+                publisher.publish(key, b"at once")
+            await until(lambda: len(reader.sink.envelopes) == 2)
+            assert [(key, b"at once")] * 2 == [(envelope.key, envelope.body) for envelope in reader.sink.envelopes]
+            reader.sink.envelopes.clear()
+
+
+async def what_was_published_has_come_when_it_is_settled(circle: Circle) -> None:
+    """Of every publisher, as far as it had left that one; also if nothing was subscribed to since."""
+    async with circle(3) as (one, two, reader):
+        reader.subscribe(ROOM)
+        assert await reader.bus.settle(DEADLINE_SECONDS)
+        for turn in range(1, 21):
+            for publisher in (one, two):
+                publisher.publish(ROOM, *[bytes(1000)] * 50)
+            await until(lambda: not (one.bus.stats().queued_bytes or two.bus.stats().queued_bytes))
+            assert await reader.bus.settle(DEADLINE_SECONDS)
+            assert turn * 100 == len(reader.sink.envelopes)
+
+
+async def two_settle_at_once(circle: Circle) -> None:
+    """Each waits for itself, and who subscribes meanwhile is another matter."""
+    async with circle(2) as (one, two):
+        two.subscribe(ROOM)
+        first = asyncio.ensure_future(two.bus.settle(DEADLINE_SECONDS))
+        await asyncio.sleep(0)
+        two.subscribe(OTHER)
+        assert await two.bus.settle(DEADLINE_SECONDS)
+        assert await first
+        one.publish(OTHER, b"x")
+        one.publish(ROOM, b"y")
+        await until(lambda: len(two.sink.envelopes) == 2)
+
+
+async def numbers_come_through(circle: Circle) -> None:
+    """And it is known who has published, each being another one."""
+    async with circle(3) as (one, two, reader):
+        reader.subscribe(ANN)
+        assert await reader.bus.settle(DEADLINE_SECONDS)
+        sent = [Envelope(ANN, b"x", number=2**64 - 1), Envelope(ANN, b"\x0f\xa1bye", closes=True, number=7)]
+        for publisher in (one, two):
+            for envelope in sent:
+                publisher.bus.publish(envelope)
+            publisher.bus.flush()
+        await until(lambda: not (one.bus.stats().queued_bytes or two.bus.stats().queued_bytes))
+        assert await reader.bus.settle(DEADLINE_SECONDS)
+        by_publisher: dict[Origin, list[Envelope]] = {}
+        for who, envelope in zip(reader.sink.publishers, reader.sink.envelopes, strict=True):
+            by_publisher.setdefault(who, []).append(envelope)
+        assert [sent, sent] == [*by_publisher.values()]
+
+
 async def who_leaves_is_no_gap(circle: Circle) -> None:
     """An end in good order delivers what was published before it, and nobody misses anything."""
     async with circle(3) as (one, two, three):
@@ -236,6 +297,10 @@ CHECKS: Final = [
     kinds_are_apart,
     names_come_through,
     what_is_unsubscribed_comes_no_more,
+    what_is_settled_is_in_effect,
+    what_was_published_has_come_when_it_is_settled,
+    two_settle_at_once,
+    numbers_come_through,
     who_leaves_is_no_gap,
     what_is_seen_is_counted,
 ]

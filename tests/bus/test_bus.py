@@ -11,6 +11,7 @@ from tests.bus import contract
 from tests.bus.contract import ROOM, Circle, Sink, Station
 from tests.worker.conftest import Run
 from wsworker.bus.bus import Loopback
+from wsworker.bus.topics import Origin
 
 
 @asynccontextmanager
@@ -18,8 +19,8 @@ async def circle(count: int) -> AsyncIterator[list[Station]]:
     """Some loopbacks that hear each other."""
     members: list[Loopback] = []
     stations = []
-    for _ in range(count):
-        station = Station(Loopback(members), Sink())
+    for number in range(count):
+        station = Station(Loopback(members, Origin("node", number)), Sink())
         await station.bus.start(station.sink)
         stations.append(station)
     yield stations

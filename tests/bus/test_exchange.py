@@ -13,10 +13,11 @@ import pytest
 from tests.worker.clock import on_the_clock, passes, turns
 from wsworker.bus.bus import BusStats, Sink
 from wsworker.bus.exchange import Exchange
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import Envelope, Key, Origin
 from wsworker.counters import Adapter, Counters
 
 A, B = Key("topic", "a"), Key("topic", "b")
+ME, OTHER = Origin("node", 1), Origin("node", 2)
 
 
 class Written:
@@ -31,7 +32,7 @@ class Written:
         self.owes = self.owes_at_close = False
         self.full = 5
         self.sink: Sink | None = None
-        self.has_heir = True
+        self.has_heir = self.settles = True
         self.leaves = asyncio.Event()
         self.may_leave = asyncio.Event()
         self.may_leave.set()
@@ -42,6 +43,10 @@ class Written:
 
     async def linked(self, seconds: float) -> str:
         return self.lacks
+
+    async def settle(self, seconds: float) -> bool:
+        self.calls.append(("settle", seconds))
+        return self.settles
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         self.calls.append(("+", *keys))
@@ -85,6 +90,7 @@ class Made:
     def __init__(self) -> None:
         self.counters = Counters()
         self.delivered: list[Envelope] = []
+        self.publishers: list[Origin] = []
         self.published: list[Envelope] = []
         self.gaps: list[frozenset[Key] | None] = []
         self.bus = Written()
@@ -110,8 +116,9 @@ class Made:
         assert self.bus.sink is not None
         return self.bus.sink
 
-    def _deliver(self, envelope: Envelope) -> bool:
+    def _deliver(self, envelope: Envelope, publisher: Origin) -> bool:
         self.delivered.append(envelope)
+        self.publishers.append(publisher)
         return envelope.body != b"no"
 
     def _publish(self, envelope: Envelope) -> bool:
@@ -125,20 +132,20 @@ def test_a_tick_is_flushed_once() -> None:
     async def main() -> None:
         made = Made()
         await made.join()
-        envelope = Envelope(A, b"x")
         made.exchange.subscribe(A)
-        made.exchange.publish(envelope)
-        made.exchange.publish(envelope)
-        assert [("+", A), envelope, envelope] == made.bus.told()
+        made.exchange.publish(A, b"x")
+        made.exchange.publish(A, b"\xff", binary=True)
+        one, two = Envelope(A, b"x", number=1), Envelope(A, b"\xff", binary=True, number=2)
+        assert [("+", A), one, two] == made.bus.told()
         await turns()
         assert ["flush"] == made.bus.told()
-        made.exchange.publish(envelope)
+        made.exchange.publish(A, b"\x0f\xa0", closes=True)
         await turns()
-        assert [envelope, "flush"] == made.bus.told()
+        assert [Envelope(A, b"\x0f\xa0", closes=True, number=3), "flush"] == made.bus.told()
         assert 3 == made.counters.bus_published
         await made.exchange.close(2)
         assert ["flush", ("close", 2)] == made.bus.told()
-        made.exchange.publish(envelope)
+        made.exchange.publish(A, b"x")
         await made.exchange.close(2)
         assert [] == made.bus.told()
 
@@ -210,9 +217,10 @@ def test_what_the_adapter_says_is_handed_on() -> None:
         made = Made()
         await made.join()
         envelope = Envelope(A, b"x")
-        made.road.on_envelope(envelope)
+        made.road.on_envelope(envelope, OTHER)
         assert ([envelope], 1) == (made.delivered, made.counters.bus_received["mesh"])
-        made.road.on_envelope(Envelope(A, b"no"))
+        assert [OTHER] == made.publishers
+        made.road.on_envelope(Envelope(A, b"no"), OTHER)
         made.exchange.count()
         assert 1 == made.counters.bus_refused["mesh"]
         assert [True, False] == [made.road.on_outside(Envelope(A, body)) for body in (b"yes", b"no")]
@@ -233,7 +241,7 @@ def test_counters_follow_the_adapter() -> None:
         assert {} == made.exchange.count()
         made.exchange.subscribe(A)
         made.exchange.unsubscribe(A)
-        made.exchange.publish(Envelope(A, b"x"))
+        made.exchange.publish(A, b"x")
         await passes(1)
         await made.join()
         stats, is_up = made.exchange.count()["mesh"]
@@ -256,14 +264,14 @@ def test_two_adapters() -> None:
         await made.join("broker", broker)
         envelope = Envelope(A, b"x")
         made.exchange.subscribe(A)
-        made.exchange.publish(envelope)
+        made.exchange.publish(A, b"x")
         await turns()
         made.exchange.unsubscribe(A)
         await passes(1)
-        expected = [("+", A), envelope, "flush", ("-", A), "flush"]
+        expected = [("+", A), Envelope(A, b"x", number=1), "flush", ("-", A), "flush"]
         assert expected == made.bus.told() == broker.told()
         assert broker.sink is not None
-        broker.sink.on_envelope(envelope)
+        broker.sink.on_envelope(envelope, OTHER)
         broker.sink.on_gap(frozenset({A}), 2)
         made.road.on_gap(frozenset({B}), 1)
         await passes(1)
@@ -451,7 +459,7 @@ def test_what_is_published_while_it_leaves(caplog: pytest.LogCaptureFixture) -> 
         leaving = Leaving()
         await leaving.begin(leaving.broker)
         for _ in range(3):
-            leaving.made.exchange.publish(Envelope(A, b"x"))
+            leaving.made.exchange.publish(A, b"x")
         await turns()
         assert [] == leaving.broker.told() == leaving.made.bus.told()
         await leaving.end()
@@ -512,3 +520,63 @@ def test_a_queue_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
     on_the_clock(main)
     text = "the queue to the other workers was full (bus.peer_queue); %d messages for others were dropped so far"
     assert [text % 5, text % 1106 + " (and 2 more like it since the last such line)"] == caplog.messages
+
+
+class Noted:
+    """A ledger that writes down what it notes, and how much was delivered before."""
+
+    def __init__(self, made: Made) -> None:
+        self.made = made
+        self.notes: list[tuple[Origin, Envelope, int]] = []
+
+    def note(self, publisher: Origin, envelope: Envelope) -> None:
+        self.notes.append((publisher, envelope, len(self.made.delivered)))
+
+
+def test_a_ledger_notes_what_comes_and_what_goes() -> None:
+    """Before it is delivered, and only while it is registered; each by itself."""
+
+    async def main() -> None:
+        made = Made()
+        await made.join()
+        one, two = Noted(made), Noted(made)
+        made.exchange.origin = ME
+        made.exchange.publish(A, b"before")
+        made.exchange.note(one)
+        made.exchange.publish(A, b"here")
+        made.exchange.note(two)
+        came = Envelope(B, b"there", number=9)
+        made.road.on_envelope(came, OTHER)
+        made.exchange.unnote(one)
+        made.exchange.unnote(one)
+        made.exchange.publish(B, b"last", binary=True)
+        made.exchange.unnote(two)
+        made.exchange.publish(B, b"after")
+        made.road.on_envelope(came, OTHER)
+        noted = [(OTHER, came, 0), (ME, Envelope(B, b"last", binary=True, number=3), 1)]
+        assert [(ME, Envelope(A, b"here", number=2), 0), noted[0]] == one.notes
+        assert noted == two.notes
+        await made.exchange.close(1)
+
+    on_the_clock(main)
+
+
+@pytest.mark.parametrize("settles", [(True, True), (True, False), (False, True)])
+def test_it_has_settled_when_all_have(settles: tuple[bool, bool]) -> None:
+    """What was published and subscribed to in this tick is written before."""
+
+    async def main() -> None:
+        made, broker = Made(), Written()
+        assert await made.exchange.settle(1)
+        made.bus.settles, broker.settles = settles
+        await made.join()
+        await made.join("broker", broker)
+        made.exchange.subscribe(A)
+        assert all(settles) == await made.exchange.settle(3)
+        for bus in (made.bus, broker):
+            first, second, *_, last = bus.told()
+            assert [("+", A), "flush", ("settle", 3)] == [first, second, last]
+        await made.exchange.close(1)
+        assert not await made.exchange.settle(1)
+
+    on_the_clock(main)

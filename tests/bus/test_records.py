@@ -32,9 +32,10 @@ HELLO = encode(Type.HELLO)
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=60)
 keys = st.builds(Key, st.sampled_from(["topic", "user"]), names)
+numbers = st.integers(0, 2**64 - 1)
 envelopes = st.one_of(
-    st.builds(Envelope, keys, st.binary(max_size=300), st.booleans(), st.booleans()),
-    st.builds(Envelope, st.just(EVERYBODY), st.binary(max_size=300), st.booleans()),
+    st.builds(Envelope, keys, st.binary(max_size=300), st.booleans(), st.booleans(), numbers),
+    st.builds(Envelope, st.just(EVERYBODY), st.binary(max_size=300), st.booleans(), number=numbers),
 )
 
 
@@ -106,7 +107,9 @@ def test_the_first_record_is_trusted_with_less() -> None:
         (b"\0\0\0\4\4\x10\0\0", "unknown flags 0x10"),
         (b"\0\0\0\4\4\x80\0\0", "unknown flags 0x80"),
         (b"\0\0\0\4\4\0\0\1", "a name is longer than its record"),
-        (b"\0\0\0\5\4\0\0\1\xff", "what should be text is not UTF-8"),
+        (b"\0\0\0\x0c\4\0\0\1a1234567", "a message without a number"),
+        (b"\0\0\0\4\5\0\0\0", "a message without a number"),
+        (b"\0\0\0\5\6\0\0\1\xff", "what should be text is not UTF-8"),
     ],
 )
 def test_what_is_no_record(record: bytes, fault: str) -> None:

@@ -85,7 +85,7 @@ def test_nobody_to_look_at(place: Place) -> None:
     assert [] == heavy(modules, NEVER | DRAWING)
 
 
-@pytest.mark.parametrize("command", ["reload", "reopen", "connections", "top"])
+@pytest.mark.parametrize("command", ["reload", "rebalance", "reopen", "connections", "top"])
 def test_clients(place: Place, command: str) -> None:
     """Whoever only talks to the master builds no models and starts no loop."""
     _, modules = imported(command)

@@ -58,6 +58,24 @@ def test_the_result_line() -> None:
     assert expected.replace(", 0 dropped", "") == result_line("hello", older, gone=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"moved": 512, "asked": 0}, "512 connections moved, 0 asked to reconnect (1012), longest pause 12 ms"),
+        (
+            {"moved": 1, "asked": 3, "drained": {"tls": 1, "busy": 2}},
+            "1 connection moved, 3 asked to reconnect (1012): 2 busy, 1 tls; longest pause 12 ms",
+        ),
+        ({"moved": 0, "asked": 3, "drained": {"tls": 3}}, "3 connections asked to reconnect (1012): 3 tls"),
+        ({"moved": 0, "asked": 3}, "3 connections asked to reconnect (1012)"),
+    ],
+)
+def test_the_result_line_tells_what_moved(changes: dict[str, Any], words: str) -> None:
+    """How many did, how long that took for each at most, and why the others did not."""
+    body = DONE | {"drained": {}, "longest_pause": 0.012} | changes
+    assert f"reloaded hello: 2 workers, {words}, 0 dropped, 4.2 s" == result_line("hello", body, gone=True)
+
+
 def row(generation: int, **changes: Any) -> dict[str, Any]:
     """Return a worker in the status document."""
     return {**WORKER, "generation": generation, "drain_seconds": None, **changes}
@@ -98,6 +116,34 @@ def test_the_drain_is_followed(wsworker: Callable[..., Result], running: Callabl
     assert "asked to reconnect (1012), 7 dropped, " in result.out
 
 
+def test_what_is_about_to_move_does_not_drain(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """Old workers still hold it when they are first looked at; nobody was asked to reconnect."""
+    old = AFTER | {
+        "workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=4.0)],
+        "last_reload": DONE | {"asked": 0, "moved": 0},
+    }
+    moved = AFTER | {"last_reload": DONE | {"asked": 0, "moved": 7, "longest_pause": 0.012, "drained": {}}}
+    running({"status": Turns(STATUS, old, moved), "reload": [DONE | {"asked": 0}]})
+    result = wsworker("reload")
+    assert 1 == len(result.err.splitlines())
+    assert "7 connections moved, 0 asked to reconnect (1012), longest pause 12 ms, 0 dropped, " in result.out
+
+
+def test_what_is_busy_is_shown_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """It may take handover_timeout until it moves or is asked to reconnect."""
+    monkeypatch.setattr("wsworker.cli.reload.MOVING_SECONDS", 0.0)
+    old = AFTER | {
+        "workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=4.0)],
+        "last_reload": DONE | {"asked": 0, "moved": 0},
+    }
+    running({"status": Turns(STATUS, old, AFTER), "reload": [DONE | {"asked": 0}]})
+    assert ["  draining  7 connections, 4 s left"] == wsworker("reload").err.splitlines()[1:]
+
+
 def test_the_drain_s_end_in_json(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
     """The document is that of the end: how many were dropped, and how long all of it took."""
     old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=4.0)]}
@@ -105,6 +151,18 @@ def test_the_drain_s_end_in_json(wsworker: Callable[..., Result], running: Calla
     result = wsworker("reload", "--json")
     document = json.loads(result.out)
     assert ("", 7, True) == (result.err, document["dropped"], document["seconds"] > DONE["seconds"])
+
+
+def test_what_moves_behind_the_answer_is_in_the_result(
+    wsworker: Callable[..., Result], running: Callable[[Script], Answering]
+) -> None:
+    """The last old worker hands over while it is followed."""
+    counted = {"asked": 2, "moved": 30, "drained": {"busy": 2}, "longest_pause": 0.012, "dropped": 1}
+    old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=2, drain_seconds=4.0)]}
+    script: Script = {"status": Turns(STATUS, old, AFTER | {"last_reload": DONE | counted}), "reload": [DONE]}
+    running(script)
+    document = json.loads(wsworker("reload", "--json").out)
+    assert counted == {key: document[key] for key in counted}
 
 
 def test_a_worker_that_does_not_leave(

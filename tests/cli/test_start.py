@@ -23,8 +23,11 @@ def test_flags() -> None:
     """Only what was given becomes a flag; an address is a string in YAML, whatever it looks like."""
     assert {} == flags(None, (), None)
     assert {"workers": ("-w", "auto"), "log.level": ("--log-level", "debug")} == flags("auto", (), "debug")
-    short = {"drain_window": ("--reload", "0"), "graceful_timeout": ("--reload", "2s")}
-    assert short == flags(None, (), None, follow=True)
+    assert {
+        "drain_window": ("--reload", "0"),
+        "graceful_timeout": ("--reload", "2s"),
+        "handover_timeout": ("--reload", "1s"),
+    } == flags(None, (), None, follow=True)
     assert {"listen": ("-b", '"[::]:2346"')} == flags(None, ("[::]:2346",), None)
     assert {"listen": ("-b", '["a:1", "b:2"]')} == flags(None, ("a:1", "b:2"), None)
 
@@ -137,6 +140,15 @@ def test_following_makes_goodbyes_short(place: Place) -> None:
     loaded = configfile.load(place.config, {}, flags(None, (), None, follow=True))
     assert (0.0, 2.0) == (loaded.config.drain_window, loaded.config.graceful_timeout)
     assert "flag --reload" == loaded.place("graceful_timeout")
+
+
+@pytest.mark.parametrize("strategy", ["handover", "drain"])
+def test_in_development_connections_move_unless_the_file_says_otherwise(place: Place, strategy: str) -> None:
+    """Who is busy is told to reconnect while there is time for that."""
+    place.config.write_text(f"app: app\nreload_strategy: {strategy}\n")
+    config = configfile.load(place.config, {}, flags(None, (), None, follow=True)).config
+    assert strategy == config.reload_strategy
+    assert config.handover_timeout < config.graceful_timeout
 
 
 def test_a_wrong_config(place: Place, wsworker: Callable[..., Result]) -> None:

@@ -87,6 +87,13 @@ ABOVE = [
 ]
 
 
+def test_connections_that_moved() -> None:
+    """How many, once there are any; a master of an earlier version does not tell."""
+    none = {"moved": 0, "drained": {}, "longest_pause": 0.0, "last_pause": 0.0}
+    assert ABOVE == plain(HELLO | {"handover": none})[:3]
+    assert "1 connection  moved 512  in 1235 msg/s" in plain(HELLO | {"handover": none | {"moved": 512}})[1]
+
+
 def test_the_picture() -> None:
     """A line for the service, a summary, an empty line, and a table with a row for each worker."""
     assert plain(HELLO) == [

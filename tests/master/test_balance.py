@@ -1,4 +1,4 @@
-"""Weights: level slots share equally, those behind get more, reluctant ones next to nothing."""
+"""Weights: level slots share equally, those behind get more, reluctant ones next to nothing; and what moves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.master.balance import FULL, Share, weights
+from wsworker.master.balance import FULL, LEVEL, Share, moves, shares, weights
 
+COUNTS = st.lists(st.integers(0, 60) | st.integers(0, 100_000), max_size=60)
 SHARES = st.lists(st.builds(Share, st.booleans(), st.integers(0, 1_000_000), st.booleans()), max_size=256)
 
 
@@ -103,3 +104,78 @@ def test_the_order_of_slots_does_not_matter(shares: list[Share], random: Random)
     random.shuffle(order)
     made = weights(shares)
     assert tuple(made[number] for number in order) == weights([shares[number] for number in order])
+
+
+@pytest.mark.parametrize(
+    ("connections", "coming", "expected"),
+    [
+        ((0,), 7, (7,)),
+        ((5, 5), 4, (2, 2)),
+        ((5, 5), 1, (1, 0)),
+        ((0, 100), 30, (30, 0)),
+        ((0, 100), 102, (101, 1)),
+        ((90, 10, 20), 30, (0, 20, 10)),
+        ((3, 0, 3), 0, (0, 0, 0)),
+    ],
+)
+def test_who_holds_fewest_is_filled_up_first(
+    connections: tuple[int, ...], coming: int, expected: tuple[int, ...]
+) -> None:
+    """What is over after level ones have got the same goes to the first of them."""
+    assert expected == shares(connections, coming)
+
+
+@given(COUNTS.filter(bool), st.integers(0, 1_000_000))
+def test_shares_add_up_and_level(connections: list[int], coming: int) -> None:
+    """All that come are given, and nobody has got any who holds two more than another one in the end."""
+    got = shares(connections, coming)
+    assert coming == sum(got)
+    assert min(got) >= 0
+    after = [held + more for held, more in zip(connections, got, strict=True)]
+    assert all(held <= min(after) + 1 for held, more in zip(after, got, strict=True) if more)
+
+
+@pytest.mark.parametrize(
+    ("connections", "expected"),
+    [
+        ((), ()),
+        ((5,), ((),)),
+        ((0, 0), ((), ())),
+        ((0, 1), ((), ())),
+        ((95, 100, 105), ((), (), ())),
+        ((94, 100, 106), ((), (), ((0, 6),))),
+        ((100, 20, 90, 30), (((1, 40),), (), ((3, 30),), ())),
+        ((0, 0, 10), ((), (), ((1, 3), (0, 3)))),
+    ],
+)
+def test_the_fullest_give_to_the_emptiest(
+    connections: tuple[int, ...], expected: tuple[tuple[tuple[int, int], ...], ...]
+) -> None:
+    """Until each holds the mean; a rest stays with the fullest. What is level stays as it is."""
+    assert expected == moves(connections)
+
+
+@given(COUNTS)
+def test_moves_level_and_no_connection_moves_for_nothing(connections: list[int]) -> None:
+    """All are still there, at most one apart; who has more than the mean only gives, who has less only takes."""
+    made = moves(connections)
+    after, gives, takes = [*connections], set(), set()
+    for giver, to in enumerate(made):
+        assert len({taker for taker, _ in to}) == len(to)
+        for taker, count in to:
+            assert count > 0
+            after[giver] -= count
+            after[taker] += count
+            gives.add(giver)
+            takes.add(taker)
+    assert sum(connections) == sum(after)
+    assert not gives & takes
+    if gives:
+        assert max(after) - min(after) <= 1
+        mean = sum(connections) / len(connections)
+        assert all(after[giver] >= int(mean) for giver in gives)
+        assert all(after[taker] < mean + 1 for taker in takes)
+        assert sum(map(len, made)) < len(connections)
+    elif connections:
+        spread = max(connections) - min(connections)
+        assert spread <= max(1, LEVEL * sum(connections) / len(connections))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import faulthandler
+import json
 import logging
 import os
 import resource
@@ -755,6 +756,11 @@ def test_a_kill_of_ours_is_never_one_for_memory(make: Make, tmp_path: Path) -> N
 # --- descriptors that go along ------------------------------------------------------------------------------------
 
 
+def as_heard(order: Order) -> Any:
+    """Return the fields of an order as they come out of a pipe."""
+    return json.loads(json.dumps(dataclasses.asdict(order)))
+
+
 def taking(pipe: Pipe) -> EnterWorker:
     """Make a worker that tells each order and which files came along."""
 
@@ -763,7 +769,7 @@ def taking(pipe: Pipe) -> EnterWorker:
         while True:
             data, fds, _, _ = socket.recv_fds(assignment.channel, 65536, 10)
             (line,) = data.splitlines()
-            pipe.tell([dataclasses.asdict(decode_order(line)), [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]])
+            pipe.tell([as_heard(decode_order(line)), [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]])
 
     return enter_worker
 
@@ -775,9 +781,178 @@ def test_lent_listeners_go_along(make: Make, pipe: Pipe, slot: int) -> None:
     deck.spawn()
     listener = descriptors()[str(deck.listener.fileno())]
     deck.tell(Order("lend", slot=slot))
-    assert [vars(Order("lend", slot=slot, fds=slot - 1)), [listener] * (slot - 1)] == pipe.hear()
+    assert [as_heard(Order("lend", slot=slot, fds=slot - 1)), [listener] * (slot - 1)] == pipe.hear()
     deck.tell(Order("recall", slot=slot))
-    assert [vars(Order("recall", slot=slot)), []] == pipe.hear()
+    assert [as_heard(Order("recall", slot=slot)), []] == pipe.hear()
+
+
+def moving(pipe: Pipe) -> EnterWorker:
+    """Make a worker that says to each pair of a hand-over which share it has, and tells what it hears at others' ends.
+
+    A giver tells its order first, and then what became of each of its ends; a taker what it was sent, "" for the end.
+    """
+
+    def hear(end: socket.socket) -> str:
+        assert readable(end.fileno())
+        return end.recv(100).decode()
+
+    def enter_worker(assignment: Assignment) -> int:
+        assignment.seat.write(1, 0, 24, False, Counters())
+        say(assignment.channel, Report("ready"))
+        while True:
+            data, fds, _, _ = socket.recv_fds(assignment.channel, 65536, 64)
+            ends = [socket.socket(fileno=fd) for fd in fds]
+            for line in data.splitlines():
+                order = decode_order(line)
+                mine, ends = ends[: order.fds], ends[order.fds :]
+                kinds = [[end.type == socket.SOCK_SEQPACKET, os.get_blocking(end.fileno())] for end in mine]
+                if order.name == "take":
+                    pipe.tell([assignment.worker, "take", list(order.shares), kinds, hear(mine[0])])
+                    continue
+                pipe.tell([assignment.worker, order.name, order.why, list(order.shares), kinds])
+                for end, share in zip(mine, order.shares, strict=True):
+                    with contextlib.suppress(BrokenPipeError):
+                        end.send(f"share {share}".encode())
+                if order.name == "give":
+                    say(assignment.channel, Report("moved", total=3, left={"busy": 2}, pause=0.5, waits=1))
+
+    return enter_worker
+
+
+PAIR_KIND = [True, False]
+"""Packets, and no waiting."""
+
+
+def test_a_hand_over_gives_both_sides_an_end_of_a_pair(make: Make, pipe: Pipe) -> None:
+    """Each taker has one of its own, and knows how many come; the master keeps none of them."""
+    deck = make(moving(pipe))
+    for number in (1, 2, 3):
+        deck.spawn(worker=number, slot=number)
+    deck.until(lambda: len(deck.events) == 3)
+    before = descriptors()
+    assert None is deck.crew.hand_over(events.Handover(3, ((1, 5), (2, 7)), Order("give")))
+    assert before == descriptors()
+    told = sorted((pipe.hear() for _ in range(3)), key=str)
+    assert [
+        [1, "take", [5], [PAIR_KIND], "share 5"],
+        [2, "take", [7], [PAIR_KIND], "share 7"],
+        [3, "give", "", [5, 7], [PAIR_KIND] * 2],
+    ] == told
+    deck.until(lambda: len(deck.events) == 4)
+    assert events.HandoverFinished(3, 3, {"busy": 2}, 0.5, 1) == deck.events[-1]
+    assert Standing.DRAINING not in [member.standing for member in deck.table.members()]
+
+
+def test_who_drains_by_handing_over_is_seen_to_drain(make: Make, pipe: Pipe) -> None:
+    """As one that only drains: others open no link to it any more."""
+    deck = make(moving(pipe))
+    for number in (1, 2):
+        deck.spawn(worker=number, slot=number)
+    deck.until(lambda: len(deck.events) == 2)
+    deck.crew.hand_over(events.Handover(1, ((2, 1),), Order("drain", "reload")))
+    standings = {member.worker: member.standing for member in deck.table.members()}
+    assert Standing.DRAINING == standings[1]
+    assert Standing.DRAINING != standings.get(2)
+    told = sorted((pipe.hear() for _ in range(2)), key=str)
+    assert [[1, "drain", "reload", [1], [PAIR_KIND]], [2, "take", [24], [PAIR_KIND], "share 1"]] == told
+
+
+@pytest.mark.parametrize("reaped", [False, True], ids=["the master knows", "it has just died"])
+def test_a_taker_that_has_died_is_an_end_of_file(make: Make, pipe: Pipe, reaped: bool) -> None:
+    """The giver sees at once that nobody is there, and keeps what it has."""
+
+    def giver(assignment: Assignment) -> int:
+        say(assignment.channel, Report("ready"))
+        _, fds, _, _ = socket.recv_fds(assignment.channel, 65536, 10)
+        end = socket.socket(fileno=fds[0])
+        assert readable(end.fileno())
+        pipe.tell(end.recv(100).decode())
+        stay()
+
+    deck = make(lambda given: giver(given) if given.worker == 1 else deaf(given))
+    deck.spawn(worker=1)
+    pid = deck.spawn(worker=2, slot=2)
+    deck.until(lambda: len(deck.events) == 2)
+    if reaped:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    else:
+        deck.kill(2)
+    assert None is deck.crew.hand_over(events.Handover(1, ((2, 1),), Order("drain", "reload")))
+    assert "" == pipe.hear()
+    deck.until(lambda: 2 not in deck.crew.pids())
+
+
+def test_a_giver_that_has_died_gives_nothing(make: Make) -> None:
+    """Nobody is told to take from it."""
+    deck = make(deaf)
+    deck.spawn(worker=2)
+    before = descriptors()
+    assert None is deck.crew.hand_over(events.Handover(1, ((2, 1),), Order("drain", "reload")))
+    assert before == descriptors()
+
+
+@pytest.mark.parametrize(
+    ("order", "told", "left"),
+    [
+        (Order("drain", "reload"), ["drain", "reload", 0], {"descriptors": 4}),
+        (Order("give"), ["go", "", 0], {"descriptors": 3}),
+    ],
+    ids=["drain", "give"],
+)
+def test_without_a_pair_nothing_moves_and_that_is_told(order: Order, told: list[Any], left: dict[str, int]) -> None:
+    """Who leaves drains as it always could; a rebalance hears of it at once, and does not wait."""
+
+    def master() -> list[Any]:
+        pipe = Pipe()
+
+        def giver(assignment: Assignment) -> int:
+            assignment.seat.write(1, 0, 4, False, Counters())
+            say(assignment.channel, Report("ready"))
+            for heard in orders(assignment.channel):
+                pipe.tell([heard.name, heard.why, heard.fds])
+            return 0
+
+        deck = Deck(giver)
+        deck.spawn(worker=1)
+        deck.spawn(worker=2, slot=2)
+        deck.until(lambda: len(deck.events) == 2)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = sorted(set(range(1000)) - {int(fd) for fd in descriptors()})
+        # room for one end, and of that nothing is left
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[1], hard))
+        event = deck.crew.hand_over(events.Handover(1, ((2, 3),), order))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        deck.tell(Order("go"), worker=1)
+        heard = pipe.hear()
+        deck.close()
+        assert isinstance(event, events.HandoverFinished)
+        return [heard, event.worker, event.moved, event.left, event.waits]
+
+    assert [told, 1, 0, left, 0] == in_child(master)
+
+
+def test_some_pairs_are_better_than_none() -> None:
+    """The takers that are left out get nothing; the log says so."""
+
+    def master() -> list[Any]:
+        pipe = Pipe()
+        deck = Deck(moving(pipe))
+        for number in (1, 2, 3):
+            deck.spawn(worker=number, slot=number)
+        deck.until(lambda: len(deck.events) == 3)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = sorted(set(range(1000)) - {int(fd) for fd in descriptors()})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[3], hard))
+        event = deck.crew.hand_over(events.Handover(3, ((1, 5), (2, 7)), Order("drain", "scale")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        heard = sorted((pipe.hear() for _ in range(2)), key=str)
+        silent = pipe.silent()
+        deck.close()
+        return [event, heard, silent]
+
+    told = [[1, "take", [10], [PAIR_KIND], "share 5"], [3, "drain", "scale", [5], [PAIR_KIND]]]
+    assert [None, told, True] == in_child(master)
 
 
 def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: Path) -> None:
@@ -791,7 +966,7 @@ def test_a_new_log_is_handed_to_every_worker(make: Make, pipe: Pipe, tmp_path: P
     with (tmp_path / "chat.log").open("ab") as log:
         deck.crew.hand_log("-", log.fileno())
         os.fstat(log.fileno())
-    told = [vars(Order("reopen", fds=1)), [str(tmp_path / "chat.log")]]
+    told = [as_heard(Order("reopen", fds=1)), [str(tmp_path / "chat.log")]]
     assert [told, told] == [pipe.hear(), pipe.hear()]
     deck.until(lambda: exits(deck))
     deck.crew.hand_log("-", 2)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
-from wsworker.master.events import Action, Log, Notify, Reading, Signal, Spawn, Tell
+from wsworker.master.events import Action, Handover, Log, Notify, Reading, Signal, Spawn, Tell
 from wsworker.wire import Order
 
 MIB = 1024**2
@@ -82,7 +82,7 @@ def test_workers_that_have_served_enough_are_replaced_one_at_a_time(
     assert [Spawn(3, 1, 1, story.config)] == kinds(actions, Spawn, Tell)
     assert not kinds(story.tell(events.SlotsRead({1: reading, 2: reading})), Log, Spawn)
     actions = story.tell(events.WorkerReady(3))
-    assert [Order("drain", "replace")] == [tell.order for tell in only(actions, Tell) if tell.worker == 1]
+    assert [(1, Order("drain", "replace"))] == [(action.giver, action.order) for action in only(actions, Handover)]
     assert [Spawn(4, 2, 1, story.config)] == kinds(actions, Spawn)
 
 

@@ -505,7 +505,7 @@ def test_a_reload_by_command_is_refused_with_the_place(start: Start) -> None:
     assert "ok" == body["result"]
 
 
-@pytest.mark.parametrize("name", ["stop", "reload", "reopen", "bus"])
+@pytest.mark.parametrize("name", ["stop", "reload", "rebalance", "reopen", "bus"])
 def test_a_command_for_another_service(start: Start, name: wire.CommandName) -> None:
     """Whoever has read another config file of that name means another service; to look is free."""
     daemon = running(start)
@@ -619,6 +619,16 @@ def test_usr1_reopens_the_log(start: Start, folder: Path, pipe: Pipe) -> None:
     assert "SIGUSR1: reopening the log" in (folder / "log.1").read_text()
 
 
+def test_a_rebalance_by_command_is_answered(start: Start) -> None:
+    """By the supervisor: what is level already stays as it is, and a setting may be against it."""
+    daemon = running(start)
+    (body,) = daemon.ask(Command("rebalance"))
+    assert ("ok", None, 0, [{"slot": 1, "before": 0, "wanted": 0}]) == tuple(
+        body[key] for key in ("result", "error", "moved", "workers")
+    )
+    daemon.logged("`rebalance` asked")
+
+
 def test_reopen_by_command_tells_the_file_or_the_failure(start: Start, folder: Path) -> None:
     """The caller hears where the log is now; one that cannot be opened is an error, and the old file goes on."""
     daemon = running(start)
@@ -654,8 +664,8 @@ def test_usr1_leaves_a_new_log_alone_that_is_just_being_tried(start: Start, fold
     daemon.child.signal(signal.SIGUSR1)
     assert [1, "reopen"] == pipe.hear()
     os.write(opener, b"x")
-    heard = sorted([pipe.hear(), pipe.hear()])
-    assert [[1, "drain"], [2, "go"]] == heard
+    heard = sorted([pipe.hear(), pipe.hear(), pipe.hear()])
+    assert [[1, "drain"], [2, "go"], [2, "take"]] == heard
     os.close(gate)
     os.close(opener)
 

@@ -349,6 +349,42 @@ def test_without_descriptors_nothing_is_kept_that_has_some(caplog: pytest.LogCap
     assert [[["reopen", 1], ["drain", 0]], 1, lost] == in_child(master)
 
 
+def test_a_drain_is_heard_without_its_descriptors(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is never told to leave would be killed; its connections drain, and that is told."""
+
+    def master() -> list[Any]:
+        worker = Worker()
+        worker.fill()
+        read, write = os.pipe()
+        before = count()
+        free = os.dup(read)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # there is room for one of two
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        for order in (Order("take"), Order("give", shares=(1, 2)), Order("drain", "reload", shares=(1, 2))):
+            worker.orders.send(order, [read, write])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        told = [(order.name, order.why, order.shares, len(files)) for order, files in worker.read_all()]
+        return [told, before - count(), caplog.messages]
+
+    reason = "the master is out of descriptors; raise LimitNOFILE= of the unit or `ulimit -n`"
+    lost = [f"the order {name} to worker 3, which reads none now, is lost: {reason}" for name in ("take", "give")]
+    lost.append(f"no connection of worker 3, which reads no orders now, can move: {reason}")
+    assert [[["drain", "reload", [], 0]], 0, lost] == in_child(master)
+
+
+def test_pairs_wait_with_their_order(worker: Worker) -> None:
+    """What the master has closed meanwhile is still there for the worker."""
+    before = count()
+    worker.fill()
+    with open(os.devnull) as first, open(os.devnull) as second:
+        worker.orders.send(Order("drain", "scale", shares=(3, 4)), [first.fileno(), second.fileno()])
+    assert before + 2 == count()
+    assert [(Order("drain", "scale", fds=2, shares=(3, 4)), [os.devnull] * 2)] == worker.read_all()
+    assert before == count()
+
+
 def test_too_many_descriptors_on_their_way(caplog: pytest.LogCaptureFixture) -> None:
     """Without privileges no more may wait in all channels than a process may open: the rest waits with us.
 

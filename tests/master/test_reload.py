@@ -80,8 +80,8 @@ def test_a_refused_reload_applies_nothing() -> None:
 
 
 def test_the_answer_counts_the_clients_that_were_asked_to_go() -> None:
-    """It is the sum of what the old workers held when their successors were ready."""
-    story = Story(workers=2).serve()
+    """Where none can move, it is the sum of what the old workers held when their successors were ready."""
+    story = Story(workers=2, reload_strategy="drain").serve()
     story.tell(events.SlotsRead({1: events.Reading(story.now, 4), 2: events.Reading(story.now, 3)}))
     story.tell(events.ReloadRequested(story.config, 7))
     story.tell(events.WorkerReady(3))

@@ -6,6 +6,7 @@ from tests.master.test_roster import DRAINING, KILLED, STARTING, roster, worker
 from wsworker.config import Config
 from wsworker.master import roll
 from wsworker.master.events import WorkerFailed
+from wsworker.master.moves import Tally
 from wsworker.master.roll import Replace, Roll, Wait
 from wsworker.master.roster import Roster
 
@@ -72,6 +73,18 @@ def test_the_summary_and_the_answer_of_a_stop_have_the_same_keys() -> None:
     )
     assert (2.5, ["listen"], 2) == (summary["seconds"], summary["restart_needed"], summary["generation"])
     assert roll.stopping(2).keys() == roll.refused("wrong", 2).keys() == roll.held_up("", 2).keys() == summary.keys()
+
+
+def test_what_moves_behind_the_end_is_added() -> None:
+    """Numbers add up, reason by reason; of pauses the longest stays. All else is as it was."""
+    reload = Roll(Config(app="hello"), [], asked=2)
+    reload.tally.add(5, {"busy": 2}, 0.5)
+    summary = roll.summary(reload, {"result": "ok", "error": None}, 2, 7.5)
+    assert (2, 5, {"busy": 2}, 0.5) == tuple(summary[key] for key in ("asked", "moved", "drained", "longest_pause"))
+    more = Tally()
+    more.add(1, {"busy": 1, "tls": 3}, 0.25)
+    changed = {"asked": 6, "moved": 6, "drained": {"busy": 3, "tls": 3}, "longest_pause": 0.5}
+    assert summary | changed == roll.with_moved(summary, 4, more)
 
 
 def test_settings_are_applied_once_the_canary_is_ready() -> None:

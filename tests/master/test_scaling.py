@@ -7,11 +7,16 @@ import pytest
 from tests.master.test_supervisor import GO, Story, kinds, only
 from wsworker.config import Config
 from wsworker.master import events
-from wsworker.master.events import AddSlot, Answer, CloseSlot, Log, Signal, Spawn, Tell
+from wsworker.master.events import AddSlot, Answer, CloseSlot, Handover, Log, Signal, Spawn, Tell
 from wsworker.master.supervisor import Supervisor
 from wsworker.wire import Order
 
 SCALE = Order("drain", "scale")
+
+
+def gone(worker: int, *takers: int) -> Handover:
+    """Return what sends a worker without connections away; who it hands them to, with a share each."""
+    return Handover(worker, tuple((taker, 1) for taker in takers), SCALE)
 
 
 def scale(story: Story, delta: int) -> list[events.Action]:
@@ -40,7 +45,7 @@ def test_several_more_come_one_behind_the_other() -> None:
 def test_one_worker_less_is_the_last_and_its_slot_closes_after_three_seconds() -> None:
     """A handshake that was under way has ended by then, and its client has been accepted."""
     story = Story(workers=3).serve()
-    assert [Tell(3, SCALE)] == kinds(scale(story, -1), Tell, Signal, CloseSlot)
+    assert [gone(3, 1)] == kinds(scale(story, -1), Tell, Handover, Signal, CloseSlot)
     assert (256, 256, 0) == story.supervisor.service.weights
     assert not kinds(story.tell(events.WorkerExited(3, code=0)), CloseSlot, Spawn)
     assert "closing" == story.supervisor.status(story.now)["workers"][2]["state"]
@@ -89,7 +94,7 @@ def test_a_slot_closes_only_when_nobody_lives_there() -> None:
 def test_slots_close_from_the_last_one_on() -> None:
     """The kernel knows listeners by their order, so the second may not go before the third."""
     story = Story(workers=3).serve()
-    assert [Tell(2, SCALE), Tell(3, SCALE)] == kinds(scale(story, -2), Tell)
+    assert [gone(2, 1), gone(3, 1)] == kinds(scale(story, -2), Tell, Handover)
     story.tell(events.WorkerExited(2, code=0))
     assert not kinds(story.live(5, beating=[1, 3]), CloseSlot)
     assert [CloseSlot(3), CloseSlot(2)] == kinds(story.tell(events.WorkerExited(3, code=0)), CloseSlot)
@@ -139,7 +144,7 @@ def test_a_slot_that_cannot_listen_goes_again() -> None:
     story = Story(workers=1).serve()
     scale(story, 1)
     story.supervisor.handle(events.WorkerReady(2), story.now)
-    assert [Tell(2, SCALE)] == kinds(story.tell(events.SlotFailed(2, "address in use")), Tell)
+    assert [gone(2, 1)] == kinds(story.tell(events.SlotFailed(2, "address in use")), Tell, Handover)
     assert not kinds(story.tell(events.WorkerExited(2, code=0)), CloseSlot, Spawn)
     assert [CloseSlot(2)] == kinds(story.later(3), CloseSlot, Spawn)
 
@@ -173,9 +178,9 @@ def test_nothing_is_scaled_before_the_canary_is_ready() -> None:
     """A reload that is refused must have touched nobody; the wish is kept."""
     story = Story(workers=2).serve()
     story.tell(events.ReloadRequested(story.config))
-    assert not kinds(scale(story, -1), Tell, Signal)
+    assert not kinds(scale(story, -1), Tell, Handover, Signal)
     assert story.supervisor.next_deadline() is not None
-    assert Tell(2, SCALE) in story.tell(events.WorkerExited(3, code=1))
+    assert gone(2, 1) in story.tell(events.WorkerExited(3, code=1))
 
 
 def test_a_roll_goes_on_when_the_slot_it_boots_in_goes() -> None:
@@ -184,7 +189,7 @@ def test_a_roll_goes_on_when_the_slot_it_boots_in_goes() -> None:
     story.tell(events.ReloadRequested(story.config, 7))
     story.tell(events.WorkerReady(3))
     actions = scale(story, -1)
-    assert [Tell(2, SCALE), Signal(4, "SIGTERM"), Tell(4, SCALE)] == kinds(actions, Tell, Signal)
+    assert [gone(2, 3), Signal(4, "SIGTERM"), Tell(4, SCALE)] == kinds(actions, Tell, Handover, Signal)
     assert ["ok"] == [answer.body["result"] for answer in only(actions, Answer)]
 
 
@@ -195,7 +200,7 @@ def test_a_worker_that_was_killed_in_a_slot_that_goes_is_not_followed() -> None:
     story.tell(events.WorkerReady(4))
     story.live(5, beating=[1, 3, 4])
     assert {1: "ready", 2: "killed", 3: "draining", 4: "ready"} == story.states()
-    assert [Tell(4, SCALE)] == kinds(scale(story, -2), Tell, Signal)
+    assert [gone(4, 1)] == kinds(scale(story, -2), Tell, Handover, Signal)
     assert not kinds(story.tell(events.WorkerExited(2, signal="SIGKILL")), Spawn)
 
 
@@ -205,6 +210,6 @@ def test_slots_that_the_service_manager_kept_are_closed_in_good_order() -> None:
     story.supervisor = Supervisor(lambda: 0.5)
     story.tell(events.Started(story.config, 2))
     story.tell(events.WorkerReady(1))
-    assert [Tell(2, GO), Tell(2, SCALE)] == kinds(story.tell(events.WorkerReady(2)), Tell)
+    assert [Tell(2, GO), gone(2, 1)] == kinds(story.tell(events.WorkerReady(2)), Tell, Handover)
     story.tell(events.WorkerExited(2, code=0))
     assert [CloseSlot(2)] == kinds(story.later(3), CloseSlot)

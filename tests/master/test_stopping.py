@@ -15,14 +15,17 @@ def test_a_stop_wakes_workers_that_are_stopped() -> None:
     assert [Signal(1, "SIGCONT"), Signal(2, "SIGCONT")] == kinds(story.tell(events.StopRequested()), Signal)
 
 
-def test_a_stop_leaves_those_alone_that_are_killed_or_on_their_way() -> None:
-    """Each has a deadline already, and one that is being killed reads nothing any more."""
+def test_a_stop_gives_nobody_more_time_who_is_on_its_way() -> None:
+    """It is told, as it may be handing connections over that nobody takes now; who is being killed reads nothing."""
     story = Story(workers=2).serve()
     story.tell(events.ReloadRequested(story.config))
     story.tell(events.WorkerReady(3))
-    story.supervisor.service.kill(story.supervisor.roster.workers[2], story.now)
-    told = [action.worker for action in only(story.tell(events.StopRequested()), Tell)]
-    assert [3, 4] == told
+    workers = story.supervisor.roster.workers
+    story.supervisor.service.kill(workers[2], story.now)
+    until, workers[1].stranded = workers[1].drain_until, 5
+    told = kinds(story.tell(events.StopRequested()), Tell)
+    assert [Tell(worker, Order("drain", "stop")) for worker in (1, 3, 4)] == told
+    assert (until, 0) == (workers[1].drain_until, workers[1].stranded)
 
 
 def test_a_stop_during_the_start_ends_the_workers_that_boot() -> None:

@@ -8,7 +8,20 @@ import pytest
 
 from wsworker.config import Config
 from wsworker.master import events
-from wsworker.master.events import Action, Answer, Event, Exit, Log, Notify, Progress, Reading, Signal, Spawn, Tell
+from wsworker.master.events import (
+    Action,
+    Answer,
+    Event,
+    Exit,
+    Handover,
+    Log,
+    Notify,
+    Progress,
+    Reading,
+    Signal,
+    Spawn,
+    Tell,
+)
 from wsworker.master.roster import ServiceState, WorkerState
 from wsworker.master.supervisor import SERVICE_TABLE, WORKER_TABLE, Supervisor
 from wsworker.wire import Order
@@ -263,7 +276,8 @@ def test_a_reload_rolls_slot_by_slot_behind_its_canary() -> None:
     assert "reloading" == story.supervisor.status(story.now)["state"]
     story.now += 0.25
     actions = story.tell(events.WorkerReady(3))
-    assert [Tell(3, GO), Tell(1, Order("drain", "reload")), Spawn(4, 2, 2, new)] == kinds(actions, Tell, Spawn)
+    drain = Handover(1, ((3, 1),), Order("drain", "reload"))
+    assert [Tell(3, GO), drain, Spawn(4, 2, 2, new)] == kinds(actions, Tell, Handover, Spawn)
     row = {"slot": 1, "old_pid": 1001, "new_pid": 1003, "seconds": 0.25, "canary": True}
     assert [Progress(7, {"event": "replaced"} | row)] == kinds(actions, Progress)
     story.now += 2
@@ -381,7 +395,8 @@ def test_a_worker_told_to_go_from_outside_is_replaced_first() -> None:
     actions = story.tell(events.WorkerLeaving(2))
     assert [Spawn(3, 2, 1, story.config)] == kinds(actions, Spawn, Tell)
     assert not story.tell(events.WorkerLeaving(2))
-    assert [Tell(3, GO), Tell(2, Order("drain", "replace"))] == kinds(story.tell(events.WorkerReady(3)), Tell)
+    drain = Handover(2, ((3, 1),), Order("drain", "replace"))
+    assert [Tell(3, GO), drain] == kinds(story.tell(events.WorkerReady(3)), Tell, Handover)
     assert not kinds(story.tell(events.WorkerExited(2, code=0)), Spawn)
     assert 0 == story.supervisor.roster.slots[2].restarts
 
@@ -437,13 +452,15 @@ def test_a_second_stop_command_joins_the_wait_of_the_first() -> None:
 
 
 def test_a_quick_stop_hurries_those_that_drain_already() -> None:
-    """A reload's old workers get the quick order too; a graceful stop leaves them at their pace."""
+    """A reload's old workers get the quick order too; a graceful stop leaves them the time that they have."""
     for quick in (True, False):
         story = Story(workers=1).serve()
         story.tell(events.ReloadRequested(story.config))
         story.tell(events.WorkerReady(2))
-        told = {action.worker for action in only(story.tell(events.StopRequested(quick)), Tell)}
-        assert ({1, 2} if quick else {2}) == told
+        until = story.supervisor.roster.workers[1].drain_until
+        told = kinds(story.tell(events.StopRequested(quick)), Tell)
+        assert [Tell(worker, Order("drain", "quick" if quick else "stop")) for worker in (1, 2)] == told
+        assert quick is (story.supervisor.roster.workers[1].drain_until < until)
 
 
 def test_a_stop_wins_over_a_reload() -> None:

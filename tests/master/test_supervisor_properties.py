@@ -37,6 +37,12 @@ CONFIG = Config(
     max_worker_rss=100 * MIB,
 )
 POLICY = RestartPolicy()
+STRANGE: list[Event] = [
+    events.WorkerReady(999_999),
+    events.WorkerExited(999_999),
+    events.WorkerLeaving(999_999),
+    events.HandoverFinished(999_999, 1, {"busy": 1}, 0.5, 1),
+]
 WELL_SECONDS = 400
 """A parked slot gets its next worker within five minutes."""
 END_SECONDS = CONFIG.graceful_timeout + KILL_MARGIN_SECONDS + 2
@@ -62,6 +68,8 @@ class Process:
     rss: int = 50 * MIB
     full: bool = False
     connections: int = 1
+    takers: frozenset[WorkerId] = frozenset()
+    hands_over: bool = False
 
     @property
     def serving(self) -> bool:
@@ -92,10 +100,13 @@ class Kernel:
     no_more_slots: bool = False
     unborn: set[WorkerId] = field(default_factory=set)
     lists: list[tuple[WorkerId, int]] = field(default_factory=list)
+    drains: bool = False
+    no_pairs: bool = False
 
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(random.Random(self.seed).random, POLICY)
-        self.config = CONFIG.model_copy(update={"workers": self.slots})
+        strategy = "drain" if self.drains else "handover"
+        self.config = CONFIG.model_copy(update={"workers": self.slots, "reload_strategy": strategy})
         self.bound = [*range(1, self.slots + self.extra + 1)]
 
     def feed(self, event: Event) -> None:
@@ -152,10 +163,9 @@ class Kernel:
                 if order.name in ("lend", "recall"):
                     self.lend(worker, order.name, order.slot)
                 if order.name == "drain":
-                    self.check_drain(process, order.why)
-                    grace = QUICK_SECONDS if order.why == "quick" else CONFIG.graceful_timeout + KILL_MARGIN_SECONDS
-                    process.drained = True
-                    process.killed_at = min(process.killed_at, self.now + grace)
+                    self.drain(process, order.why)
+            case events.Handover():
+                return self.hand_over(action)
             case events.Signal(worker, name):
                 self.check_known(worker)
                 self.check_signal(self.processes[worker], name)
@@ -215,6 +225,42 @@ class Kernel:
     def takes(self, process: Process) -> bool:
         """Whether it serves, and is known to."""
         return process.serving and not process.full and not process.hung
+
+    def drain(self, process: Process, why: str) -> None:
+        self.check_drain(process, why)
+        grace = QUICK_SECONDS if why == "quick" else CONFIG.graceful_timeout + KILL_MARGIN_SECONDS
+        process.drained, process.hands_over = True, False
+        process.killed_at = min(process.killed_at, self.now + grace)
+
+    def hand_over(self, action: events.Handover) -> Event | None:
+        """Check a hand-over. It ends by a rule, or at once if no pair is to be had."""
+        assert not self.drains
+        assert not self.stop_asked
+        giver, order, shares = self.processes[action.giver], action.order, [share for _, share in action.takers]
+        takers = frozenset(worker for worker, _ in action.takers)
+        assert len(shares) == len(takers) > 0
+        assert min(shares) > 0
+        assert giver.ready_at is not None, "it has no connections"
+        for worker in takers:
+            taker = self.processes[worker]
+            assert taker.serving, "connections go to one who does not serve"
+            assert taker is not giver
+            in_its_place = order.why in ("reload", "replace") and giver.slot <= self.supervisor.service.target
+            assert not in_its_place or taker.slot == giver.slot
+        if order.name == "give":
+            assert giver.serving
+            assert self.supervisor.state is ServiceState.SERVING
+            assert sum(shares) <= giver.connections
+        elif giver.drained:
+            assert order.why in ("reload", "replace", "scale")
+            assert takers != giver.takers, "told to a taker that broke off"
+            assert not giver.hands_over, "told before it has said that the one before is over"
+        else:
+            self.drain(giver, order.why)
+        if self.no_pairs:
+            return events.HandoverFinished(action.giver, 0, {"descriptors": 1}, 0.0)
+        giver.takers, giver.hands_over = takers, True
+        return None
 
     def check_known(self, worker: WorkerId) -> None:
         assert worker in self.processes, "an action names a worker that has exited"
@@ -320,7 +366,8 @@ class Kernel:
 
     def snapshot(self) -> str:
         service = self.supervisor.service
-        return repr((self.supervisor.state, self.supervisor.roster, service.generation, service.censuses))
+        known = (service.generation, service.censuses, service.rebalance, service.handovers)
+        return repr((self.supervisor.state, self.supervisor.roster, known))
 
 
 class Supervision(RuleBasedStateMachine):
@@ -331,9 +378,15 @@ class Supervision(RuleBasedStateMachine):
         self.kernel: Kernel = Kernel(1, 0)
         self.token = 0
 
-    @initialize(slots=st.integers(1, 4), extra=st.sampled_from([0, 0, 2]), seed=st.integers(0, 3), boots=st.booleans())
-    def start(self, slots: int, extra: int, seed: int, boots: bool) -> None:
-        self.kernel = Kernel(slots, seed, extra)
+    @initialize(
+        slots=st.integers(1, 4),
+        extra=st.sampled_from([0, 0, 2]),
+        seed=st.integers(0, 3),
+        boots=st.booleans(),
+        drains=st.sampled_from([False, False, False, True]),
+    )
+    def start(self, slots: int, extra: int, seed: int, boots: bool, drains: bool) -> None:
+        self.kernel = Kernel(slots, seed, extra, drains=drains)
         self.kernel.feed(events.Started(self.kernel.config, slots + extra))
         # most stories begin with a service that runs
         while boots and self.booting():
@@ -399,6 +452,58 @@ class Supervision(RuleBasedStateMachine):
         process = self.kernel.processes[data.draw(st.sampled_from(self.serving()))]
         process.messages, process.rss = messages, rss * MIB
 
+    def handing(self) -> list[WorkerId]:
+        return [w for w, p in self.kernel.processes.items() if p.hands_over]
+
+    @precondition(lambda self: self.handing())
+    @rule(data=st.data(), moved=st.integers(0, 9), busy=st.integers(0, 2), waits=st.sampled_from([0, 0, 3]))
+    def has_handed_over(self, data: st.DataObject, moved: int, busy: int, waits: int) -> None:
+        worker = data.draw(st.sampled_from(self.handing()))
+        self.kernel.processes[worker].hands_over = False
+        left = {"busy": busy} if busy else {}
+        self.kernel.feed(events.HandoverFinished(worker, moved, left, 0.01, waits))
+
+    @precondition(lambda self: self.handing())
+    @rule(data=st.data(), boots=st.booleans())
+    def a_taker_dies(self, data: st.DataObject, boots: bool) -> None:
+        giver = data.draw(st.sampled_from(self.handing()))
+        takers = sorted(self.kernel.processes[giver].takers & self.kernel.processes.keys())
+        if takers:
+            self.kernel.exit(data.draw(st.sampled_from(takers)), signal="SIGKILL")
+        if giver in self.kernel.processes:
+            self.kernel.processes[giver].hands_over = False
+            self.kernel.feed(events.HandoverFinished(giver, 1, {}, 0.01, 2))
+        for worker in self.booting() if boots else ():
+            self.ready(worker)
+
+    @rule(crowds=st.lists(st.integers(0, 60), min_size=6, max_size=6), settles=st.booleans())
+    def rebalance(self, crowds: list[int], settles: bool) -> None:
+        if settles:
+            self.all_boot_and_leave()
+        for worker, connections in zip(self.serving(), crowds, strict=False):
+            self.kernel.processes[worker].connections = connections
+        self.kernel.read_table()
+        self.kernel.feed(events.RebalanceRequested(self.ask()))
+
+    def all_boot_and_leave(self) -> None:
+        for _ in range(10):
+            for worker in self.booting():
+                self.ready(worker)
+            for worker in [w for w, p in self.kernel.processes.items() if p.drained or p.killed]:
+                self.kernel.exit(worker, code=0)
+
+    @rule()
+    def new_code_comes_to_its_end(self) -> None:
+        self.all_boot_and_leave()
+        self.kernel.feed(events.ReloadRequested(self.kernel.config))
+        for _ in range(8):
+            for worker in self.booting():
+                self.ready(worker)
+
+    @rule(short=st.booleans())
+    def descriptors_get_short(self, short: bool) -> None:
+        self.kernel.no_pairs = short
+
     @rule(delta=st.sampled_from([-3, -1, 1, 2]), fails=st.booleans())
     def scale(self, delta: int, fails: bool) -> None:
         self.kernel.no_more_slots = fails
@@ -457,10 +562,10 @@ class Supervision(RuleBasedStateMachine):
         self.kernel.stop_asked = True
         self.kernel.feed(events.StopRequested(quick, None if by_signal else self.ask()))
 
-    @rule(event=st.sampled_from([events.WorkerReady, events.WorkerExited, events.WorkerLeaving]))
-    def a_stranger_speaks(self, event: Any) -> None:
+    @rule(event=st.sampled_from(STRANGE))
+    def a_stranger_speaks(self, event: Event) -> None:
         before = self.kernel.snapshot()
-        self.kernel.feed(event(999_999))
+        self.kernel.feed(event)
         assert before == self.kernel.snapshot(), "an unknown worker changed something"
 
     @invariant()
@@ -489,9 +594,23 @@ class Supervision(RuleBasedStateMachine):
         return slot.lent_to in self.kernel.processes
 
     @invariant()
+    def nobody_waits_for_a_taker_that_is_there(self) -> None:
+        roster = self.kernel.supervisor.roster
+        for worker in roster.workers.values():
+            slot = roster.slots[worker.slot]
+            if worker.stranded and not slot.closing and slot.ready and slot.ready.silence == "none":
+                assert self.kernel.stop_asked or slot.ready.id in worker.takers
+
+    @invariant()
+    def who_gives_serves_on(self) -> None:
+        service = self.kernel.supervisor.service
+        for worker in service.rebalance.awaited if service.rebalance else ():
+            assert service.roster.workers[worker].state is WorkerState.READY
+
+    @invariant()
     def who_is_not_wanted_goes(self) -> None:
         service = self.kernel.supervisor.service
-        if service.state is ServiceState.SERVING:
+        if service.state is ServiceState.SERVING and not service.rebalance:
             assert all(slot.number <= service.target for slot in service.roster.staying())
 
     @invariant()
@@ -523,7 +642,7 @@ class Supervision(RuleBasedStateMachine):
     def get_well(self) -> None:
         """Let everything go well from now on: then the service does so too, and nobody waits for an answer."""
         kernel = self.kernel
-        kernel.fork_fails = kernel.no_more_slots = False
+        kernel.fork_fails = kernel.no_more_slots = kernel.no_pairs = False
         for _ in range(WELL_SECONDS):
             for process in kernel.processes.values():
                 process.hung = process.stopped = process.full = False

@@ -440,3 +440,10 @@ def test_close_codes_are_those_of_websockets() -> None:
         return True
 
     assert [code for code in range(65536) if allowed(code)] == [code for code in range(65536) if is_close_code(code)]
+
+
+def test_a_wrong_close_code_raises() -> None:
+    """Before anything is done."""
+    frames.check_close_code(1000)
+    with pytest.raises(ValueError, match=r"^a Close carries 1000-1003, 1007-1014 or 3000-4999, not 1005$"):
+        frames.check_close_code(1005)

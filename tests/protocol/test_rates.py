@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsworker.protocol.rates import Bucket
+from wsworker.protocol.rates import Bucket, BucketState
 
 # eighths and quarters are exact in binary, so the properties need no tolerance
 EIGHTHS = st.integers(0, 8 * 3600).map(lambda eighths: eighths / 8)
@@ -88,3 +88,42 @@ def test_any_span_lets_through_its_burst_and_its_rate(
         for last in range(first, len(passed)):
             total = sum(amount for _, amount in passed[first : last + 1])
             assert total <= burst + rate * (passed[last][0] - passed[first][0])
+
+
+# --- moved to another clock ---
+
+SHIFTS = st.integers(-8 * 10**6, 8 * 10**6).map(lambda eighths: eighths / 8)
+
+
+@given(RATES, BURSTS, st.lists(st.tuples(EIGHTHS, AMOUNTS, st.none() | SHIFTS), max_size=30))
+def test_moved_it_gives_the_same_verdicts(
+    rate: float, burst: float, takes: list[tuple[float, float, float | None]]
+) -> None:
+    """However often, to whatever clock, and with times in any order."""
+    stays, moves, shift = Bucket(rate, burst, 0.0), Bucket(rate, burst, 0.0), 0.0
+    for now, amount, move in takes:
+        if move is not None:
+            moves = Bucket.thaw(moves.freeze(now + shift), rate, burst, now + move)
+            shift = move
+        assert stays.take(amount, now) == moves.take(amount, now + shift)
+
+
+def test_a_move_does_not_fill_it() -> None:
+    """It has what it had, and gains what the time between was worth at the new rate."""
+    bucket = Bucket(1.0, 10.0, 100.0)
+    assert bucket.take(8, 100.0)
+    moved = Bucket.thaw(bucket.freeze(101.0), 2.0, 10.0, 5.0)
+    assert moved.take(4, 5.0)
+    assert not moved.take(0.5, 5.0)
+
+
+def test_a_smaller_bucket_keeps_what_it_holds() -> None:
+    """No more than the burst of now comes at once, and one that had less has that; a larger one is not full at once."""
+    full, low = Bucket(1.0, 50.0, 0.0), Bucket(1.0, 50.0, 0.0)
+    assert low.take(48, 0.0)
+    assert BucketState(50.0, 0.0) == full.freeze(0.0)
+    assert not Bucket.thaw(full.freeze(0.0), 1.0, 10.0, 7.0).take(11, 7.0)
+    assert Bucket.thaw(full.freeze(0.0), 1.0, 10.0, 7.0).take(10, 7.0)
+    for burst in (10.0, 100.0):
+        assert not Bucket.thaw(low.freeze(0.0), 1.0, burst, 7.0).take(3, 7.0)
+        assert Bucket.thaw(low.freeze(0.0), 1.0, burst, 7.0).take(2, 7.0)

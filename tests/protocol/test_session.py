@@ -865,6 +865,53 @@ def test_misuse_is_a_bug() -> None:
         session.receive(b"x")
 
 
+# --- standing still; that nothing changes by it is test_frozen.py ---
+
+
+def test_hindrance() -> None:
+    """It may be frozen while it is open, outside of a fragmented message, and not once the stream has ended."""
+    assert "connecting" == Session(LIMIT).hindrance
+    for peer in both_lanes():
+        session = peer.session
+        seen = [session.hindrance]
+        peer.feed(raw(FIN | TEXT, b"abc")[:7])
+        seen.append(session.hindrance)
+        peer.feed(raw(FIN | TEXT, b"abc")[7:] + raw(TEXT, b"a") + raw(FIN | Opcode.PING, b""))
+        seen.append(session.hindrance)
+        with pytest.raises(AssertionError, match="fragment"):
+            session.freeze()
+        peer.feed(raw(FIN | CONT, b"b"))
+        seen.append(session.hindrance)
+        assert [None, None, "fragment", None] == seen
+        session.receive_eof()
+        assert ("open", "closing") == (session.state, session.hindrance)
+        peer.pump()
+        assert "closed" == session.hindrance
+    session = opened().session
+    session.close()
+    assert "closing" == session.hindrance
+
+
+def test_freeze_and_thaw() -> None:
+    """What nobody has handled goes along, from where the decoder is; the other one begins with an open lane."""
+    for deflate in (False, True):
+        session = opened(deflate=deflate).session
+        session.receive(b"??" + raw(FIN | TEXT, b"a") + raw(FIN | TEXT, b"b") + raw(FIN | TEXT, b"c")[:4], 2)
+        session.give_back(session.next_run(1))
+        state = session.freeze()
+        assert (raw(FIN | TEXT, b"b") + raw(FIN | TEXT, b"c")[:4], ("a",)) == (state.unread, state.behind)
+        assert (type(state.unread), state.windows) == (bytes, (15, 15) if deflate else None)
+        other = Session.thaw(state, LIMIT)
+        assert ("open", True, [], 0) == (other.state, other.lane, other.output, other.control)
+        assert session.window_bits == other.window_bits
+        assert not Session.thaw(state, LIMIT, fast=False).lane
+        assert ["a"] == other.next_run(9)
+        other.receive(raw(FIN | TEXT, b"c")[4:])
+        assert ["b", "c"] == other.next_run(9)
+        # nothing has happened to the one that was frozen
+        assert (["a"], ["b"]) == (session.next_run(9), session.next_run(9))
+
+
 # --- properties ---
 
 cuts = st.lists(st.integers(0, 10_000), max_size=12)

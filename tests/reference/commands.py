@@ -49,7 +49,14 @@ MORE = {
     ),
     "reload": (
         "The canary first, then worker by worker; [reload.md](reload.md) has the whole story. If the new code does "
-        "not start, the old workers keep serving. It returns when the last old worker has left."
+        "not start, the old workers keep serving. Connections move to the new workers; it says how many did, and how "
+        "many were told to reconnect and why. It returns when the last old worker has left."
+    ),
+    "rebalance": (
+        "New connections go to the emptiest workers by themselves; this moves those that are there, until all workers "
+        "have as many, and no client notices. What cannot move stays, and the reason is told: "
+        "[metrics.md](metrics.md#label-values) has them. It is refused while a worker boots or leaves, and with "
+        "`reload_strategy: drain`."
     ),
     "reopen": "For logrotate; USR1 does the same.",
     "status": "One look. `--json` has more, such as bytes and the reason of a worker's last exit.",

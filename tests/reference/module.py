@@ -35,6 +35,20 @@ CALLBACKS = {
         "A callback of this connection raised; behind it the connection is closed with 1011. The worker lives on.",
         "logged",
     ),
+    "on_handover": (
+        (
+            "The connection is about to move to another worker. Return a `dict` of JSON values, or None: what the new "
+            "code is to know beside `connection.data`, which moves by itself."
+        ),
+        "it does not move: the client is told to reconnect (1012)",
+    ),
+    "on_resume": (
+        (
+            "The connection has come from another worker; `state` is what on_handover has returned, or `{}`. "
+            "on_connect is not called again."
+        ),
+        "it does not move: the client is told to reconnect (1012)",
+    ),
     "on_buffer_full": ("What waits for a slow client has reached `websocket.send_buffer`.", "`on_error`, then 1011"),
     "on_buffer_drain": ("All of it has been taken.", "`on_error`, then 1011"),
     "on_bus_gap": (

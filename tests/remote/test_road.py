@@ -25,7 +25,7 @@ from wsworker.errors import PublishError
 from wsworker.remote import road
 from wsworker.remote.road import road_to
 
-HEAD = struct.pack("!BBBBI", 1, 4, 0, 0, 0)
+HEAD = struct.Struct("!BBBBIQ")
 
 
 @pytest.fixture
@@ -36,9 +36,10 @@ def valkey() -> Iterator[Valkey]:
 
 
 class Reader:
-    """Whoever has subscribed to a topic of a Valkey."""
+    """Whoever has subscribed to a topic of a Valkey. numbers: which message of which program has come, in order."""
 
     def __init__(self, server: Valkey, topic: str = "news") -> None:
+        self.numbers: list[tuple[int, int]] = []
         self._client = redis.Redis(port=server.port)
         self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
         self._pubsub.subscribe(f"wsworker:topic:{topic}")
@@ -50,8 +51,10 @@ class Reader:
         while not found or found[-1] != last:
             message = self._pubsub.get_message(timeout=10)
             assert message is not None, found
-            assert message["data"].startswith(HEAD)
-            found.append(message["data"].removeprefix(HEAD))
+            version, number, flags, size, program, count = HEAD.unpack_from(message["data"])
+            assert (1, 4, 0, 0) == (version, number, flags, size)
+            self.numbers.append((program, count))
+            found.append(message["data"][HEAD.size :])
         return found
 
     def close(self) -> None:
@@ -340,3 +343,21 @@ def test_a_wrong_url() -> None:
     with pytest.raises(ValueError, match="it begins with one of redis://"):
         road_to("http://geheim@h")
     assert {} == road._roads
+
+
+def test_each_message_has_a_number_and_each_program_one(valkey: Valkey, reader: Reader, nothing_kept: None) -> None:
+    """So a worker knows one that it meets twice; a child that was forked is another program."""
+    for text in ("a", "b"):
+        publish(url_of(valkey), text)
+    child = os.fork()
+    if not child:
+        publish(url_of(valkey), "c")
+        os._exit(0)
+    assert (child, 0) == os.waitpid(child, 0)
+    publish(url_of(valkey), "d")
+    assert [b"a", b"b", b"c", b"d"] == reader.bodies(b"d")
+    (mine, first), second, (other, of_child), third = reader.numbers
+    assert [(mine, 2), (mine, 3)] == [second, third]
+    assert (1, 1) == (first, of_child)
+    assert 0 not in (mine, other)
+    assert mine != other

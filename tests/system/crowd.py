@@ -122,8 +122,12 @@ class Crowd:
                 count += 1
                 text = f"{number} {count}"
                 answer = await self._ask(client, text)
-                if answer != f"{worker.pid} {text}":
+                pid, _, said = answer.partition(" ")
+                if said != text or not pid.isdigit():
                     self.wrong.append(f"client {number} sent {text!r} to {worker.pid} and was answered {answer!r}")
+                else:
+                    # it may have moved
+                    worker.pid = int(pid)
                 self.echoes += 1
                 # a goodbye ends the pause
                 with contextlib.suppress(TimeoutError):

@@ -243,6 +243,8 @@ def test_chaos(make_daemon: MakeDaemon) -> None:
         workers=WORKERS,
         drain_window="1s",
         graceful_timeout="10s",
+        # so a client knows which worker it was lost with; hand-overs among faults are those of handover/test_stress.py
+        reload_strategy="drain",
         log={"file": "log.txt"},
     ).start()
     master = daemon.master

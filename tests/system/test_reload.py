@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ def on_worker_stop(worker):
 
 @pytest.mark.parametrize("by", ["HUP", "wsworker reload"])
 def test_new_code_under_constant_connects(make_daemon: MakeDaemon, by: str) -> None:
-    """A reload refuses nobody and resets nobody; old clients get 1012; every worker answers with the new code."""
+    """A reload refuses, resets and closes nobody; old clients and new ones are answered by the new code."""
     daemon = make_daemon(WHO, workers=3).start()
     old = daemon.workers
     with ExitStack() as stack:
@@ -65,12 +66,11 @@ def test_new_code_under_constant_connects(make_daemon: MakeDaemon, by: str) -> N
         )
         served = loop.echoed
         eventually(lambda: loop.echoed > served + 50, "clients after the reload")
-        for client in clients:
-            with pytest.raises(ConnectionClosedError) as closed:
-                client.recv(10)
-            assert closed.value.rcvd is not None
-            assert 1012 == closed.value.rcvd.code
+        for client, pid in zip(clients, (pid for pid in daemon.workers for _ in range(3)), strict=True):
+            client.send("code?")
+            assert f"{pid} new code?" == client.recv(10)
     loop.check()
+    assert 0 == loop.told_to_go
     assert ("ok", 2) == (status["last_reload"]["result"], status["generation"])
     assert [2, 2, 2] == [row["generation"] for row in status["workers"]]
     assert 0 == status["totals"]["restarts"]
@@ -175,7 +175,7 @@ def test_another_number_of_workers_is_not_ignored(make_daemon: MakeDaemon) -> No
 
 def test_a_reload_counts_whom_it_asked_to_reconnect(make_daemon: MakeDaemon) -> None:
     """The result names as many connections as got 1012, also those that have come a moment ago."""
-    daemon = make_daemon(HELLO).start()
+    daemon = make_daemon(HELLO, reload_strategy="drain").start()
     with daemon.connect() as client:
         client.send("tom")
         assert "hello tom" == client.recv(10)
@@ -183,6 +183,21 @@ def test_a_reload_counts_whom_it_asked_to_reconnect(make_daemon: MakeDaemon) -> 
         with pytest.raises(ConnectionClosedError):
             client.recv(10)
     assert f"reloaded {daemon.name}: 1 worker, 1 connection asked to reconnect (1012), " in reloaded.out
+
+
+def test_a_reload_counts_who_has_moved(make_daemon: MakeDaemon) -> None:
+    """It names as many as have moved, and how long the longest of them was not served."""
+    daemon = make_daemon(HELLO).start()
+    with daemon.connect() as client:
+        client.send("tom")
+        assert "hello tom" == client.recv(10)
+        reloaded = daemon.cli("reload")
+        client.send("tom")
+        assert "hello tom" == client.recv(10)
+    line = (
+        rf"reloaded {daemon.name}: 1 worker, 1 connection moved, 0 asked to reconnect \(1012\), longest pause \d+ ms, "
+    )
+    assert re.match(line, reloaded.out), reloaded.out
 
 
 def test_the_document_of_a_reload(make_daemon: MakeDaemon) -> None:
@@ -256,8 +271,8 @@ def test_a_stop_during_a_reload(make_daemon: MakeDaemon) -> None:
 
 
 def test_the_old_worker_says_goodbye_in_order(make_daemon: MakeDaemon) -> None:
-    """A reload calls on_worker_reload, then on_close for each connection, on_worker_stop last; a stop only those."""
-    daemon = make_daemon(TELLS_ITS_END).start()
+    """A drain calls on_worker_reload, then on_close for each connection, on_worker_stop last; a stop only those."""
+    daemon = make_daemon(TELLS_ITS_END, reload_strategy="drain").start()
     with daemon.connect() as client:
         client.send("tom")
         client.recv(10)
@@ -275,6 +290,18 @@ def test_the_old_worker_says_goodbye_in_order(make_daemon: MakeDaemon) -> None:
             client.recv(10)
         assert 0 == daemon.wait_exit()
     assert ["close 1001", "stop, 0 connected"] == daemon.out.splitlines()[3:]
+
+
+def test_the_old_worker_hands_over_in_order(make_daemon: MakeDaemon) -> None:
+    """A reload calls on_worker_reload, and on_worker_stop when all have moved; on_close comes where they end."""
+    daemon = make_daemon(TELLS_ITS_END).start()
+    with daemon.connect() as client:
+        client.send("tom")
+        client.recv(10)
+        assert 0 == daemon.cli("reload").code
+        eventually(lambda: "stop" in daemon.out, "the end of the old worker")
+        assert ["reload, 1 connected", "stop, 0 connected"] == daemon.out.splitlines()
+    eventually(lambda: daemon.out.splitlines()[2:] == ["close 1000"], "the end of the connection")
 
 
 def test_reloads_pile_up_nothing(make_daemon: MakeDaemon) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
+import socket
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.worker.conftest import Run
 from tests.worker.service import head
 from wsworker.counters import Counters
 from wsworker.protocol.events import Handshake
@@ -19,6 +22,7 @@ from wsworker.protocol.frames import build, is_message
 from wsworker.protocol.session import Session
 from wsworker.worker import cork as cork_module
 from wsworker.worker.cork import FRAMES_WAITING, TRANSPORT_BYTES, UNJOINED_BYTES, Cork
+from wsworker.worker.parting import Parting
 
 LIMIT = 1000
 KIB = 1024
@@ -181,6 +185,7 @@ class Way:
 def test_small_frames_are_joined_and_large_ones_are_not() -> None:
     """Between large frames the small ones leave together, in order."""
     way = Way(limit=1024 * KIB)
+    way.pipe.drinks = True
     for size in (1, 2, UNJOINED_BYTES, 3, 4, UNJOINED_BYTES, UNJOINED_BYTES, 5):
         way.send(size)
     way.cork.flush()
@@ -238,6 +243,7 @@ def test_nothing_is_written_when_nothing_is_there() -> None:
 def test_messages_and_bytes_are_counted_when_they_are_written(size: int) -> None:
     """Control frames are bytes and no messages, in joined writes and in parted ones; and nothing counts before."""
     way = Way(limit=1024 * KIB)
+    way.pipe.drinks = True
     way.send(size)
     way.ping()
     way.send(size)
@@ -373,8 +379,10 @@ def test_an_episode_from_full_to_empty() -> None:
     assert [] == way.told
     way.pipe.take(1)
     assert (["eased"], False) == (way.told, way.cork.choked)
-    way.pipe.take(LIMIT // 2 - 2)
-    assert 1 == way.cork.buffered
+    # the frame that waited leaves when the first is gone
+    while way.cork.buffered > 1:
+        assert [] == way.told
+        way.pipe.take(1)
     assert [] == way.told
     way.pipe.take(1)
     assert ["emptied"] == way.told
@@ -417,23 +425,42 @@ def test_an_episode_that_ends_in_one_gulp() -> None:
     assert 0 == way.cork.buffered
 
 
-def test_a_limit_above_what_the_transport_gets() -> None:
-    """The transport gets 64 KiB and the rest waits here, and leaves as the transport's buffer does."""
-    limit = 1024 * KIB
-    way = Way(limit)
-    way.send(TRANSPORT_BYTES - 10 - 1)  # with its header one byte below the mark
+def test_a_transport_gets_one_write_at_a_time() -> None:
+    """What the kernel does not take at once is all that the transport has; the next write follows when it is gone."""
+    way = Way(limit=1024 * KIB)
+    way.send(100)
     way.cork.flush()
-    assert not way.pipe.paused
+    assert way.pipe.paused
+    for _ in range(3):
+        way.send(100)
+        way.cork.flush()
+    assert (1, 3) == (len(way.pipe.writes), len(way.cork.frames))
+    way.pipe.take(101)
+    assert (1, 3) == (len(way.pipe.writes), len(way.cork.frames))
+    way.pipe.take(1)
+    assert [102, 306] == [len(data) for data in way.pipe.writes]
+    assert 306 == way.pipe.size == way.cork.buffered
+
+
+@pytest.mark.parametrize("kind", [Pipe, TlsPipe])
+def test_a_limit_above_what_the_transport_gets(kind: type[Pipe]) -> None:
+    """The transport gets one write, with TLS 64 KiB; the rest waits here, and leaves as the transport's buffer does."""
+    limit = 1024 * KIB
+    way = Way(limit, kind())
+    way.send(TRANSPORT_BYTES - 10 - 2)  # with its header two bytes below the mark
+    way.cork.flush()
+    assert way.pipe.half_closes == way.pipe.paused
     for _ in range(2):
         way.send(30 * KIB)
     way.cork.flush()
-    assert (2, 1) == (len(way.pipe.writes), len(way.cork.frames))
+    writes = 1 if way.pipe.half_closes else 2
+    assert (writes, 3 - writes) == (len(way.pipe.writes), len(way.cork.frames))
     assert way.pipe.size < TRANSPORT_BYTES + 30 * KIB + 4
     sent = 3
     while not way.cork.choked:
         way.send(30 * KIB)
         sent += 1
-    assert (2, sent - 2) == (len(way.pipe.writes), len(way.cork.frames))
+    assert (writes, sent - writes) == (len(way.pipe.writes), len(way.cork.frames))
     assert limit <= way.cork.buffered < limit + 31 * KIB
     assert ["choked", "filled"] == way.told
     most = 0
@@ -520,8 +547,10 @@ def test_many_small_frames_choke_before_the_limit(kind: type[Pipe]) -> None:
     way.send(0)
     way.cork.flush()
     assert [] == way.told
-    way.pipe.take(30 * KIB)
-    assert [] == way.told
+    # until all of the first is gone, or with TLS until less than 64 KiB of it are left
+    for _ in range(3 if way.pipe.half_closes else 1):
+        way.pipe.take(30 * KIB)
+        assert [] == way.told
     way.pipe.take(30 * KIB)
     assert (["eased"], False) == (way.told, way.cork.choked)
     way.pipe.take(1024 * KIB)
@@ -745,6 +774,265 @@ def test_drained_in_the_second_half_of_an_episode() -> None:
     asyncio.run(main())
 
 
+# The rest of a connection that moves
+
+
+def leave(way: Way, limit: int = LIMIT) -> Way:
+    """Return the way that is to go on where this one stops, before it has landed."""
+    tail, frames, control = way.cork.take_rest()
+    written = b"".join(way.pipe.writes)
+    assert tail == written[len(written) - way.pipe.size :]
+    assert ([], 0, 0) == (way.cork.frames, way.cork.size, way.session.control)
+    other = Way(limit)
+    other.cork.put_rest(tail, frames, control, way.cork.episode)
+    assert ([], []) == (other.pipe.writes, other.told)
+    assert len(tail) + sum(map(len, frames)) == other.cork.buffered
+    return other
+
+
+def move(way: Way, limit: int = LIMIT) -> Way:
+    """Return the way that goes on where this one stops, on a transport that has nothing yet."""
+    other = leave(way, limit)
+    other.cork.land(other.pipe)
+    return other
+
+
+def test_the_rest_is_the_end_of_the_last_write_and_what_waits() -> None:
+    """The tail was counted where it was begun; the frames are, where they are written."""
+    way = Way()
+    way.put(build(b"abc"))
+    way.ping()
+    way.cork.flush()
+    way.pipe.take(4)
+    way.put(build(b"def"))
+    way.ping()
+    assert (1, 11) == (way.cork.messages_out, way.cork.bytes_out)
+    assert (b"c\x89\x041234", [b"\x82\x03def", b"\x89\x041234"], 1) == way.cork.take_rest()
+    assert ((1, 11), []) == ((way.counters.messages_out, way.counters.bytes_out), way.cork.frames)
+    assert (0, 0, False) == (way.cork.size, way.session.control, way.cork.finished)
+    other = Way()
+    assert (b"", [], 0) == other.cork.take_rest()
+    other.cork.put_rest(b"c\x89\x041234", (b"\x82\x03def", b"\x89\x041234"), 1, False)
+    other.put(build(b"ghi"))
+    other.cork.flush()
+    assert ([], 7 + 11 + 5) == (other.pipe.writes, other.cork.buffered)
+    other.cork.land(other.pipe)
+    assert ([b"c\x89\x041234"], (0, 0)) == (other.pipe.writes, (other.cork.messages_out, other.cork.bytes_out))
+    other.pipe.take(7)
+    assert b"\x82\x03def\x89\x041234\x82\x03ghi" == other.pipe.writes[1]
+    assert (2, 16, 0) == (other.counters.messages_out, other.counters.bytes_out, other.session.control)
+
+
+def test_what_the_kernel_has_taken_is_no_rest() -> None:
+    """When all was taken, also of a transport that once had enough, only frames are left; and no write is kept."""
+    way = Way()
+    way.send(10)
+    way.cork.flush()
+    way.pipe.take(12)
+    assert not way.pipe.paused
+    way.pipe.drinks = True
+    way.send(10)
+    way.cork.flush()
+    assert b"" == way.cork._begun
+    way.send(1)
+    assert (b"", [b"\x82\x01\0"], 0) == way.cork.take_rest()
+
+
+def test_a_tail_is_never_dropped() -> None:
+    """In limbo and after it, the oldest message that gives way is one of which nothing was written."""
+    way = Way()
+    way.cork.put_rest(bytes(600), [build(bytes(298)) for _ in range(2)], 0, True)
+    assert (False, 1) == (way.cork.has_room(), way.cork.drop_oldest())
+    assert way.cork.has_room()
+    assert (1, 600) == (way.cork.drop_all(), way.cork.buffered)
+    way.cork.land(way.pipe)
+    assert [bytes(600)] == way.pipe.writes
+    assert (0, 600) == (way.cork.drop_all(), way.cork.buffered)
+
+
+@pytest.mark.parametrize(
+    ("taken", "before", "at_once", "later"),
+    [
+        (0, ["choked", "filled"], ["choked"], ["eased", "emptied"]),
+        (699, ["choked", "filled"], ["choked"], ["eased", "emptied"]),
+        (701, ["choked", "filled", "eased"], [], ["emptied"]),
+        (LIMIT, ["choked", "filled", "eased"], [], ["emptied"]),
+    ],
+)
+def test_an_episode_goes_on_in_the_other_cork(
+    taken: int, before: list[str], at_once: list[str], later: list[str]
+) -> None:
+    """Where half or more is left the client is choked there too; whoever sees the end of the episode tells it."""
+    way = Way()
+    way.fit(LIMIT)
+    way.fit(200)
+    way.pipe.take(taken)
+    assert before == way.told
+    other = move(way)
+    assert (1200 - taken, at_once) == (other.cork.buffered, other.told)
+    while other.cork.buffered:
+        other.pipe.take(100)
+    assert later == other.told
+    other.fit(LIMIT)
+    assert ["choked", "filled"] == other.told
+
+
+def test_an_episode_that_is_over_when_it_lands() -> None:
+    """If the kernel takes all at once, the episode's end is told at once, and no choking before."""
+    way = Way()
+    way.pipe.drinks = True
+    way.cork.put_rest(bytes(900), [build(bytes(900))], 0, True)
+    way.cork.land(way.pipe)
+    assert (["emptied"], 0) == (way.told, way.cork.buffered)
+
+
+def test_a_limit_that_is_smaller_where_it_lands() -> None:
+    """An episode begins in the other process if its limit is reached by what came, and not before it has landed."""
+    way = Way()
+    way.fit(600)
+    way.cork.flush()
+    way.fit(100)
+    other = move(way, limit=700)
+    assert ["choked", "filled"] == other.told
+    other.pipe.take(350)
+    assert [] == other.told
+    other.pipe.take(1)
+    assert ["eased"] == other.told
+
+
+def test_many_small_frames_choke_where_they_land() -> None:
+    """Also without an episode whoever has too many frames waiting is not read from."""
+    way = Way(limit=1024 * KIB)
+    way.send(100)
+    way.cork.flush()
+    for _ in range(FRAMES_WAITING + 1):
+        way.put(build(b""))
+    way.cork.flush()
+    assert ["choked"] == way.told
+    other = move(way, limit=1024 * KIB)
+    assert ["choked"] == other.told
+    other.pipe.take(102)
+    assert ["eased"] == other.told
+
+
+def test_a_cork_takes_its_rest_back() -> None:
+    """Whoever was choked before it left in vain is eased when it is below half, and drain() still waits till then."""
+
+    async def main() -> None:
+        way = Way()
+        way.fit(LIMIT)
+        waiter: Any = way.cork.drained()
+        rest = way.cork.take_rest()
+        way.cork.lose(Pipe())
+        way.cork.put_rest(*rest, True)
+        way.pipe = Pipe()
+        way.pipe.cork = way.cork
+        way.cork.land(way.pipe)
+        assert (["choked", "filled"], False) == (way.told, waiter.done())
+        way.pipe.take(501)
+        assert (["eased"], True) == (way.told, waiter.done())
+        way.pipe.take(499)
+        assert ["emptied"] == way.told
+
+    asyncio.run(main())
+
+
+class Line(asyncio.Protocol):
+    """One connection on a real transport, as the layers above have it."""
+
+    def __init__(self, cork: Cork) -> None:
+        self.cork = cork
+
+    def pause_writing(self) -> None:
+        self.cork.pause()
+
+    def resume_writing(self) -> None:
+        self.cork.resume()
+
+
+def test_a_client_that_reads_slowly_while_its_connection_moves_again_and_again(run: Run) -> None:
+    """On real transports: it gets every byte once, in order, wherever the cut; and all is counted once."""
+
+    async def main() -> None:
+        loop, chance = asyncio.get_running_loop(), random.Random(1)
+        client, server = socket.socketpair()
+        client.setblocking(False)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * KIB)
+        way, got, sent, messages, counted, tails = Way(1 << 40), bytearray(), bytearray(), 0, 0, 0
+        transport = await landed(way, server, b"", [], 0)
+        try:
+            for _ in range(100):
+                for _ in range(chance.randrange(10)):
+                    frame = build(str(messages).encode() * chance.choice([1, 10, 1000, 10_000]))
+                    way.put(frame)
+                    sent += frame
+                    messages += 1
+                way.cork.flush()
+                got += swallow(client, chance.choice([0, 0, 1000, 50_000]))
+                if chance.random() < 0.5:
+                    await asyncio.sleep(0)
+                kept = transport.get_extra_info("socket").dup()
+                tail, frames, control = way.cork.take_rest()
+                parting = Parting(transport)
+                got += swallow(client, chance.choice([0, 1000, 100_000]))
+                slipped = await asyncio.wait_for(parting.slipped, 10.0)
+                tails += bool(tail)
+                counted += way.counters.messages_out
+                kept.setblocking(False)
+                way = Way(1 << 40)
+                transport = await landed(way, kept, tail[slipped:], frames, control)
+            assert tails > 20
+            deadline = loop.time() + 30
+            while way.cork.buffered or len(got) < len(sent):
+                assert loop.time() < deadline
+                got += swallow(client, 1 << 20)
+                await asyncio.sleep(0)
+            assert sent == got
+            assert messages == counted + way.counters.messages_out
+        finally:
+            # uvloop waits for it for ever otherwise, if this fails
+            transport.abort()
+            client.close()
+            await asyncio.sleep(0)
+
+    run(main())
+
+
+async def landed(way: Way, sock: socket.socket, tail: bytes, frames: list[bytes], control: int) -> asyncio.Transport:
+    """Have a way go on with a rest on a real transport, and return that."""
+    way.cork.put_rest(tail, frames, control, False)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_accepted_socket(lambda: Line(way.cork), sock)
+    way.cork.land(transport)
+    return transport
+
+
+def swallow(client: socket.socket, most: int) -> bytes:
+    """Return what a client reads now, at most so much."""
+    try:
+        return client.recv(most) if most else b""
+    except BlockingIOError:
+        return b""
+
+
+def test_what_may_not_be_asked_of_a_rest() -> None:
+    """There is none of TLS, none behind a half-close; none is put behind anything, or where all is forgotten."""
+    with pytest.raises(AssertionError, match="TLS"):
+        Way(pipe=TlsPipe()).cork.take_rest()
+    way = Way()
+    way.cork.finish()
+    with pytest.raises(AssertionError, match="half-close"):
+        way.cork.take_rest()
+    way = Way()
+    way.send(1)
+    with pytest.raises(AssertionError, match="first"):
+        way.cork.put_rest(b"", [], 0, False)
+    way = Way()
+    way.pipe.abort()
+    with pytest.raises(AssertionError, match="forgotten"):
+        way.cork.put_rest(b"", [], 0, False)
+
+
 # All of it together
 
 Step = tuple[str, int]
@@ -754,6 +1042,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("ping"), st.just(0)),
     st.tuples(st.just("take"), st.sampled_from([1, 2, 100, 499, 500, 1000, 30_000])),
     st.tuples(st.sampled_from(["flush", "look", "drop_oldest", "drop_all"]), st.just(0)),
+    st.tuples(st.just("move"), st.sampled_from([0, 3])),
 )
 
 
@@ -762,7 +1051,10 @@ class Model:
 
     def __init__(self, kind: type[Pipe], limit: int) -> None:
         self.way = Way(limit, kind())
+        self.limit = limit
         self.accepted: list[bytes] = []
+        self.taken = b""  # by the kernel, before it moved
+        self.counted = (0, 0)  # messages and bytes, likewise
         self.number = 0
 
     def step(self, what: str, size: int) -> None:
@@ -783,6 +1075,9 @@ class Model:
             assert way.cork.buffered == self.truth
         elif what == "flush":
             way.cork.flush()
+        elif what == "move":
+            if way.pipe.half_closes:
+                self.move(size)
         else:
             self.drop(way.cork.drop_oldest if what == "drop_oldest" else way.cork.drop_all)
 
@@ -793,6 +1088,20 @@ class Model:
         frame = build((str(self.number).encode() * (size + 1))[:size])
         self.accepted.append(frame)
         self.way.put(frame)
+
+    def move(self, sent: int) -> None:
+        """Move to another cork; sent: messages that are sent before it has landed."""
+        old = self.way
+        written, left = b"".join(old.pipe.writes), old.pipe.size
+        self.taken += written[: len(written) - left]
+        self.counted = self.counted[0] + old.counters.messages_out, self.counted[1] + old.counters.bytes_out
+        self.way = new = leave(old, self.limit)
+        # the client of another process is not choked until it is told there
+        new.edges.told = old.edges.told + ["eased"] * old.cork.choked
+        for _ in range(sent):
+            self.send(40)
+        assert [] == new.pipe.writes
+        new.cork.land(new.pipe)
 
     def drop(self, act: Callable[[], int]) -> None:
         done = len(self.accepted) - len(self.way.cork.frames)
@@ -811,11 +1120,12 @@ class Model:
 
     def check(self) -> None:
         way, cork = self.way, self.way.cork
-        written = b"".join(way.pipe.writes)
+        written = self.taken + b"".join(way.pipe.writes)
         assert b"".join(self.accepted) == written + b"".join(cork.frames)
         assert self.truth <= cork.size
         out = [*map(is_message, self.accepted)].count(True) - [*map(is_message, cork.frames)].count(True)
-        assert (out, len(written)) == (way.counters.messages_out, way.counters.bytes_out)
+        messages, size = self.counted
+        assert (out, len(written)) == (messages + way.counters.messages_out, size + way.counters.bytes_out)
         assert [*map(is_message, cork.frames)].count(False) == way.session.control
         # whoever is choked will be told: only a transport that is paused speaks up
         assert way.pipe.paused or not cork.choked

@@ -31,6 +31,9 @@ class Client:
         self.caller = Caller(app, self.stalls, self.counters, log)
         self.delivery = Delivery(self, self.caller, asyncio.get_running_loop())
 
+    def _not_resumed(self) -> None:
+        self.calls.append("not resumed")
+
     def _turn_over(self) -> None:
         self.calls.append("turn over")
 
@@ -613,5 +616,61 @@ def test_the_time_of_callbacks_is_counted(monkeypatch: Any) -> None:
         await until(lambda: not client.delivery.busy)
         assert (1, 3.0) == (sum(counters.async_calls.counts), counters.async_calls.seconds)
         assert 6 == sum(counters.sync_calls.counts)
+
+    asyncio.run(main())
+
+
+# A connection that moves
+
+
+def test_messages_in_line_can_be_taken_elsewhere() -> None:
+    """While it rests; a callback that runs is waited for, and other callbacks that wait do not move."""
+    gate = asyncio.Event()
+
+    async def on_message(client: Client, data: str) -> None:
+        await gate.wait()
+        client.calls.append(data)
+
+    async def main() -> None:
+        app = make_app(on_message=on_message, on_close=on_message)
+        client = Client(app)
+        delivery = client.delivery
+        assert (True, True, []) == (delivery.only_messages_wait, delivery.rests, delivery.take_waiting())
+        delivery.deliver(["1", "2", "3"], client)
+        await until(lambda: delivery.waiting == 2)
+        delivery.hold()
+        assert (True, False) == (delivery.only_messages_wait, delivery.rests)
+        gate.set()
+        await until(lambda: delivery.rests)
+        assert ["2", "3"] == delivery.take_waiting()
+        assert (0, False) == (delivery.waiting, delivery.busy)
+        delivery.call(app.on_close, "closed")
+        assert (False, False) == (delivery.only_messages_wait, delivery.rests)
+        delivery.release()
+        await until(lambda: not delivery.busy)
+        assert ["1", "closed"] == [call for call in client.calls if call in ("1", "2", "3", "closed")]
+
+    asyncio.run(main())
+
+
+def test_on_resume_that_raises_is_no_error_of_the_app() -> None:
+    """It is reported, what waits is dropped, on_error is not asked, and the client is told to come again."""
+    asked: list[str] = []
+
+    async def on_resume(client: Client, state: object) -> None:
+        raise ValueError(state)
+
+    async def main() -> None:
+        app = make_app(
+            on_resume=on_resume,
+            on_message=lambda client, data: asked.append("message"),
+            on_error=lambda client, error: asked.append("error"),
+        )
+        client = Client(app)
+        client.delivery.call(app.on_resume, {})
+        client.delivery.deliver(["1"], client)
+        await until(lambda: not client.delivery.busy)
+        assert "not resumed" in client.calls
+        assert ([], 1) == (asked, client.counters.raised["on_resume"])
 
     asyncio.run(main())

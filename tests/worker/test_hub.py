@@ -14,7 +14,9 @@ from websockets.frames import Opcode
 
 from tests.worker.clock import Wire, arrive, on_the_clock, passes, stands_still, turns
 from tests.worker.conftest import Run
-from tests.worker.service import closing, connect, head, make_app, make_hub, serving, text, until
+from tests.worker.service import closing, connect, head, make_app, make_arrival, make_hub, serving, text, until
+from wsworker.protocol.request import Address
+from wsworker.sections import LogConfig
 from wsworker.worker import hub as hub_module
 from wsworker.worker import link as link_module
 from wsworker.worker.connection import Connection
@@ -738,5 +740,69 @@ def test_a_user_is_a_str_or_none() -> None:
         with pytest.raises(TypeError):
             connection.user = 7  # type: ignore[assignment]
         assert ("ann", (connection,)) == (connection.user, hub.users.of("ann"))
+
+    on_the_clock(main)
+
+
+# Connections from other workers
+
+
+def _known(hub: Hub, number: int, user: str | None = None) -> Connection:
+    """Return a connection as one that comes from another worker is before the hub knows it."""
+    connection = Connection(hub, make_arrival())
+    connection.id, connection.remote = f"other.boot.{number}", Address("192.0.2.1", 1)
+    connection._user, connection._topics, connection._stage = user, {"news"}, "open"
+    return connection
+
+
+def test_who_comes_from_another_worker_is_known() -> None:
+    """It is shown, has its topics and its user, and a place; what has no place leaves no trace."""
+
+    async def main() -> None:
+        changes: list[None] = []
+        hub = make_hub(make_app(), lambda: changes.append(None), worker_connections=2, max_per_user=1)
+        ann = _known(hub, 1, "ann")
+        assert hub.resumed(ann)
+        assert (1, False, {ann.id: ann}) == (len(changes), hub.empty.is_set(), dict(hub.worker.connections))
+        assert ((ann,), 1) == (hub.users.of("ann"), hub.worker.count("news"))
+        # as many as this user may have, and as many as there are places
+        assert not hub.resumed(_known(hub, 2, "ann"))
+        assert hub.resumed(_known(hub, 3))
+        assert not hub.resumed(_known(hub, 4, "bob"))
+        assert ((), 2, 2) == (hub.users.of("bob"), hub.worker.count("news"), len(hub.worker.connections))
+        assert hub.full
+
+    on_the_clock(main)
+
+
+def test_places_are_kept_for_those_who_are_expected() -> None:
+    """It is full for new clients before they have come, and not for them."""
+
+    async def main() -> None:
+        hub = make_hub(make_app(), worker_connections=2)
+        hub.expected = 2
+        assert hub.full
+        for number in range(2):
+            assert hub.resumed(_known(hub, number))
+            hub.expected -= 1
+        assert hub.full
+        assert not hub.resumed(_known(hub, 2))
+
+    on_the_clock(main)
+
+
+def test_data_is_checked_while_code_is_written() -> None:
+    """With log.level debug a value that cannot travel is refused where it is set; else at the hand-over."""
+
+    async def main() -> None:
+        for log in (LogConfig(level="debug"), LogConfig(level="info")):
+            connection, _ = arrive(make_hub(make_app(), log=log), head())
+            if log.level == "debug":
+                with pytest.raises(TypeError, match=r'connection.data\["since"\]'):
+                    connection.data["since"] = object()
+            else:
+                connection.data["since"] = object()
+            connection.terminate()
+            await turns()
 
     on_the_clock(main)

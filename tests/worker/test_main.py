@@ -16,8 +16,21 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.bus.mesh.harbor import NODE, RIGHT, SECRET, Harbor, Stranger
+from tests.worker.moving import make_pair
 from tests.worker.service import DEADLINE_SECONDS, closing, head, text
-from tests.worker.ward import ECHO, EVERYTHING, HOARDS, WORKER, Start, beside_bytes, listening, queue, socket_of, until
+from tests.worker.ward import (
+    ECHO,
+    EVERYTHING,
+    HOARDS,
+    WORKER,
+    Start,
+    Ward,
+    beside_bytes,
+    listening,
+    queue,
+    socket_of,
+    until,
+)
 from wsworker.bus import records
 from wsworker.bus.mesh import gate
 from wsworker.bus.mesh.berth import Berth
@@ -681,7 +694,7 @@ def test_on_close_comes_before_the_end_of_the_worker(start: Start, monkeypatch: 
 
 
 def test_a_quick_stop_interrupts_the_reload_callback(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it might still take, the clients have their goodbye at once."""
+    """However long it might still take, the clients have their goodbye at once, which is that of a stop."""
     monkeypatch.setattr(drain, "QUICK_SECONDS", 0.05)
     wait = "async def on_worker_reload(worker):\n    note('reload')\n    await asyncio.Event().wait()\n"
     ward = start(wait + ECHO, graceful_timeout=600.0)
@@ -690,7 +703,7 @@ def test_a_quick_stop_interrupts_the_reload_callback(start: Start, monkeypatch: 
     ward.leave("reload")
     until(lambda: "reload" in ward.journal())
     ward.leave("quick")
-    assert 1012 == client.close_code()
+    assert 1001 == client.close_code()
     assert (0, None) == ward.exit()
     assert "was in the way of a quick stop and was cancelled" in ward.stderr()
 
@@ -702,7 +715,7 @@ def test_an_order_to_be_quick_is_never_lost(start: Start, monkeypatch: pytest.Mo
     ward.go()
     client = ward.open()
     ward.tell(Order("drain", "reload"), Order("drain", "quick"))
-    assert 1012 == client.close_code()
+    assert 1001 == client.close_code()
     assert (0, None) == ward.exit()
 
 
@@ -853,6 +866,102 @@ def test_tasks_of_the_user_are_cancelled(start: Start) -> None:
     ward.leave("stop")
     assert (0, None) == ward.exit()
     assert ["stop False", "cleaned up"] == ward.journal()
+
+
+# The hand-over
+
+HEIR = """\
+def on_resume(connection, state):
+    note("resume", connection.id, state)
+
+def on_message(connection, data):
+    connection.send("new " + data)
+"""
+
+
+def hand(order: Order, to: Ward, *ends: socket.socket) -> None:
+    """Give an order with ends of pairs, which are its own from then on."""
+    socket.send_fds(to.channel, [encode(order)], [end.fileno() for end in ends])
+    for end in ends:
+        end.close()
+
+
+def test_connections_move_at_a_reload(start: Start) -> None:
+    """Take, then drain with the other end: it reports how it went and ends; its client is answered by the new code."""
+    old, new = start(EVERYTHING), start(HEIR)
+    old.go()
+    client = old.open(text("x"))
+    assert (Opcode.TEXT, b"x") == client.receive()
+    new.ready()
+    ours, theirs = make_pair()
+    hand(Order("take", fds=1, shares=(1,)), new, theirs)
+    hand(Order("drain", "reload", fds=1, shares=(1,)), old, ours)
+    report = old.report()
+    assert ("moved", 1, {}, 0) == (report.name, report.total, report.left, report.waits)
+    assert 0 < report.pause < 10
+    client.send(text("y"))
+    assert (Opcode.TEXT, b"new y") == client.receive()
+    assert (0, None) == old.exit()
+    assert ["reload 1", "stop 0"] == old.journal()[-2:]
+    assert ["resume node.7.1 {}"] == new.journal()
+    assert "1 moved, longest pause" in old.stderr()
+    # and on it goes, with an end of its own
+    new.leave("stop")
+    assert 1001 == client.close_code()
+    client.answer(1001)
+    assert (0, None) == new.exit()
+
+
+def test_some_connections_are_given_away(start: Start) -> None:
+    """So many go to the other one, and the worker serves on; who leaves takes and gives nothing."""
+    old, new = start(ECHO), start(HEIR)
+    old.go()
+    clients = [old.open() for _ in range(3)]
+    until(lambda: old.reading().connections == 3)
+    new.ready()
+    ours, theirs = make_pair()
+    hand(Order("take", fds=1, shares=(2,)), new, theirs)
+    hand(Order("give", fds=1, shares=(2,)), old, ours)
+    report = old.report()
+    assert ("moved", 2, {}) == (report.name, report.total, report.left)
+    found = []
+    for client in clients:
+        client.send(text("x"))
+        found.append(client.receive()[1])
+    assert [b"new x", b"new x", b"x"] == sorted(found)
+    old.leave("stop")
+    for name in ("take", "give"):
+        mine, its = make_pair()
+        with mine:
+            mine.settimeout(DEADLINE_SECONDS)
+            hand(Order(name, fds=1, shares=(1,)), old, its)
+            assert b"" == mine.recv(1)
+
+
+def test_the_one_that_takes_dies(start: Start) -> None:
+    """Its client is served on by the old one, which tells that it waits; with the next one it moves."""
+    old, first, second = start(ECHO), start(HEIR), start(HEIR)
+    old.go()
+    client = old.open()
+    until(lambda: old.reading().connections == 1)
+    first.ready()
+    first.signal(signal.SIGKILL)
+    first.exit()
+    ours, theirs = make_pair()
+    theirs.close()
+    hand(Order("drain", "replace", fds=1, shares=(1,)), old, ours)
+    report = old.report()
+    assert (0, 1) == (report.total, report.waits)
+    client.send(text("x"))
+    assert b"x" == client.receive()[1]
+    second.ready()
+    ours, theirs = make_pair()
+    hand(Order("take", fds=1, shares=(1,)), second, theirs)
+    hand(Order("drain", "replace", fds=1, shares=(1,)), old, ours)
+    assert (1, 0) == ((report := old.report()).total, report.waits)
+    assert (0, None) == old.exit()
+    client.send(text("x"))
+    assert b"new x" == client.receive()[1]
 
 
 # The loop

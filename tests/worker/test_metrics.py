@@ -25,6 +25,7 @@ from wsworker.counters import (
     CLOSE_CODES,
     PLAIN_NAMES,
     REJECTIONS,
+    UNMOVED,
     Adapter,
     Counters,
 )
@@ -34,6 +35,7 @@ from wsworker.worker.metrics import (
     BY_ADAPTER,
     BY_LABEL,
     COUNTED,
+    DIRECTIONS,
     ELSEWHERE,
     REASONS,
     RESULTS,
@@ -64,6 +66,7 @@ def notice(*rows: dict[str, Any], slots: int = 2, broker: str | None = None, **m
         "uptime": 100.0,
         "workers_configured": 2,
         "workers_ready": 2,
+        "handover": {"moved": 5, "drained": {"tls": 1}, "longest_pause": 0.5, "last_pause": 0.125},
         "bus": {"url": broker, "connected": None, "lag": None},
         "workers": list(rows),
     }
@@ -225,6 +228,7 @@ def test_what_the_master_says() -> None:
     assert 500 == value(metrics, "worker_connections_limit")
     assert 0.25 == value(metrics, "status_age_seconds")
     assert 1000 == value(metrics, "start_time_seconds")
+    assert 0.125 == value(metrics, "handover_pause_seconds")
 
 
 def test_counters_have_every_label_from_the_start() -> None:
@@ -234,6 +238,8 @@ def test_counters_have_every_label_from_the_start() -> None:
         "connections_closed": ("code", CLOSE_CODES),
         "handshakes_rejected": ("reason", REJECTIONS),
         "callback_errors": ("callback", CALLBACKS),
+        "connections_unmoved": ("reason", UNMOVED),
+        "connections_moved": ("direction", ("in", "out")),
     }
     for name, (label, words) in labels.items():
         assert [0] * len(words) == [value(metrics, f"{name}_total", slot="2", **{label: word}) for word in words]
@@ -246,8 +252,18 @@ def test_each_counter_is_shown_under_its_own_name() -> None:
         setattr(counters, name, 9)
         table.claim(1, 1).write(1, 0, 0, False, counters)
         assert 9 == value(shown(table, notice(row(1, 1), slots=1)), f"{metric}_total", slot="1")
-    assert {*COUNTED} | ELSEWHERE == {*PLAIN_NAMES}
-    assert 3 == len(BY_LABEL)
+    for name, direction in DIRECTIONS.items():
+        table, counters = Table(1), Counters()
+        setattr(counters, name, 9)
+        table.claim(1, 1).write(1, 0, 0, False, counters)
+        moved = shown(table, notice(row(1, 1), slots=1))
+        other = "out" if direction == "in" else "in"
+        assert (9, 0) == (
+            value(moved, "connections_moved_total", slot="1", direction=direction),
+            value(moved, "connections_moved_total", slot="1", direction=other),
+        )
+    assert {*COUNTED} | {*DIRECTIONS} | ELSEWHERE == {*PLAIN_NAMES}
+    assert 4 == len(BY_LABEL)
 
 
 def test_histograms_add_up() -> None:

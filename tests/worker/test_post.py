@@ -14,12 +14,14 @@ from tests.bus.contract import Sink
 from tests.worker.clock import Wire, arrive, on_the_clock, passes, state, turns
 from tests.worker.service import head, make_app, make_hub
 from wsworker.bus.bus import Loopback
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.ledger import Log, Marks
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 from wsworker.worker.app import App
 from wsworker.worker.connection import Connection
 from wsworker.worker.hub import Hub
 
-ROOM = Key("topic", "room")
+ROOM, ANN = Key("topic", "room"), Key("user", "ann")
+FAR = Origin("node", 2)
 TEXT, BINARY, CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE
 
 
@@ -29,7 +31,7 @@ class Here:
     def __init__(self, app: App, **settings: Any) -> None:
         self.hub: Hub = make_hub(app, **settings)
         self.circle: list[Loopback] = []
-        self.elsewhere = Loopback(self.circle)
+        self.elsewhere = Loopback(self.circle, FAR)
         self.sink = Sink()
         self.clients: list[Connection] = []
         self.wires: list[Wire] = []
@@ -78,7 +80,8 @@ def test_subscribers_get_what_is_published() -> None:
         assert 1 == two.buffered // 5
         await turns()
         assert [[(BINARY, b"\xff")], [(TEXT, "é".encode()), (BINARY, b"\xff")], []] == here.sent()
-        assert [Envelope(ROOM, "é".encode()), Envelope(ROOM, b"\xff", binary=True)] == here.sink.envelopes
+        expected = [Envelope(ROOM, "é".encode(), number=1), Envelope(ROOM, b"\xff", binary=True, number=2)]
+        assert expected == here.sink.envelopes
         assert 3 == here.hub.counters.bus_published
         two.unsubscribe("room")
         two.unsubscribe("room")
@@ -516,5 +519,164 @@ def test_what_a_program_outside_publishes() -> None:
         await turns()
         assert [[(TEXT, b"text"), (BINARY, b"\xff")]] == here.sent()
         assert [b"text", b"\xff"] == here.sink.bodies
+
+    on_the_clock(main)
+
+
+# A hand-over
+
+
+def marks(*highest: tuple[Key, int]) -> Marks:
+    """Return marks of the other worker."""
+    made = Marks()
+    made.apply({(FAR, key): number for key, number in highest})
+    return made
+
+
+def test_what_is_held_comes_here() -> None:
+    """Though nobody wants it; each hand-over holds for itself, and what is wanted all the same stays."""
+
+    async def main() -> None:
+        here = Here(make_app())
+        await here.start(2)
+        one, two = here.clients
+        post = here.hub.post
+        adapter = here.circle[0]
+        log = Log(10**6)
+        log.cover([ROOM, ANN])
+        post.exchange.note(log)
+        one.subscribe("room")
+        post.hold([ROOM, ANN, EVERYBODY])
+        post.hold([ANN])
+        two.user = "ann"
+        assert {ROOM, ANN} == adapter._keys
+        one.unsubscribe("room")
+        two.user = None
+        await passes(1)
+        assert {ROOM, ANN} == adapter._keys
+        post.exchange.missed("mesh", frozenset([ROOM, Key("topic", "other")]), 1)
+        sent = [Envelope(ROOM, b"1", number=1), Envelope(ANN, b"2", number=2), Envelope(EVERYBODY, b"3", number=3)]
+        here.publish_elsewhere(*sent)
+        await turns()
+        assert [[(TEXT, b"3")], [(TEXT, b"3")]] == here.sent()
+        assert [(FAR, envelope) for envelope in sent] == log.missed(Marks(), [ROOM, ANN, EVERYBODY])
+        two.subscribe("room")
+        post.release([ROOM, ANN, EVERYBODY])
+        await passes(1)
+        assert {ROOM, ANN} == adapter._keys
+        post.release([ANN])
+        await passes(1)
+        assert {ROOM} == adapter._keys
+        two.unsubscribe("room")
+        await passes(1)
+        assert set() == adapter._keys
+        assert 1 == here.hub.counters.bus_gaps["mesh"]
+
+    on_the_clock(main)
+
+
+def test_a_shadow() -> None:
+    """What another worker has delivered to a connection is left out for it alone, of each kind of key, and closes."""
+
+    async def main() -> None:
+        here = Here(make_app())
+        await here.start(2)
+        one, two = here.clients
+        post = here.hub.post
+        for connection in (one, two):
+            connection.subscribe("room")
+        one.user, two.user = "ann", "bob"
+        post.shadow(one, marks((ROOM, 5), (EVERYBODY, 6), (ANN, 8)))
+        here.publish_elsewhere(
+            Envelope(ROOM, b"5", number=5),
+            Envelope(EVERYBODY, b"6", number=6),
+            Envelope(ANN, b"7", number=7),
+            Envelope(ANN, b"\x0f\xa0", closes=True, number=8),
+            Envelope(EVERYBODY, b"9", number=9),
+            Envelope(ROOM, b"10", number=10),
+            Envelope(ANN, b"11", number=11),
+        )
+        await turns()
+        first, second = [[payload for _, payload in frames] for frames in here.sent()]
+        assert [b"9", b"10", b"11"] == first
+        assert [b"5", b"6", b"9", b"10"] == second
+        # what this worker publishes no other has delivered
+        here.hub.worker.publish("room", "own")
+        post.unshadow(one)
+        post.unshadow(two)
+        here.publish_elsewhere(Envelope(ROOM, b"5", number=5))
+        await turns()
+        assert [[(TEXT, b"own"), (TEXT, b"5")]] * 2 == here.sent()
+
+    on_the_clock(main)
+
+
+def test_a_replay() -> None:
+    """To one connection; not what its shadow has, nothing if it is not open, and what is malformed is left out."""
+
+    async def main() -> None:
+        here = Here(make_app())
+        await here.start(2)
+        one, two = here.clients
+        post = here.hub.post
+        one.user = two.user = "ann"
+        post.shadow(one, marks((ROOM, 5)))
+        for envelope in (
+            Envelope(ROOM, b"old", number=5),
+            Envelope(ROOM, b"text", number=6),
+            Envelope(ROOM, b"\xff", number=7),
+            Envelope(ROOM, b"\xff", binary=True, number=8),
+            Envelope(ANN, b"\x03", closes=True, number=9),
+            Envelope(ANN, b"\x0f\xa1bye", closes=True, number=10),
+            Envelope(ROOM, b"late", number=11),
+        ):
+            post.replay(one, FAR, envelope)
+        await turns()
+        assert [[(TEXT, b"text"), (BINARY, b"\xff"), (CLOSE, b"\x0f\xa1bye")], []] == here.sent()
+        assert ("closing", "open") == (state(one), state(two))
+
+    on_the_clock(main)
+
+
+def test_nothing_is_lost_or_doubled_in_a_move() -> None:
+    """The pieces together: one connection leaves with its marks, and is here what it was there."""
+
+    async def main() -> None:
+        here = Here(make_app())
+        await here.start(2)
+        one, two = here.clients
+        post = here.hub.post
+        log = Log(10**6)
+        post.exchange.origin = Origin("node", 1)
+        post.hold([ROOM])
+        assert await post.exchange.settle(5)
+        log.cover([ROOM])
+        post.exchange.note(log)
+        here.publish_elsewhere(*(Envelope(ROOM, b"%d" % number, number=number) for number in (1, 2, 3)))
+        await turns()
+        here.hub.worker.publish("room", "own 1")
+        # the other worker has had two of three, and nothing of ours yet
+        its = marks((ROOM, 2))
+        one.subscribe("room")
+        for publisher, envelope in log.missed(its, [ROOM, EVERYBODY]):
+            post.replay(one, publisher, envelope)
+        # this one was quicker there
+        its = marks((ROOM, 5))
+        its.apply({(Origin("node", 1), ROOM): 1})
+        two.subscribe("room")
+        for publisher, envelope in log.missed(its, [ROOM, EVERYBODY]):
+            post.replay(two, publisher, envelope)
+        post.shadow(two, its)
+        here.publish_elsewhere(*(Envelope(ROOM, b"%d" % number, number=number) for number in (4, 5, 6)))
+        await turns()
+        here.hub.worker.publish("room", "own 2")
+        assert await post.exchange.settle(5)
+        post.unshadow(two)
+        post.exchange.unnote(log)
+        post.release([ROOM])
+        await turns()
+        first, second = [[payload for _, payload in frames] for frames in here.sent()]
+        assert [b"3", b"own 1", b"4", b"5", b"6", b"own 2"] == first
+        assert [b"6", b"own 2"] == second
 
     on_the_clock(main)

@@ -17,7 +17,7 @@ def test_pings_come_at_the_interval_and_are_numbered() -> None:
     assert "wait" == pulse.check(109, MIDDLE)
     assert "ping" == pulse.check(110, MIDDLE)
     assert b"1" == pulse.payload()
-    pulse.asked_at = 0  # any byte
+    pulse.asked_at = None  # any byte
     assert 10 == pulse.ticks_left(110)
     assert "ping" == pulse.check(120, MIDDLE)
     assert b"2" == pulse.payload()
@@ -38,7 +38,7 @@ def test_the_wait_begins_anew_when_reading_goes_on() -> None:
     """resumed() moves the end of the wait, but only if one is running."""
     pulse = Pulse(10, 5, 0, MIDDLE)
     pulse.resumed(3)
-    assert 0 == pulse.asked_at
+    assert pulse.asked_at is None
     assert "ping" == pulse.check(10, MIDDLE)
     pulse.resumed(14)
     assert "wait" == pulse.check(15, MIDDLE)
@@ -112,3 +112,63 @@ def test_the_round_trip_is_that_of_the_last_ping() -> None:
     assert 0.25 == last()
     pulse.answered(pulse.payload(), 4.5)
     assert 0.5 == last()
+
+
+# moved to another worker
+
+acts = st.lists(
+    st.tuples(
+        st.integers(0, 30),  # ticks until then
+        st.sampled_from(["check", "check", "heard", "resumed", "pong", "moves"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(-100, 100),  # ticks that the other one is ahead
+    ),
+    max_size=40,
+)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), acts)
+def test_moved_it_says_the_same(interval: int, timeout: int, acts: list[tuple[int, str, float, int]]) -> None:
+    """However often, and to ticks that begin with the worker: what was before has ticks from 0 downwards."""
+    stays, moves = Pulse(interval, timeout, 50, MIDDLE), Pulse(interval, timeout, 50, MIDDLE)
+    now, shift = 50, 0
+    for ticks, act, chance, other in acts:
+        now += ticks
+        if act == "check":
+            verdict = stays.check(now, chance)
+            assert verdict == moves.check(now + shift, chance)
+            if verdict == "ping":
+                assert stays.payload() == moves.payload()
+                stays.sent(now / 4)
+                moves.sent(now / 4)
+        elif act == "heard":
+            stays.asked_at = moves.asked_at = None
+        elif act == "resumed":
+            stays.resumed(now)
+            moves.resumed(now + shift)
+        elif act == "pong":
+            stays.answered(stays.payload(), now / 4)
+            moves.answered(moves.payload(), now / 4)
+        else:
+            moves = Pulse.thaw(moves.freeze(now + shift), interval, timeout, now + other, chance)
+            shift = other
+        assert stays.round_trip == moves.round_trip
+        assert stays.ticks_left(now) == moves.ticks_left(now + shift)
+
+
+def test_a_ping_without_an_answer_may_have_been_at_tick_0() -> None:
+    """Which is a tick as any other, behind a move."""
+    pulse = Pulse(10, 5, 0, MIDDLE)
+    assert "ping" == pulse.check(10, MIDDLE)
+    moved = Pulse.thaw(pulse.freeze(12), 10, 5, 2, MIDDLE)
+    assert 0 == moved.asked_at
+    assert "wait" == moved.check(4, MIDDLE)
+    assert "silent" == moved.check(5, MIDDLE)
+
+
+def test_a_shorter_interval_counts_at_once() -> None:
+    """What was further ahead than it is drawn anew, so that those who moved together are not pinged together."""
+    state = Pulse(1000, 5, 0, MIDDLE).freeze(100)
+    assert 900 == state.left
+    assert [90, 100] == [Pulse.thaw(state, 100, 5, 7, chance).ticks_left(7) for chance in (0.0, MIDDLE)]
+    assert 900 == Pulse.thaw(state, 10_000, 5, 7, MIDDLE).ticks_left(7)

@@ -187,3 +187,106 @@ def test_no_message_is_lost_to_rounding(rate: int) -> None:
         quota = Quota(WebSocketConfig(rate_messages=rate), begin)
         assert (rate, None) == quota.take_messages(rate, begin)
         assert (0, f"more than websocket.rate_messages = {rate}") == quota.take_messages(1, begin)
+
+
+# moved to another clock
+
+# powers of two and eighths are exact in binary, so no verdict hangs on rounding
+EXACT = WebSocketConfig(rate_messages=16, rate_bytes=2048, max_size=1000)
+acts = st.lists(
+    st.tuples(
+        st.integers(0, 24).map(lambda eighths: eighths / 8),  # seconds until then
+        st.sampled_from(["messages", "bytes", "give back", "stops", "goes on", "moves"]),
+        st.integers(0, 40),
+        st.integers(-(10**6), 10**6).map(lambda eighths: eighths / 8),  # what the other clock shows more
+    ),
+    max_size=30,
+)
+
+
+@given(acts)
+def test_moved_it_gives_the_same_verdicts(acts: list[tuple[float, str, int, float]]) -> None:
+    """However often, to whatever clock, and whether it is read or not."""
+    stays, now, shift = Quota(EXACT, BEGIN), BEGIN, 0.0
+    moves: Quota | None = Quota(EXACT, BEGIN)
+    for seconds, act, count, other in acts:
+        now += seconds
+        assert moves is not None
+        if act == "messages":
+            assert stays.take_messages(count, now) == moves.take_messages(count, now + shift)
+        elif act == "bytes":
+            assert stays.take_bytes(count * 128, now) == moves.take_bytes(count * 128, now + shift)
+        elif act == "give back":
+            taken, _ = stays.take_messages(count, now)
+            moves.take_messages(count, now + shift)
+            stays.give_back(taken // 2)
+            moves.give_back(taken // 2)
+        elif act == "moves":
+            moves = Quota.thaw(moves.freeze(now + shift), EXACT, now + other)
+            shift = other
+        else:
+            stays.mind_reading(act == "goes on", now)
+            moves.mind_reading(act == "goes on", now + shift)
+
+
+def test_what_is_used_up_stays_so() -> None:
+    """A move gives nobody a second's worth again, and takes nothing away either."""
+    before = _quota()
+    assert (10, None) == before.take_messages(10, BEGIN)
+    assert before.take_bytes(10_000, BEGIN) is None
+    settings = WebSocketConfig(rate_messages=10, rate_bytes=10_000, max_size=1000)
+    quota = Quota.thaw(before.freeze(BEGIN), settings, 5.0)
+    assert quota is not None
+    assert TOO_MUCH == quota.take_bytes(1, 5.0)
+    assert (0, TOO_MANY) == quota.take_messages(1, 5.0)
+    assert quota.take_bytes(5_000, 5.5) is None
+    assert (5, TOO_MANY) == quota.take_messages(6, 5.5)
+
+
+def test_a_limit_that_is_off_now_is_none() -> None:
+    """Both are off, or one of them."""
+    state = _quota().freeze(BEGIN)
+    assert Quota.thaw(state, WebSocketConfig(), 5.0) is None
+    assert Quota.thaw(None, WebSocketConfig(), 5.0) is None
+    messages = Quota.thaw(state, WebSocketConfig(rate_messages=10), 5.0)
+    assert messages is not None
+    assert messages.take_bytes(10**9, 5.0) is None
+    assert (10, TOO_MANY) == messages.take_messages(11, 5.0)
+
+
+@pytest.mark.parametrize(("rate_messages", "rate_bytes"), [(10, 0), (0, 10_000)])
+def test_a_limit_that_is_new_begins_now(rate_messages: int, rate_bytes: int) -> None:
+    """Whether there was none at all, or the other one; of the other one nothing is forgotten."""
+    settings = WebSocketConfig(rate_messages=10, rate_bytes=10_000, max_size=1000)
+    before = Quota(WebSocketConfig(rate_messages=rate_messages, rate_bytes=rate_bytes), BEGIN)
+    assert (10, None) == before.take_messages(10, BEGIN)
+    assert before.take_bytes(10_000, BEGIN) is None
+    for state in (None, before.freeze(BEGIN)):
+        quota = Quota.thaw(state, settings, 5.0)
+        assert quota is not None
+        used_up = state is not None and rate_messages
+        assert (0 if used_up else 10, TOO_MANY) == quota.take_messages(11, 5.0)
+        assert TOO_MUCH == quota.take_bytes(10_001, 5.0)
+        assert quota.take_bytes(10_000, 5.0) is None
+
+
+@pytest.mark.parametrize(("rate", "max_size"), [(100, 50_000), (100_000, 1000), (200, 1000)])
+def test_who_kept_to_the_old_limit_is_not_over_the_new_one(rate: int, max_size: int) -> None:
+    """A message of the largest size used up minutes of a low rate; at another one that would be far too much."""
+    before = Quota(WebSocketConfig(rate_bytes=100, rate_messages=1000, max_size=60_000), BEGIN)
+    assert before.take_bytes(60_000, BEGIN) is None
+    assert (1000, None) == before.take_messages(1000, BEGIN)
+    quota = Quota.thaw(before.freeze(BEGIN), WebSocketConfig(rate_bytes=rate, rate_messages=1, max_size=max_size), 5.0)
+    assert quota is not None
+    assert quota.take_bytes(rate, 5.0) is None
+    assert (1, None) == quota.take_messages(1, 5.0)
+
+
+def test_a_new_limit_knows_of_the_pause_before_it() -> None:
+    """What waits in the kernel was sent while nobody read, and is not blamed on the client by a move."""
+    before = Quota(WebSocketConfig(rate_messages=20), BEGIN)
+    before.mind_reading(False, BEGIN)
+    quota = Quota.thaw(before.freeze(BEGIN + 60), WebSocketConfig(rate_messages=10), 5.0)
+    assert quota is not None
+    quota.mind_reading(True, 5.0)
+    assert (610, TOO_MANY) == quota.take_messages(700, 5.0)

@@ -78,6 +78,23 @@ def test_a_64_shares_its_places() -> None:
     assert not visitors.enter(HOST)
 
 
+def test_who_comes_from_another_worker_has_its_place() -> None:
+    """Also over the limit, as it was let in already; it counts, and gives its place back like others."""
+    visitors = Visitors(2, 0)
+    assert visitors.enter(HOST)
+    for _ in range(2):
+        visitors.return_to(HOST)
+    assert not visitors.enter(HOST)
+    visitors.leave(HOST)
+    assert not visitors.enter(HOST)
+    visitors.leave(HOST)
+    assert visitors.enter(HOST)
+    unlimited = Visitors(0, 0)
+    unlimited.return_to(HOST)
+    unlimited.leave(HOST)
+    assert 0 == kept(unlimited)
+
+
 def test_a_refused_connection_has_no_place_to_give_back() -> None:
     """leave() without enter() is a bug and says so."""
     visitors = Visitors(1, 0)

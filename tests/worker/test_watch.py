@@ -367,3 +367,94 @@ def test_a_late_check_is_due_at_once(reading: bool) -> None:
     assert 1 == watch.ticks_left(500, 0)
     facts = replace(QUIET, reading=reading, signed=True, active_at=500)
     assert ("unfinished" if reading else "ping") == watch.check(500, MIDDLE, facts)
+
+
+# moved to another worker
+
+acts = st.lists(
+    st.tuples(
+        st.integers(0, 40),  # ticks until then
+        st.sampled_from(["check", "check", "check", "began", "ended", "resumed", "moves"]),
+        st.floats(0, 1, exclude_max=True),
+        st.builds(
+            Facts,
+            reading=st.booleans(),
+            heard=st.booleans(),
+            waits=st.booleans(),
+            progress=st.booleans(),
+            signed=st.booleans(),
+            active_at=st.integers(0, 100),  # ticks ago
+        ),
+        st.integers(-200, 200),  # ticks that the other one is ahead
+    ),
+    max_size=40,
+)
+
+
+@given(spans, acts)
+def test_moved_it_gives_the_same_verdicts(spans: Spans, acts: list[tuple[int, str, float, Facts, int]]) -> None:
+    """However often, and to ticks that begin with the worker."""
+    stays, moves = Watch(spans, 100, MIDDLE), Watch(spans, 100, MIDDLE)
+    now, shift = 100, 0
+    for ticks, act, chance, facts, other in acts:
+        now += ticks
+        active_at = now - facts.active_at
+        here, there = replace(facts, active_at=active_at), replace(facts, active_at=active_at + shift)
+        if act == "check":
+            assert stays.check(now, chance, here) == moves.check(now + shift, chance, there)
+        elif act == "began":
+            assert stays.message_began(now) == moves.message_began(now + shift)
+        elif act == "ended":
+            stays.message_ended()
+            moves.message_ended()
+        elif act == "resumed":
+            stays.resumed(now)
+            moves.resumed(now + shift)
+        else:
+            moves = Watch.thaw(moves.freeze(now + shift), spans, now + other, chance)
+            shift = other
+        assert stays.ticks_left(now, active_at) == moves.ticks_left(now + shift, active_at + shift)
+
+
+ALL = Spans(ping_interval=100, ping_timeout=50, write=30, message=60, auth=40, idle=0)
+
+
+def test_what_has_no_span_now_is_watched_no_more() -> None:
+    """A message that has begun may take for ever then, nobody need say who they are, and there are no pings."""
+    watch = Watch(ALL, 0, MIDDLE)
+    assert watch.message_began(5)
+    moved = Watch.thaw(watch.freeze(10), NEVER, 7, MIDDLE)
+    assert moved.pulse is None
+    assert 1000 - 10 == moved.ticks_left(7, 7)
+    assert "wait" == moved.check(10**6, MIDDLE, replace(QUIET, active_at=10**6))
+
+
+def test_what_had_no_span_begins_now() -> None:
+    """However long the connection has been open: who it is, and pings."""
+    moved = Watch.thaw(Watch(NEVER, 0, MIDDLE).freeze(5000), ALL, 7, MIDDLE)
+    assert moved.pulse is not None
+    assert 100 == moved.pulse.ticks_left(7)
+    assert "wait" == moved.check(46, MIDDLE, QUIET)
+    assert "unsigned" == moved.check(47, MIDDLE, QUIET)
+
+
+def test_other_spans_judge_what_was_before() -> None:
+    """A message that has been under way for 20 ticks has as much less of the new time; so has who is not signed in."""
+    watch = Watch(ALL, 0, MIDDLE)
+    assert watch.message_began(10)
+    state = watch.freeze(30)
+    assert (30, 30, 20) == (state.checked, state.unsigned, state.message)
+    moved = Watch.thaw(state, replace(ALL, ping_interval=0, message=25, auth=300, write=1000), 7, MIDDLE)
+    assert 5 == moved.ticks_left(7, 7)
+    assert "unfinished" == moved.check(12, MIDDLE, QUIET)
+    moved.message_ended()
+    assert "wait" == moved.check(276, MIDDLE, replace(QUIET, heard=True))
+    assert "unsigned" == moved.check(277, MIDDLE, replace(QUIET, heard=True))
+
+
+def test_who_was_asked_who_this_is_is_not_asked_again() -> None:
+    """Not even when the time for it is longer now."""
+    watch = Watch(ALL, 0, MIDDLE)
+    assert "wait" == watch.check(40, MIDDLE, replace(QUIET, signed=True))
+    moved = Watch.thaw(watch.freeze(41), replace(ALL, auth=500, ping_interval=0), 41, MIDDLE)
+    assert "wait" == moved.check(600, MIDDLE, QUIET)

@@ -9,7 +9,8 @@ whether there is an adapter or not. Its promises, which tests/bus/contract.py ho
     a gap is told   where a message may be missing, on_gap is called in its place in the order
     bytes           a body arrives as it was given, and so does the mark that tells text from binary
 
-A subscription takes effect elsewhere when the others have heard of it; what was published before that is no gap.
+A subscription takes effect elsewhere when the others have heard of it; what was published before that is no gap. Who
+must know when that is can wait for it: settle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import Envelope, Key, Origin
 
 Cause: TypeAlias = Literal["full", "size", "down", "refused"]
 """Why a message was given up: the queue was full; it is too large for who is to get it; nobody can be reached who
@@ -68,8 +69,8 @@ class Settings(Protocol):
 class Sink(Protocol):
     """Where an adapter hands on what comes; none of this raises or waits."""
 
-    def on_envelope(self, envelope: Envelope) -> None:
-        """Deliver what another worker has published."""
+    def on_envelope(self, envelope: Envelope, publisher: Origin) -> None:
+        """Deliver what another worker has published, or a program outside by a broker."""
 
     def on_outside(self, envelope: Envelope) -> bool:
         """Publish, as this worker's own, what a program outside has handed in; False if it cannot be published."""
@@ -102,6 +103,15 @@ class Bus(Protocol):
 
     async def linked(self, seconds: float) -> str:
         """Wait, so long at most, until others are reached; return a clause about who is not, "" for all."""
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait, so long at most, until what is subscribed to is in effect, and what was published has come.
+
+        That is: until all that is subscribed to here is in effect wherever it can be published, and all that was
+        published elsewhere before this call, which is for a broker what its server had taken, has come here and was
+        handed to the sink. False if it was not so in time; at once while a broker cannot be reached, as its return is
+        a gap anyway.
+        """
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Have what others publish to these keys sent here. None of them is subscribed to yet."""
@@ -139,14 +149,19 @@ class Bus(Protocol):
         """Close its descriptors, and nothing else, in a process that user code has forked: see forked.py."""
 
 
+_NOBODY: Final = Origin("", 0)
+
+
 class Loopback:
     """The adapter between workers that live in one process and one loop.
 
     circle: those that hear each other, a list that they share; each joins it at its start and leaves it at its end.
+    origin: who this one is.
     """
 
-    def __init__(self, circle: list[Loopback]) -> None:
+    def __init__(self, circle: list[Loopback], origin: Origin = _NOBODY) -> None:
         self._circle = circle
+        self._origin = origin
         self._keys: set[Key] = set()
         self._published: list[Envelope] = []
         self._sink: Sink | None = None
@@ -159,6 +174,13 @@ class Loopback:
     async def linked(self, seconds: float) -> str:
         """Return at once: whoever there is can be reached."""
         return ""
+
+    async def settle(self, seconds: float) -> bool:
+        """Have what the others have published handed over, which takes a turn of the loop."""
+        for other in tuple(self._circle):
+            other.flush()
+        await asyncio.sleep(0)
+        return True
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Want to hear of these keys, at once."""
@@ -206,4 +228,4 @@ class Loopback:
             for other in tuple(self._circle):
                 wanted = envelope.key.kind == "broadcast" or envelope.key in other._keys
                 if wanted and other is not self and other._sink is not None:
-                    other._sink.on_envelope(envelope)
+                    other._sink.on_envelope(envelope, self._origin)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from wsworker.brokers import Adapter, BrokerUrl
-from wsworker.bus.broker.payload import Origin
 from wsworker.bus.bus import Bus, Settings
+from wsworker.bus.topics import Origin
 
 _MODULES: Final[Mapping[Adapter, str]] = {"redis": "wsworker.bus.redis.adapter", "nats": "wsworker.bus.nats.adapter"}
 

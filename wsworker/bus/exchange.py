@@ -3,6 +3,8 @@
 There are two at most: the mesh reaches the workers of this machine, a broker those of others. Either leaves out whom
 the other one reaches, so a message takes one road to each worker, and a broker that is down is no trouble for the rest.
 
+What is published here is counted: by its number others tell it from what they have had, see ledger.py.
+
 What changes in the middle of a tick goes out at its end, once. A key that nobody here wants any more is given up half a
 second late: pages are changed and connections come again, and each time every other worker would have to be told.
 """
@@ -14,17 +16,24 @@ import logging
 from collections.abc import Callable
 from contextvars import Context
 from itertools import takewhile
-from typing import Final
+from typing import Final, Protocol
 
 from wsworker.bus.bus import Bus, BusStats
 from wsworker.bus.gaps import Gaps
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import Envelope, Key, Origin
 from wsworker.counters import Adapter, Counters
 from wsworker.notices import Notices
 
 LATE_SECONDS: Final = 0.5
 
 logger = logging.getLogger("wsworker.bus")
+
+
+class Ledger(Protocol):
+    """Who writes down what comes, see ledger.py."""
+
+    def note(self, publisher: Origin, envelope: Envelope) -> None:
+        """Know that a message was received, or published."""
 
 
 class Trunk:
@@ -61,9 +70,9 @@ class Trunk:
                 counters.bus_dropped[f"{self.name}:{cause}"] = count
         return stats
 
-    def on_envelope(self, envelope: Envelope) -> None:
+    def on_envelope(self, envelope: Envelope, publisher: Origin) -> None:
         """Deliver what another worker has published."""
-        self.undeliverable += not self._exchange.received(self.name, envelope)
+        self.undeliverable += not self._exchange.received(self.name, publisher, envelope)
 
     def on_outside(self, envelope: Envelope) -> bool:
         """Publish what a program outside has handed in; False if it cannot be published, or no more."""
@@ -93,9 +102,11 @@ class Trunk:
 class Exchange:
     """The way out of one hub, and back into it.
 
-    context: of what is scheduled here. deliver: called with what others have published, returns whether it could be
-    delivered; publish: called with what a program outside wants published, returns whether it could be; wants: returns
-    whether anybody here wants a key; tell: called with the keys of a gap, None for all.
+    context: of what is scheduled here. deliver: called with what others have published and who has, returns whether it
+    could be delivered; publish: called with what a program outside wants published, returns whether it could be; wants:
+    returns whether anybody here wants a key; tell: called with the keys of a gap, None for all.
+
+    origin: as whom this worker publishes; nobody until you set it, which you must before something is noted.
     """
 
     def __init__(
@@ -103,7 +114,7 @@ class Exchange:
         loop: asyncio.AbstractEventLoop,
         context: Context,
         counters: Counters,
-        deliver: Callable[[Envelope], bool],
+        deliver: Callable[[Envelope, Origin], bool],
         publish: Callable[[Envelope], bool],
         wants: Callable[[Key], bool],
         tell: Callable[[frozenset[Key] | None], None],
@@ -115,6 +126,8 @@ class Exchange:
         self._publish = publish
         self._wants = wants
         self._trunks: list[Trunk] = []
+        self._number = 0  # of what was published last
+        self._ledgers: tuple[Ledger, ...] = ()
         self._flushes = False
         self._leaving: dict[Key, float] = {}  # since when nobody wants them, oldest first
         self._leaving_timer: asyncio.TimerHandle | None = None
@@ -123,6 +136,7 @@ class Exchange:
         self._untold = False  # to other machines, of what was lost, as the broker is closed
         self._gaps = Gaps(loop, context, counters, tell)
         self._notices = Notices(logger, loop.time)
+        self.origin = Origin("", 0)
 
     async def join(self, name: Adapter, bus: Bus, shown: str) -> None:
         """Use an adapter from now on; nothing may be subscribed to yet. You must call close at the end.
@@ -142,6 +156,21 @@ class Exchange:
         return [
             clause for trunk, clause in zip(self._trunks, clauses, strict=True) if clause and not trunk.is_told_down
         ]
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait, so long at most, until every adapter has settled, see Bus; False if one has not, or when closed."""
+        if self._closed:
+            return False
+        self._flush()
+        return all(await asyncio.gather(*(trunk.bus.settle(seconds) for trunk in self._trunks)))
+
+    def note(self, ledger: Ledger) -> None:
+        """Have it note what comes and what is published here from now on, before it is delivered; once each."""
+        self._ledgers = (*self._ledgers, ledger)
+
+    def unnote(self, ledger: Ledger) -> None:
+        """Have it note no more; harmless when repeated."""
+        self._ledgers = tuple(other for other in self._ledgers if other is not ledger)
 
     async def close(self, grace_seconds: float) -> None:
         """End in good order. What is published from now on goes nowhere, as on_worker_stop was the last word.
@@ -195,9 +224,13 @@ class Exchange:
         self._leaving[key] = now = self._loop.time()
         self._unsubscribe_at(now + LATE_SECONDS)
 
-    def publish(self, envelope: Envelope) -> None:
-        """Send to every other worker that wants it."""
+    def publish(self, key: Key, body: bytes, *, binary: bool = False, closes: bool = False) -> None:
+        """Send to every other worker that wants it; arguments as for Envelope. You must deliver it here afterwards."""
         self._counters.bus_published += 1
+        self._number += 1
+        envelope = Envelope(key, body, binary, closes, self._number)
+        if self._ledgers:
+            self._note(self.origin, envelope)
         if self._closed:
             self._late += 1
             return
@@ -207,10 +240,12 @@ class Exchange:
 
     # What the adapters say
 
-    def received(self, adapter: Adapter, envelope: Envelope) -> bool:
+    def received(self, adapter: Adapter, publisher: Origin, envelope: Envelope) -> bool:
         """Deliver what another worker has published; False if that cannot be done."""
         self._counters.bus_received[adapter] += 1
-        return self._deliver(envelope)
+        if self._ledgers:
+            self._note(publisher, envelope)
+        return self._deliver(envelope, publisher)
 
     def handed_in(self, envelope: Envelope) -> bool:
         """Publish what a program outside has handed in; False if it cannot be published, or no more."""
@@ -234,6 +269,10 @@ class Exchange:
                 trunk.bus.owe()
                 self._untold = self._untold or trunk.closed
         self._flush_soon()
+
+    def _note(self, publisher: Origin, envelope: Envelope) -> None:
+        for ledger in self._ledgers:
+            ledger.note(publisher, envelope)
 
     def _flush_soon(self) -> None:
         if self._trunks and not self._flushes:

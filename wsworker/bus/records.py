@@ -7,15 +7,16 @@ All numbers are big-endian; the first length counts what follows it.
     1 HELLO      who the sender is, see Hello; the first record both ways
     2 SNAPSHOT   keys that the sender wants; the parts up to the one with the flag LAST replace all it wanted before
     3 INTEREST   keys that it wants from now on, and keys that it wants no more
-    4 MESSAGE    a message for the key that flags and name are, text unless BINARY
-    5 CLOSE      u16 code | reason: the connections of the user of that name are to be closed
+    4 MESSAGE    u64 number | a message for the key that flags and name are, text unless BINARY
+    5 CLOSE      u64 number | u16 code | reason: the connections of the user of that name are to be closed
     6 GAP        u32 how many messages were dropped, 0 if nobody knows | u8 1 if any key may be concerned | the keys
     7 PROBE      u8 1 if it is an answer | u64 clock of who has asked
     8 GOODBYE    nothing follows: the sender leaves in good order
     9 ACCEPTED   u64 how many messages of a program outside were accepted so far
     10 DEBT      nothing follows: other machines are to be told that they have missed something; the sender cannot
 
-A list of keys is, for each of them, u8 kind, plus 0x80 if it is wanted no more | u16 length | name.
+A list of keys is, for each of them, u8 kind, plus 0x80 if it is wanted no more | u16 length | name. A number counts
+what the sender has published, see ledger.py; that of a program outside means nothing.
 
 A peer is another worker of this machine, which has shown the secret; so what it sends is most likely right, and a fault
 ends the link. A record's declared length is judged before its bytes are kept. Records before a fault count, however the
@@ -60,6 +61,7 @@ _CLOSE: Final = struct.Struct("!H")
 _GAP: Final = struct.Struct("!IB")
 _PROBE: Final = struct.Struct("!BQ")
 _ACCEPTED: Final = struct.Struct("!Q")
+_NUMBER: Final = struct.Struct("!Q")
 
 
 @unique
@@ -79,15 +81,17 @@ class Type(IntEnum):
 
 
 _TYPES: Final = frozenset(map(int, Type))
+_NUMBERED: Final = frozenset(map(int, (Type.MESSAGE, Type.CLOSE)))
 
 
 class Record(NamedTuple):
-    """One record. type: one of Type. name: "" where none belongs."""
+    """One record. type: one of Type. name: "" where none belongs. serial: the number of a MESSAGE or a CLOSE."""
 
     type: int
     flags: int
     name: str
     body: bytes
+    serial: int = 0
 
     @property
     def key(self) -> Key:
@@ -100,7 +104,7 @@ class Record(NamedTuple):
     @property
     def envelope(self) -> Envelope:
         """What a MESSAGE or a CLOSE carries. Raises WireError as key."""
-        return Envelope(self.key, self.body, bool(self.flags & BINARY), self.type == Type.CLOSE)
+        return Envelope(self.key, self.body, bool(self.flags & BINARY), self.type == Type.CLOSE, self.serial)
 
 
 class Hello(NamedTuple):
@@ -173,21 +177,29 @@ def _record(buffer: bytearray, begin: int, end: int) -> Record:
         raise WireError(f"unknown flags {flags:#x}")
     if body > end:
         raise WireError("a name is longer than its record")
-    return Record(number, flags, _text(buffer[begin + _HEAD.size : body]), bytes(buffer[body:end]))
+    name = _text(buffer[begin + _HEAD.size : body])
+    if number not in _NUMBERED:
+        return Record(number, flags, name, bytes(buffer[body:end]))
+    if body + _NUMBER.size > end:
+        raise WireError("a message without a number")
+    (serial,) = _NUMBER.unpack_from(buffer, body)
+    return Record(number, flags, name, bytes(buffer[body + _NUMBER.size : end]), serial)
 
 
-def encode(number: Type, body: bytes = b"", flags: int = 0, name: str = "") -> bytes:
-    """Return a record."""
+def encode(number: Type, body: bytes = b"", flags: int = 0, name: str = "", serial: int = 0) -> bytes:
+    """Return a record. serial: the number of a MESSAGE or a CLOSE."""
     name_bytes = name.encode()
+    if number in _NUMBERED:
+        body = _NUMBER.pack(serial) + body
     length = _HEAD_REST_BYTES + len(name_bytes) + len(body)
     return _HEAD.pack(length, number, flags, len(name_bytes)) + name_bytes + body
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
     """Return the MESSAGE or CLOSE that carries it."""
-    key, body, binary, closes = envelope
+    key, body, binary, closes, serial = envelope
     flags = _KINDS.index(key.kind) << _KIND_SHIFT | binary
-    return encode(Type.CLOSE if closes else Type.MESSAGE, body, flags, key.name)
+    return encode(Type.CLOSE if closes else Type.MESSAGE, body, flags, key.name, serial)
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -32,13 +32,27 @@ class Key(NamedTuple):
 EVERYBODY: Final = Key("broadcast", "")
 
 
+class Origin(NamedTuple):
+    """Who has published. node: names a run of the service, at most 255 bytes of UTF-8; worker: its id.
+
+    A program outside that publishes by a broker has an empty node, and a random number from 1 instead of the id.
+    """
+
+    node: str
+    worker: int
+
+
 class Envelope(NamedTuple):
-    """What travels. body: the message; or, if closes, the code and reason with which connections are to be closed."""
+    """What travels. body: the message; or, if closes, the code and reason with which connections are to be closed.
+
+    number: counts what its origin has published, from 1; 0 if that was not said.
+    """
 
     key: Key
     body: bytes
     binary: bool = False
     closes: bool = False
+    number: int = 0
 
 
 def check_name(name: str, what: str = "a topic") -> None:

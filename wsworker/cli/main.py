@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop the service and wait for its end.",
     "restart": "Stop the service if it runs, then start it.",
     "reload": "Load new code and configuration, worker by worker.",
+    "rebalance": "Move connections from the fullest workers to the emptiest.",
     "reopen": "Reopen the log file, after it was moved away.",
     "status": "Show the service and its workers.",
     "top": "Watch the service and its workers.",

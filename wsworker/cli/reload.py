@@ -4,8 +4,9 @@ The master answers with a line for each worker it has replaced and then with the
 happens while it happens. It ends with 0 only if every worker runs the new code; systemd's ExecReload relies on that.
 
 The answer comes when the last new worker is ready, while old ones still say goodbye to their clients. That is followed
-too, by looking at `status` until they have gone: only then is it known how many clients were dropped, which is to say
-cut at graceful_timeout. As ExecReload it is not followed: systemd gives that command a time of its own, which need not
+too, by looking at `status` until they have gone: only then is it known how many connections have moved to the new
+workers, how many could not and were told to reconnect, and how many were dropped, which is to say cut at
+graceful_timeout. As ExecReload it is not followed: systemd gives that command a time of its own, which need not
 be longer than graceful_timeout, and would take a patient drain for a failed reload.
 """
 
@@ -24,6 +25,7 @@ from wsworker.cli.bar import Draining, bar, draining
 from wsworker.cli.failures import BAD_CONFIG, FAILED, NOTHING_RUNNING, OK, SCHEMA, Failure, Interrupted
 from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted, span
+from wsworker.counters import by_reason
 from wsworker.errors import ControlError, NotRunning
 from wsworker.wire import Command
 
@@ -31,6 +33,10 @@ FIRST_LOOK_SECONDS: Final = 0.01
 LOOK_SECONDS: Final = 0.2
 MARGIN_SECONDS: Final = 6.0
 """A worker that does not leave by itself is killed five seconds after its time."""
+
+MOVING_SECONDS: Final = 1.0
+COUNTS: Final = ("asked", "moved", "drained", "longest_pause", "dropped")
+"""Of a result, what goes on counting while old workers leave."""
 
 EXITS: Final[Mapping[int, str]] = {
     OK: "every worker runs the new code",
@@ -82,7 +88,7 @@ def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -
     """Return the result as it is when the old workers have gone, and whether they have."""
     began_at = time.monotonic()
     give_up_at: float | None = None
-    generation, asked = body["generation"], max(1, body["asked"])
+    generation, most = body["generation"], 1
     left: Draining | None = None
     pause = FIRST_LOOK_SECONDS
     try:
@@ -93,8 +99,11 @@ def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -
                 if now > give_up_at:
                     settings.progress(f"note: old workers do not leave: pid {', '.join(map(str, left.workers))}")
                     break
-                if left.connections:
-                    draw(left.line, max(0.0, 1 - left.connections / asked))
+                asked = (document["last_reload"] or body).get("asked", 0)
+                # until somebody is asked to go they are about to move, which takes no time unless they are busy
+                if left.connections and (asked or now - began_at > MOVING_SECONDS):
+                    most = max(most, left.connections)
+                    draw(left.line, 1 - left.connections / most)
                 time.sleep(pause)
                 # workers without clients have gone in no time
                 pause = min(LOOK_SECONDS, pause * 2)
@@ -106,8 +115,8 @@ def _follow(settings: Settings, service: ask.Service, body: Mapping[str, Any]) -
         return body, False
     last = document["last_reload"] or {}
     followed = {"seconds": body["seconds"] + time.monotonic() - began_at}
-    if last.get("generation") == generation and "dropped" in last:
-        followed["dropped"] = last["dropped"]
+    if last.get("generation") == generation:
+        followed |= {key: last[key] for key in COUNTS if key in last}
     return {**body, **followed}, left is None
 
 
@@ -141,10 +150,20 @@ def show(settings: Settings, name: str, body: Mapping[str, Any], gone: bool) -> 
 
 def result_line(name: str, body: Mapping[str, Any], gone: bool) -> str:
     """Return the result of a reload that went well. gone: as for show."""
-    workers, asked = counted(len(body["workers"]), "worker"), counted(body["asked"], "connection")
+    workers = counted(len(body["workers"]), "worker")
     # a master of an earlier version does not count them
     dropped = f", {body['dropped']} dropped{'' if gone else ' so far'}" if "dropped" in body else ""
-    return f"reloaded {name}: {workers}, {asked} asked to reconnect (1012){dropped}, {span(body['seconds'])}"
+    return f"reloaded {name}: {workers}, {moved_words(body)}{dropped}, {span(body['seconds'])}"
+
+
+def moved_words(body: Mapping[str, Any]) -> str:
+    """Return what has become of the connections: how many have moved, and how many were told to reconnect and why."""
+    asked, drained = body["asked"], body.get("drained")
+    told = "asked to reconnect (1012)" + (f": {by_reason(drained)}" if drained else "")
+    if not body.get("moved"):
+        return f"{counted(asked, 'connection')} {told}"
+    pause = f"longest pause {body['longest_pause'] * 1000:.0f} ms"
+    return f"{counted(body['moved'], 'connection')} moved, {asked} {told}{';' if drained else ','} {pause}"
 
 
 def refusal(error: Mapping[str, Any]) -> Failure:

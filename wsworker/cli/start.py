@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLLOW_TIMEOUT: Final = "2s"
+FOLLOW_HANDOVER: Final = "1s"
 EXITS: Final[Mapping[int, str]] = {
     OK: "stopped in good order, or ready with -d",
     FAILED: "failed (already running, cannot listen)",
@@ -156,6 +157,8 @@ def flags(
         # who has just saved a file does not wait for long goodbyes
         found["drain_window"] = ("--reload", "0")
         found["graceful_timeout"] = ("--reload", FOLLOW_TIMEOUT)
+        # connections move as ever; one that is busy has to be told to reconnect before its time is over
+        found["handover_timeout"] = ("--reload", FOLLOW_HANDOVER)
     if workers is not None:
         found["workers"] = ("-w", workers)
     if bind:

@@ -182,6 +182,7 @@ def header(document: Mapping[str, Any], logs: str) -> list[Text]:
     summary = [
         f"{document['workers_ready']}/{counted(document['workers_configured'], 'worker')}",
         counted(totals["connections"], "connection"),
+        *_moved(document),
         f"in {rate(total_rate(document, 'rate_in'))} msg/s",
         f"out {rate(total_rate(document, 'rate_out'))} msg/s",
         f"restarts {totals['restarts']}",
@@ -193,6 +194,12 @@ def header(document: Mapping[str, Any], logs: str) -> list[Text]:
         *bus_line(document),
         *(painted(line, "yellow") for line in warnings(document)),
     ]
+
+
+def _moved(document: Mapping[str, Any]) -> list[str]:
+    """Return how many connections hand-overs have moved, if any; an older master does not tell."""
+    moved = document.get("handover", {}).get("moved")
+    return [f"moved {moved}"] if moved else []
 
 
 def bus_line(document: Mapping[str, Any]) -> list[Text]:

@@ -91,4 +91,5 @@ def serve(service: Service, worker: Worker, event: WorkerReady, now: float) -> N
         service.restart_reasons[slot.number, "recycled"] += 1
     if older:
         service.drain(older, "replace" if replacing else "reload", now)
+        reload.count_asked(service, older)
     deaths.judge(service, slot)

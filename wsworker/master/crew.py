@@ -15,7 +15,7 @@ import selectors
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import setproctitle
@@ -46,12 +46,15 @@ TRACE_CHARACTERS: Final = 9000
 STANDINGS: Final[Mapping[OrderName, Standing]] = {"go": Standing.READY, "drain": Standing.DRAINING}
 """Where a worker stands, to the others, once it is told so."""
 
+PAIR: Final = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+"""Of what a pair for a hand-over is: each packet arrives whole, with its descriptors; unix(7)."""
+
 REASONS: Final[Mapping[int | None, str]] = {
     errno.EAGAIN: "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`",
     errno.ENOMEM: "out of memory",
     **{number: "; ".join(words) for number, words in OUT_OF_DESCRIPTORS.items()},
 }
-"""Why a worker cannot be forked, in words."""
+"""Why a worker cannot be forked, or a pair cannot be made, in words."""
 
 logger = logging.getLogger("wsworker.master")
 
@@ -226,11 +229,43 @@ class Crew:
         """Send an order, and with `lend` the listeners of its slot; a busy worker gets it once it reads again."""
         child = self._children.get(action.worker)
         if child:
-            if action.order.name in STANDINGS:
-                # before the order: a worker that is dialled too early only finds it waiting
-                child.seat.stand(STANDINGS[action.order.name])
+            self._stand(child, action.order)
             lent = self._lendable(action.order.slot) if action.order.name == "lend" else []
             child.orders.send(action.order, [listener.fileno() for listener in lent])
+
+    def hand_over(self, action: events.Handover) -> Event | None:
+        """Give a worker and each of its takers the two ends of a pair, and tell them what to do with it.
+
+        A taker that cannot be told any more has no end, so the giver sees the end of file. Without any pair a `drain`
+        is told without one, and nothing of a `give`; then it is over already, and why is what it returns.
+        """
+        giver = self._children.get(action.giver)
+        if giver is None:
+            return None
+        with contextlib.ExitStack() as copies:
+            ends: dict[int, int] = {}
+            # of what it holds, or as many as the shares say
+            held, everything = giver.seat.read().connections, sum(share for _, share in action.takers)
+            count = held if action.order.name == "drain" else everything
+            for worker, share in action.takers:
+                taker = self._children.get(worker)
+                try:
+                    ours, theirs = socket.socketpair(socket.AF_UNIX, PAIR)
+                except OSError as error:
+                    reason = REASONS.get(error.errno, error.strerror or str(error))
+                    logger.error("no connection of worker %d can move to worker %d: %s", giver.slot, worker, reason)
+                    break
+                copies.enter_context(ours)
+                copies.enter_context(theirs)
+                ends[ours.fileno()] = share
+                if taker:
+                    taker.orders.send(Order("take", shares=(count * share // everything,)), [theirs.fileno()])
+            if ends or action.order.name == "drain":
+                self._stand(giver, action.order)
+                giver.orders.send(replace(action.order, shares=tuple(ends.values())), [*ends])
+        if ends:
+            return None
+        return events.HandoverFinished(action.giver, 0, {"descriptors": count} if count else {}, 0.0)
 
     def hand_log(self, file: str, fd: int) -> None:
         """Have every worker that logs to a file write to this descriptor from now on. It stays the caller's.
@@ -240,6 +275,11 @@ class Crew:
         for child in self._children.values():
             if child.log_file == file:
                 child.orders.send(Order("reopen"), [fd])
+
+    def _stand(self, child: Child, order: Order) -> None:
+        if order.name in STANDINGS:
+            # before the order: a worker that is dialled too early only finds it waiting
+            child.seat.stand(STANDINGS[order.name])
 
     def signal(self, action: events.Signal) -> None:
         """Send a signal, if that worker still lives."""
@@ -360,5 +400,7 @@ def _event_of(report: Report, worker: WorkerId) -> Event:
             return events.WorkerLeaving(worker)
         case "rows":
             return events.WorkerAnswered(worker, report.token, report.total, report.rows, report.last)
+        case "moved":
+            return events.HandoverFinished(worker, report.total, report.left, report.pause, report.waits)
         case "changed":
             raise AssertionError("no event: see _hear")

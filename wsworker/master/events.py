@@ -122,6 +122,22 @@ class WorkerLeaving:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverFinished:
+    """A hand-over is over, and the worker that gave tells what came of it; what it told of one before is not in this.
+
+    moved: connections that others serve now. left: those that could not move, by UNMOVED; a worker that leaves has told
+    them to reconnect. pause_seconds: the longest that one of the moved was not read. waits: connections that it serves
+    on and could hand over if there was another taker, as this one has died or broken off.
+    """
+
+    worker: WorkerId
+    moved: int
+    left: Mapping[str, int]
+    pause_seconds: float
+    waits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExited:
     """A worker is dead and reaped: by a signal (its name) or with an exit code, the other one is None.
 
@@ -199,6 +215,13 @@ class ScaleRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RebalanceRequested:
+    """Someone wants the fullest workers to hand connections to the emptiest."""
+
+    reply: Token
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenRequested:
     """Someone has moved the log file away and wants a new one."""
 
@@ -244,6 +267,7 @@ Event: TypeAlias = (
     | WorkerReady
     | WorkerFailed
     | WorkerLeaving
+    | HandoverFinished
     | WorkerExited
     | WorkerDumped
     | SlotsRead
@@ -252,6 +276,7 @@ Event: TypeAlias = (
     | ReloadRefused
     | StopRequested
     | ScaleRequested
+    | RebalanceRequested
     | ReopenRequested
     | StatusRequested
     | ConnectionsRequested
@@ -305,6 +330,19 @@ class Tell:
     """
 
     worker: WorkerId
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Tell a worker to hand connections over, and others to take them, each by a pair of sockets of their own.
+
+    takers: each with its share, as in Order. order: what the giver is told, `drain` or `give`. The giver reports, which
+    is HandoverFinished; you must answer with that if no pair is to be had, and a `drain` is then told as it stands.
+    """
+
+    giver: WorkerId
+    takers: tuple[tuple[WorkerId, int], ...]
     order: Order
 
 
@@ -396,6 +434,7 @@ Action: TypeAlias = (
     | CloseSlot
     | CloseSlots
     | Tell
+    | Handover
     | Signal
     | Weigh
     | Adopt

@@ -291,6 +291,11 @@ class Master:
             case "stop":
                 logger.info("`stop%s` asked: stopping", " --quick" if command.quick else "")
                 self._feed(StopRequested(command.quick, token))
+            case "rebalance":
+                logger.info("`rebalance` asked")
+                # it is decided by what each worker has now
+                self._feed(events.SlotsRead(self._crew.readings()))
+                self._feed(events.RebalanceRequested(token))
             case "reopen":
                 logger.info("`reopen` asked")
                 self._feed(ReopenRequested(token))
@@ -435,6 +440,7 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.CloseSlot: Master._close_slot,
     events.CloseSlots: lambda master, action: master._ports.close(),
     events.Tell: lambda master, action: master._crew.tell(action),
+    events.Handover: lambda master, action: master._crew.hand_over(action),
     events.Signal: lambda master, action: master._crew.signal(action),
     events.Weigh: lambda master, action: master._ports.weigh(action),
     events.Adopt: Master._adopt,

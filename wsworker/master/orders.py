@@ -5,7 +5,8 @@ the channel can be written to. So a worker that comes back hears that it is to d
 it is not killed for what it was never told. The master itself does not wait.
 
 The queue stays short. Of all log files only the newest matters, a lend that is recalled before it was heard of need
-not be heard of, and a list is to be answered at once or not at all. Descriptors that wait are duplicates: what their
+not be heard of, and a list is to be answered at once or not at all. A drain is heard in any case: if the pairs that its
+connections would move by cannot wait, it waits without them. Descriptors that wait are duplicates: what their
 owner closes meanwhile, and which file gets the freed number then, changes nothing.
 
 A line may be sent in part. Its descriptors went with its first byte (unix(7)), so the rest goes without them, before
@@ -62,7 +63,7 @@ class Orders:
 
         descriptors: go along; they stay yours, and you may close them at once. On a closed or broken channel the order
         is lost, for the worker is dead. If it has to wait, and there is no room or no descriptor for that, it is lost
-        with a line in the log.
+        with a line in the log; a drain loses only its descriptors by that.
         """
         if self._channel.fileno() < 0:
             return
@@ -135,8 +136,12 @@ class Orders:
         try:
             duplicates = _duplicate(descriptors)
         except OSError as error:
-            self._lose(order, "; ".join(OUT_OF_DESCRIPTORS.get(error.errno, (str(error),))))
-            return
+            reason = "; ".join(OUT_OF_DESCRIPTORS.get(error.errno, (str(error),)))
+            if order.name != "drain":
+                self._lose(order, reason)
+                return
+            logger.error("no connection of worker %d, which reads no orders now, can move: %s", self._slot, reason)
+            order, duplicates = replace(order, fds=0, shares=()), []
         if older:
             # in its place: what the worker says while it drains belongs into the new file too
             _close_all(older.descriptors)

@@ -17,6 +17,7 @@ from wsworker.master import roll
 from wsworker.master.events import (
     Adopt,
     Answer,
+    HandoverFinished,
     Notify,
     Progress,
     ReloadRefused,
@@ -24,6 +25,7 @@ from wsworker.master.events import (
     Token,
     WorkerFailed,
 )
+from wsworker.master.moves import Tally
 from wsworker.master.roll import Replace, Roll, Wait
 from wsworker.master.roster import ServiceState, Slot, Worker, WorkerState
 from wsworker.master.service import Service
@@ -74,6 +76,9 @@ def refuse_at_the_end(service: Service, event: ReloadRequested | ReloadRefused, 
 
 def move_on(service: Service, now: float) -> None:
     """Go on with what waits for the lease: the roll, a reload that was asked for, a worker that is to go."""
+    if service.rebalance:
+        # who gives stays until it has given
+        return
     if service.roll and service.roll.current is None:
         _roll_on(service, service.roll, now)
     if service.state is ServiceState.SERVING and service.waiting:
@@ -93,7 +98,9 @@ def deadline(service: Service) -> float | None:
 
 def _slots_to_renew(service: Service) -> list[Slot]:
     """Return the slots whose worker is to be replaced, if the lease is free; a reload that waits replaces them all."""
-    if service.state is not ServiceState.SERVING or service.waiting or service.roster.lease_taken():
+    if service.state is not ServiceState.SERVING or service.waiting or service.rebalance:
+        return []
+    if service.roster.lease_taken():
         return []
     return [slot for slot in service.roster.staying() if slot.ready and slot.ready.leaving and len(slot.workers) == 1]
 
@@ -132,9 +139,28 @@ def rolled(service: Service, worker: Worker, older: Worker | None, seconds: floa
         _accept(service, reload, worker)
     row = roll.replaced(reload, worker, older, seconds)
     reload.rows.append(row)
-    reload.asked += older.connections if older else 0
     reload.current = None
     service.want(*(Progress(reply, {"event": "replaced"} | row) for reply in reload.replies))
+
+
+def count_asked(service: Service, older: Worker) -> None:
+    """An old worker of a reload was told to go. If its connections can move, it tells how many cannot."""
+    if service.roll and older.why == "reload" and not older.takers:
+        service.roll.asked += older.connections
+
+
+def count_moved(service: Service, worker: Worker, event: HandoverFinished) -> None:
+    """A hand-over has ended. As those that drain on, it may end behind the end of its reload: see count_dropped."""
+    if worker.why != "reload":
+        return
+    last, asked = service.last_reload, sum(event.left.values())
+    if service.roll:
+        service.roll.asked += asked
+        service.roll.tally.add(event.moved, event.left, event.pause_seconds)
+    elif last and last["result"] != "refused":
+        tally = Tally()
+        tally.add(event.moved, event.left, event.pause_seconds)
+        service.last_reload = roll.with_moved(last, asked, tally)
 
 
 def count_dropped(service: Service, worker: Worker, dropped: int) -> None:

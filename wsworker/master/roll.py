@@ -7,12 +7,14 @@ holds its facts and answers its questions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from wsworker.config import Config
 from wsworker.master.events import Token, WorkerFailed, WorkerId
+from wsworker.master.moves import Tally
 from wsworker.master.roster import Roster, Worker
 
 
@@ -21,7 +23,7 @@ class Roll:
     """A reload, waiting or under way.
 
     restart_needed, applied: the settings that changed. current: the worker whose verdict it waits for; accepted: its
-    canary is READY; asked: connections told to go; dropped: those of them that were cut.
+    canary is READY; asked: connections told to reconnect; dropped: those of them that were cut; tally: what has moved.
     """
 
     config: Config
@@ -34,6 +36,7 @@ class Roll:
     accepted: bool = False
     asked: int = 0
     dropped: int = 0
+    tally: Tally = field(default_factory=Tally)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -130,14 +133,30 @@ def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float)
     return {
         **outcome,
         "workers": roll.rows,
-        "asked": roll.asked,
         # so far: who drains on is counted in what `status` shows
+        "asked": roll.asked,
+        **_moved(roll.tally),
         "dropped": roll.dropped,
         "seconds": now - roll.began_at,
         "generation": generation,
         "restart_needed": list(roll.restart_needed),
         "applied": list(roll.applied) if roll.accepted else [],
     }
+
+
+def with_moved(summary: Mapping[str, Any], asked: int, tally: Tally) -> dict[str, Any]:
+    """Return the result of a reload to which a hand-over is added that ended after it."""
+    return {
+        **summary,
+        "asked": summary["asked"] + asked,
+        "moved": summary["moved"] + tally.moved,
+        "drained": dict(Counter(summary["drained"]) + tally.drained),
+        "longest_pause": max(summary["longest_pause"], tally.longest_pause),
+    }
+
+
+def _moved(tally: Tally) -> dict[str, Any]:
+    return {"moved": tally.moved, "drained": dict(tally.drained), "longest_pause": tally.longest_pause}
 
 
 def _error(code: str, message: str, cause: str = "", trace: str = "") -> dict[str, Any]:
@@ -150,6 +169,7 @@ def _nothing_done(result: str, error: Mapping[str, Any], generation: int) -> dic
         "error": error,
         "workers": [],
         "asked": 0,
+        **_moved(Tally()),
         "dropped": 0,
         "seconds": 0.0,
         "generation": generation,

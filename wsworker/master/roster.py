@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from wsworker.master.events import Reading, WorkerFailed, WorkerId
 from wsworker.master.recycling import Limits
+from wsworker.wire import DrainReason
 
 NO_LIMITS: Final = Limits(0, 0, 0)
 KILL_MARGIN_SECONDS: Final = 5.0
@@ -49,10 +50,12 @@ Doom: TypeAlias = Literal["", "hung", "memory"]
 class Worker:
     """One process. Times are seconds on CLOCK_MONOTONIC; deadline_at is None when nothing is awaited of it.
 
-    restart: it follows a dead one. graceful_timeout, worker_timeout: those of the configuration it was started with, by
-    which it goes as well. unasked: whether its exit would come unasked; False once it was told to go. accepting: it was
-    told go. served: it has been READY, and so may have clients. leaving: it is to be replaced. drain_until: the end of
-    its time to drain. killed_at: when its end by force began. heard_at: its last sign of life, 0.0 before READY.
+    restart: it follows a dead one. graceful_timeout, worker_timeout, hands_over (reload_strategy): by the configuration
+    it was started with, by which it goes as well. unasked: whether its exit would come unasked; False once it was told
+    to go. accepting: it was told go. served: it has been READY, and so may have clients. leaving: it is to be replaced.
+    drain_until: the end of its time to drain; why: what it was told to go for. takers: who its connections were last to
+    move to; stranded: how many of them wait for another taker. killed_at: when its end by force began. heard_at: its
+    last sign of life, 0.0 before READY.
     """
 
     id: WorkerId
@@ -64,12 +67,16 @@ class Worker:
     limits: Limits = NO_LIMITS
     graceful_timeout: float = 0.0
     worker_timeout: float = 0.0
+    hands_over: bool = False
     pid: int | None = None
     unasked: bool = True
     accepting: bool = False
     served: bool = False
     leaving: bool = False
     drain_until: float = 0.0
+    why: DrainReason = ""
+    takers: frozenset[WorkerId] = frozenset()
+    stranded: int = 0
     killed_at: float = 0.0
     silence: Silence = "none"
     heard_at: float = 0.0

@@ -55,7 +55,12 @@ def deadline(service: Service) -> float | None:
 
 
 def _may_scale(service: Service) -> bool:
-    """Whether the service is settled; a roll must be past its canary, as nothing may be touched before that."""
+    """Whether the service is settled; a roll must be past its canary, as nothing may be touched before that.
+
+    Who gives connections in a rebalance stays until it has given.
+    """
+    if service.rebalance:
+        return False
     rolling = service.roll is not None and service.roll.accepted
     return service.state is ServiceState.SERVING or (service.state is ServiceState.RELOADING and rolling)
 

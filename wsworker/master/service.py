@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wsworker.config import Config
-from wsworker.master import balance
+from wsworker.master import balance, moves
 from wsworker.master.census import Census
-from wsworker.master.events import Action, Exit, Log, LogLevel, Notify, Signal, Spawn, Tell, Token, Weigh
+from wsworker.master.events import Action, Exit, Handover, Log, LogLevel, Notify, Signal, Spawn, Tell, Token, Weigh
+from wsworker.master.moves import Rebalance, Takers, Tally
 from wsworker.master.recycling import draw_limits
 from wsworker.master.restarts import RestartPolicy
 from wsworker.master.roll import Roll
@@ -36,9 +37,9 @@ class Service:
     draw: gives a random number from 0 to 1 at each call. target: how many workers are wanted. roll: the reload under
     way; waiting: the one behind it. restarts: how many workers have followed a dead one; restart_reasons: the
     same by slot and reason, and those that were replaced while they lived; reload_results: "ok", "refused" and
-    "partial" of all reloads. deaths: unasked exits of the
-    last minute, of all slots. spawn_after: the earliest next replacement while those are over budget. opening:
-    listeners whose outcome is not known yet. stop_cut: connections that a stop has ended without a goodbye;
+    "partial" of all reloads. handovers: what all hand-overs have done; rebalance: the one under way. deaths: unasked
+    exits of the last minute, of all slots. spawn_after: the earliest next replacement while those are over budget.
+    opening: listeners whose outcome is not known yet. stop_cut: connections that a stop has ended without a goodbye;
     stop_killed: workers that it had to kill. censuses: questions about connections that are not answered yet.
     """
 
@@ -62,6 +63,8 @@ class Service:
     restarts: int = 0
     restart_reasons: Counter[tuple[int, str]] = field(default_factory=Counter)
     reload_results: Counter[str] = field(default_factory=Counter)
+    handovers: Tally = field(default_factory=Tally)
+    rebalance: Rebalance | None = None
     deaths: tuple[float, ...] = ()
     over_budget: bool = False
     spawn_after: float = 0.0
@@ -116,6 +119,7 @@ class Service:
             limits=draw_limits(config, self.draw),
             graceful_timeout=config.graceful_timeout,
             worker_timeout=config.worker_timeout,
+            hands_over=config.reload_strategy == "handover",
         )
         self.roster.add(worker)
         slot.retry_at = None
@@ -128,7 +132,12 @@ class Service:
         self.want(Tell(worker.id, Order("go")))
 
     def drain(self, worker: Worker, why: DrainReason, now: float) -> None:
-        """Tell a worker to leave, and give it its time for that; what is left of it never grows."""
+        """Tell a worker to leave, and give it its time for that; what is left of it never grows.
+
+        Its connections move if there is somebody to take them.
+        """
+        may_give = worker.state is WorkerState.READY and moves.may_give(worker)
+        takers = moves.takers(self.roster, worker, why) if may_give else ()
         grace = QUICK_SECONDS if why == "quick" else worker.graceful_timeout + KILL_MARGIN_SECONDS
         if worker.state is WorkerState.DRAINING:
             grace = min(grace, worker.drain_until - now)
@@ -136,9 +145,15 @@ class Service:
             # it may not read its channel yet; until READY this signal just ends it
             self.want(Signal(worker.id, "SIGTERM"))
         worker.state, worker.unasked, worker.accepting = WorkerState.DRAINING, False, False
-        worker.drain_until = now + grace
+        worker.drain_until, worker.why = now + grace, why
         self.expect_beat(worker)
-        self.want(Tell(worker.id, Order("drain", why)))
+        self.hand_over(worker, takers)
+
+    def hand_over(self, worker: Worker, takers: Takers) -> None:
+        """Have a worker that drains hand over what it has left; without takers it says goodbye to all of them."""
+        worker.takers, worker.stranded = frozenset(taker for taker, _ in takers), 0
+        order = Order("drain", worker.why)
+        self.want(Handover(worker.id, takers, order) if takers else Tell(worker.id, order))
 
     def expect_beat(self, worker: Worker) -> None:
         """Set the deadline of a worker that beats: a few missed beats while READY, its own end while it drains."""
@@ -166,6 +181,8 @@ class Service:
         self.spawn_after += seconds
         for census in self.censuses.values():
             census.deadline_at += seconds
+        if self.rebalance:
+            self.rebalance.deadline_at += seconds
         for worker in self.roster.workers.values():
             worker.postpone(seconds)
         for slot in self.roster.slots.values():

@@ -7,10 +7,10 @@ the wait. The master exits when the last worker is reaped.
 from __future__ import annotations
 
 from wsworker.master import roll
-from wsworker.master.events import Answer, CloseSlots, Exit, Notify, Signal, StopRequested, WorkerExited
+from wsworker.master.events import Answer, CloseSlots, Exit, Notify, Signal, StopRequested, Tell, WorkerExited
 from wsworker.master.roster import ServiceState, WorkerState
 from wsworker.master.service import Service
-from wsworker.wire import DrainReason
+from wsworker.wire import DrainReason, Order
 
 
 def stop(service: Service, event: StopRequested, now: float) -> None:
@@ -55,7 +55,11 @@ def _shut_down(service: Service, why: DrainReason, now: float) -> None:
         on_its_way = worker.state is WorkerState.DRAINING and why != "quick"
         if worker.state is WorkerState.KILLED:
             worker.unasked = False
-        elif not on_its_way:
+        elif on_its_way:
+            # what it has left of its time is its own; but nobody takes its connections any more
+            worker.stranded = 0
+            service.want(Tell(worker.id, Order("drain", why)))
+        else:
             service.drain(worker, why, now)
 
 

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from wsworker.master import boot, deaths, health, inquiry, lending, reload, rows, scaling, stopping
+from wsworker.master import boot, deaths, handover, health, inquiry, lending, rebalance, reload, rows, scaling, stopping
 from wsworker.master.events import (
     Action,
     ConnectionsRequested,
     DeadlinePassed,
     Event,
     Exit,
+    HandoverFinished,
+    RebalanceRequested,
     ReloadRefused,
     ReloadRequested,
     ReopenLog,
@@ -65,12 +67,23 @@ WORKER_TABLE: Final[Mapping[WorkerState, Mapping[type, AboutWorker]]] = {
     READY: {
         WorkerFailed: health.note_crash,
         WorkerLeaving: health.wants_to_go,
+        HandoverFinished: handover.finished,
         WorkerDumped: health.show_stacks,
         WorkerExited: deaths.died,
         DeadlinePassed: health.silent,
     },
-    DRAINING: {WorkerDumped: health.show_stacks, WorkerExited: deaths.left, DeadlinePassed: health.overdue},
-    KILLED: {WorkerDumped: health.show_stacks, WorkerExited: deaths.killed, DeadlinePassed: health.overdue},
+    DRAINING: {
+        HandoverFinished: handover.finished,
+        WorkerDumped: health.show_stacks,
+        WorkerExited: deaths.left,
+        DeadlinePassed: health.overdue,
+    },
+    KILLED: {
+        HandoverFinished: handover.finished,
+        WorkerDumped: health.show_stacks,
+        WorkerExited: deaths.killed,
+        DeadlinePassed: health.overdue,
+    },
 }
 """What an event about a worker does in each state; what is not listed is ignored."""
 
@@ -108,9 +121,13 @@ ALWAYS: Final[dict[type, AboutService]] = {
     ReopenRequested: lambda service, event, now: service.want(ReopenLog(event.reply)),
     StatusRequested: lambda service, event, now: service.want(ShowStatus(event.reply)),
     ConnectionsRequested: inquiry.ask,
+    RebalanceRequested: rebalance.ask,
     WorkerAnswered: inquiry.take,
 }
 """What the other events do, whatever the state of the service."""
+
+ABOUT_A_WORKER: Final = (WorkerReady, WorkerFailed, WorkerLeaving, HandoverFinished, WorkerDumped, WorkerExited)
+"""Events that go through the table of workers; DeadlinePassed does for each worker whose time has come."""
 
 EX_SOFTWARE: Final = 70
 
@@ -143,7 +160,7 @@ class Supervisor:
             for overdue in [*service.roster.workers.values()]:
                 if overdue.deadline_at is not None and overdue.deadline_at <= now:
                     self._about_worker(overdue, event, now)
-        elif isinstance(event, WorkerReady | WorkerFailed | WorkerLeaving | WorkerDumped | WorkerExited):
+        elif isinstance(event, ABOUT_A_WORKER):
             worker = service.roster.workers.get(event.worker)
             if worker:
                 self._about_worker(worker, event, now)
@@ -161,7 +178,7 @@ class Supervisor:
         if service.state is ENDED:
             return None
         times = [worker.deadline_at for worker in service.roster.workers.values()]
-        times.append(inquiry.deadline(service))
+        times += [inquiry.deadline(service), rebalance.deadline(service)]
         if service.state is not STOPPING:
             times += [deaths.deadline(service), scaling.deadline(service)]
             times += [reload.deadline(service), lending.deadline(service)]
@@ -182,6 +199,12 @@ class Supervisor:
             "restarts": service.restarts,
             "restart_reasons": [[*where, count] for where, count in service.restart_reasons.items()],
             "reload_results": dict(service.reload_results),
+            "handover": {
+                "moved": service.handovers.moved,
+                "drained": dict(service.handovers.drained),
+                "longest_pause": service.handovers.longest_pause,
+                "last_pause": service.handovers.last_pause,
+            },
             "over_budget": service.over_budget,
             "workers": list(rows.rows(service.roster, service.weights, now, service.state in (STOPPING, ENDED))),
         }
@@ -193,9 +216,12 @@ class Supervisor:
 
     def _settle(self, now: float) -> None:
         service = self.service
+        # first, as others wait for its end
+        rebalance.follow(service, now)
         if service.state not in (STOPPING, ENDED):
             scaling.follow(service, now)
             deaths.spawn_due(service, now)
+            handover.follow(service, now)
             reload.move_on(service, now)
             lending.follow(service, now)
             service.weigh()

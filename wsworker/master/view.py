@@ -158,6 +158,7 @@ class View:
             "generation": status["generation"],
             "reloads": status["reloads"],
             "last_reload": status["last_reload"],
+            "handover": status["handover"],
             "workers_configured": status["workers_configured"],
             "workers_ready": status["workers_ready"],
             "over_budget": status["over_budget"],

@@ -256,6 +256,12 @@ def is_close_code(code: int) -> bool:
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
+def check_close_code(code: int) -> None:
+    """Raise ValueError unless a Close frame may hold this code."""
+    if not is_close_code(code):
+        raise ValueError(f"a Close carries 1000-1003, 1007-1014 or 3000-4999, not {code}")
+
+
 def _content(data: str | bytes | bytearray | memoryview) -> tuple[int, bytes]:
     """Return the first byte of a frame that carries data, and its payload."""
     if isinstance(data, str):

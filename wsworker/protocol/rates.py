@@ -11,6 +11,15 @@ would give its burst twice.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class BucketState(NamedTuple):
+    """A bucket that is moved to another clock. left: tokens; age: seconds since they were counted."""
+
+    left: float
+    age: float
+
 
 class Bucket:
     """A full bucket. rate: tokens a second, above 0; burst: tokens it holds; now: seconds on a monotonic clock."""
@@ -22,6 +31,17 @@ class Bucket:
         self._burst = burst
         self._left = burst
         self._at = now
+
+    def freeze(self, now: float) -> BucketState:
+        """Return what thaw needs to go on from here, whatever its clock says."""
+        return BucketState(self._left, now - self._at)
+
+    @classmethod
+    def thaw(cls, state: BucketState, rate: float, burst: float, now: float) -> Bucket:
+        """Return a bucket that goes on where another was frozen; what it had beyond this burst is lost."""
+        bucket = cls(rate, burst, now - state.age)
+        bucket._left = min(state.left, burst)
+        return bucket
 
     def take(self, amount: float, now: float) -> bool:
         """Take so many tokens and return True, or take nothing and return False: this is over the rate.

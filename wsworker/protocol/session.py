@@ -18,7 +18,8 @@ one owner. The size has to be right twice, as the message travels and as it is: 
 thousand times as many, and to nothing, which zlib keeps for the whole message if they stand behind its last block.
 
 All that a connection is at a frame boundary stands in the fields of Session and in state and current_size of its
-ServerProtocol: plain values, nothing in closures, so that another process could go on from them.
+ServerProtocol: plain values, nothing in closures. While it is open, outside of a fragmented message, those of
+ServerProtocol say nothing, and what is left is a SessionState (frozen.py), from which another process goes on.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ from websockets.server import ServerProtocol
 from wsworker.protocol import frames
 from wsworker.protocol.events import Closed, Event, Handled, Ping, Pong
 from wsworker.protocol.fragments import Ahead, Fragments, most_fragments
+from wsworker.protocol.frozen import SessionState, Windows
 from wsworker.protocol.greeting import Greeting, Phase
 from wsworker.protocol.handshake import SILENT
 
 StateName: TypeAlias = Literal["connecting", "open", "closing", "closed"]
+Hindrance: TypeAlias = Literal["connecting", "closing", "closed", "fragment"]
 
 _STATE_NAMES: dict[State, StateName] = {State.OPEN: "open", State.CLOSING: "closing", State.CLOSED: "closed"}
 
@@ -92,6 +95,48 @@ class Session(Greeting):
     def in_message(self) -> bool:
         """Whether a fragmented message has begun and not ended."""
         return self._fragments is not None
+
+    @property
+    def hindrance(self) -> Hindrance | None:
+        """Why it cannot be frozen now, None if it can: it is not open, or a fragmented message has not ended.
+
+        A stream that has ended counts as closing. Only "fragment" may pass, with what the client sends next.
+        """
+        state = self.state
+        if state != "open":
+            return state
+        if self.eof:
+            return "closing"
+        return "fragment" if self.in_message else None
+
+    def freeze(self) -> SessionState:
+        """Return all that thaw needs to go on from here; only without a hindrance.
+
+        You must take what is in output along yourself. Bytes and messages that were not handled are part of the state,
+        a frame that is not whole too, which will be looked at again from its begin. Nothing changes: this one may still
+        go on, if no other does.
+        """
+        assert self.hindrance is None, f"a session is not frozen while there is a {self.hindrance}"
+        unread = bytes(memoryview(self.unread)[self._position :])
+        return SessionState(unread, tuple(self.behind), Windows.agreed(self.extensions))
+
+    @classmethod
+    def thaw(cls, state: SessionState, max_size: int, *, fast: bool = True) -> Session:
+        """Return a session that goes on where another was frozen, as behind accept. max_size, fast: as for a new one.
+
+        You must call next_run and next_event as after receive. Messages that were decoded already are given whatever
+        max_size is now; a frame that is not whole is not.
+        """
+        session = cls(max_size, fast=fast)
+        session._phase = "frames"
+        session._opening = None
+        session.unread = state.unread
+        session.behind = list(state.behind)
+        if state.windows is not None:
+            session.extensions = (state.windows.extension(),)
+            session.window_bits = state.windows.local
+        session.lane = fast
+        return session
 
     def accept(self, subprotocol: str | None) -> bool:
         """Answer a Handshake with 101, as Greeting does, and open the fast lane."""
@@ -161,7 +206,7 @@ class Session(Greeting):
 
         code: 1000-1003, 1007-1014 or 3000-4999, else ValueError; reason is cut to 123 bytes.
         """
-        _check_close_code(code)
+        frames.check_close_code(code)
         if self.state == "open":
             self.behind = []
             self._rules.send_close(code, frames.cut_reason(reason))
@@ -172,7 +217,7 @@ class Session(Greeting):
 
         Does nothing before the 101 and if the connection has failed or ended already. code and reason as for close.
         """
-        _check_close_code(code)
+        frames.check_close_code(code)
         if self._phase == "frames" and self._rules.verdict is None:
             self._fail(code, frames.cut_reason(reason))
 
@@ -367,8 +412,3 @@ class _Protocol(ServerProtocol):
             reason = frames.TOO_LARGE
         self.verdict = (int(code), reason)
         super().fail(code, reason)
-
-
-def _check_close_code(code: int) -> None:
-    if not frames.is_close_code(code):
-        raise ValueError(f"a Close carries 1000-1003, 1007-1014 or 3000-4999, not {code}")

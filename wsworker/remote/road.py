@@ -6,6 +6,8 @@ a second one could be a double.
 
 So it is looked at before each message whether the server has closed the connection meanwhile. That it is gone without a
 word, as when a firewall has forgotten it, cannot be seen: one that was idle for a while is made anew.
+
+Each message has a number, and each road one that no other is likely to have, in place of a worker's: see payload.py.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from typing import Final
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl
 from wsworker.bus.broker.channels import channel
-from wsworker.bus.broker.payload import OUTSIDE, Writer
+from wsworker.bus.broker.payload import Writer
 from wsworker.bus.redis.slots import slot_of
-from wsworker.bus.topics import Envelope
+from wsworker.bus.topics import Envelope, Origin
 from wsworker.errors import PublishError, WireError
 from wsworker.remote.link import Link
 from wsworker.remote.nats import NatsLink
@@ -32,8 +34,6 @@ IDLE_SECONDS: Final = 30.0
 """Firewalls forget connections after minutes. A new one costs a few round trips."""
 MAX_ATTEMPTS: Final = 5
 """Of one message: a cluster may send it on a few times while it is changed, or a connection end before it is used."""
-
-_payloads: Final = Writer(OUTSIDE)
 
 
 def road_to(url: str) -> Road:
@@ -49,6 +49,8 @@ class Road:
 
     def __init__(self, url: BrokerUrl) -> None:
         self._url = url
+        self._payloads = Writer(Origin("", 1 + int.from_bytes(os.urandom(4)) % (2**32 - 1)))
+        self._published = 0
         self._lock = threading.Lock()
         self._links: dict[Where, tuple[Link, float]] = {}
         self._homes: dict[int, Where] = {}
@@ -62,7 +64,8 @@ class Road:
             text = f"other messages of this program wait for {self._url}; this one was not sent"
             raise PublishError("timeout", text)
         try:
-            self._take(prefix, envelope, give_up_at)
+            self._published += 1
+            self._take(prefix, envelope._replace(number=self._published), give_up_at)
         finally:
             self._lock.release()
 
@@ -103,7 +106,7 @@ class Road:
         Raises OSError or WireError if it has reached nobody; PublishError if that is so for good, or unknown.
         """
         try:
-            link.send(prefix, envelope.key, _payloads.envelope(envelope))
+            link.send(prefix, envelope.key, self._payloads.envelope(envelope))
         except TimeoutError:
             text = f"{self._url} did not take all of the message in time; it was not sent"
             raise PublishError("timeout", text) from None

@@ -40,6 +40,8 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "on_message": ("connection", "data"),
     "on_close": ("connection", "code", "reason"),
     "on_error": ("connection", "exc"),
+    "on_handover": ("connection",),
+    "on_resume": ("connection", "state"),
     "on_buffer_full": ("connection",),
     "on_buffer_drain": ("connection",),
     "on_bus_gap": ("worker", "topics"),
@@ -90,6 +92,8 @@ class App:
     on_message: Callback | None = None
     on_close: Callback | None = None
     on_error: Callback | None = None
+    on_handover: Callback | None = None
+    on_resume: Callback | None = None
     on_buffer_full: Callback | None = None
     on_buffer_drain: Callback | None = None
     on_bus_gap: Callback | None = None

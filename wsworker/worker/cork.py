@@ -5,9 +5,10 @@ and leaves in one transport.write at the end; what is sent elsewhere leaves at t
 16 KiB and more are not worth a copy and are written by themselves. Only a page of
 plain HTTP goes another way.
 
-A client that does not read must not fill the memory. The transport gets 64 KiB; what it does not take stays here, where
-a frame that goes to many clients is one object, and where the oldest can still be dropped. Two marks, on what has been
-accepted and is not yet taken by the kernel (frames and transport together):
+A client that does not read must not fill the memory. The transport gets one write; as long as the kernel has not taken
+all of that, what follows stays here, where a frame that goes to many clients is one object, and where the oldest can
+still be dropped. Two marks, on what has been accepted and is not yet taken by the kernel (frames and transport
+together):
 
     the limit      the policy decides about a further message, and the client is not read from (choked); the first
                    time it is reached, an episode begins (filled)
@@ -19,8 +20,15 @@ either, however few bytes they are: else whoever sends tiny messages or pings an
 limit.
 
 The kernel is asked before anybody is told: reaching the limit first writes what is there. So whoever sends a burst to
-a client that reads is never choked. The way down is heard from the transport, whose own mark is set to the next one
-that matters.
+a client that reads is never choked. The way down is heard from the transport, whose own mark is 0, or as much as it has
+at half of the limit if somebody waits for that. (uvloop speaks up only when it has written all, whatever the mark.)
+
+So it is known to the byte what the kernel has not taken, although uvloop's transport cannot be read out: a transport
+with the mark 0 tries each write at once and calls pause_writing before it returns if something is left, which is then
+the end of that write, `_begun`. At a hand-over take_rest gives it out; in another process put_rest takes it, and land
+writes on.
+
+A transport of TLS cannot be handed over and keeps what it has encrypted to itself; it gets 64 KiB, as its own mark.
 
 `size` is never too small but by control frames, which not everybody counts: every message adds to it, and only look()
 takes off what the kernel has taken meanwhile. To ask the transport after each write would cost a tenth of an echo.
@@ -30,6 +38,7 @@ takes off what the kernel has taken meanwhile. To ask the transport after each w
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from wsworker.counters import Counters
@@ -61,22 +70,25 @@ class Cork:
     """The way out of one connection. limit: bytes, at least 1.
 
     frames: the session's output, in order; whoever puts something in adds its bytes to size, and calls press if that
-    reaches the limit. choked: the client is not read from. finished: the half-close is out, nothing is written any
-    more. progress: the kernel has taken something since whoever asks has last set it to False. bytes_out,
-    messages_out: what the worker counts, of this one client.
+    reaches the limit. choked: the client is not read from; episode: one is on. finished: the half-close is out,
+    nothing is written any more. progress: the kernel has taken something since whoever asks has last set it to False.
+    bytes_out, messages_out: what the worker counts, of this one client.
     """
 
     __slots__ = (
+        "_begun",
         "_counters",
         "_drainers",
         "_edges",
-        "_episode",
         "_passed",
         "_paused",
+        "_plain",
         "_session",
+        "_tail",
         "_transport",
         "bytes_out",
         "choked",
+        "episode",
         "finished",
         "frames",
         "limit",
@@ -101,8 +113,11 @@ class Cork:
         self.choked = False
         self.finished = False
         self.progress = False
+        self._plain = transport.can_write_eof()  # not TLS, which has no half-close
         self._paused = False  # the transport has enough
-        self._episode = False
+        self._begun = b""  # while it has, and if plain: the write of which the end is there
+        self._tail = b""  # between put_rest and land: what is to be written first
+        self.episode = False
         self._drainers: list[asyncio.Future[None]] | None = None  # a list when there is the first
         self._set_mark()
 
@@ -122,7 +137,7 @@ class Cork:
         """
         if self._transport.is_closing():
             return
-        left = self._transport.get_write_buffer_size()
+        left = self._transport.get_write_buffer_size() + len(self._tail)
         if not self.frames:
             # now it is known, whatever was counted
             self._passed = self.size
@@ -146,8 +161,8 @@ class Cork:
         if self.size >= self.limit:
             if not self.choked:
                 self._choke()
-            if not self._episode:
-                self._episode = True
+            if not self.episode:
+                self.episode = True
                 self._edges._filled()
 
     def has_room(self) -> bool:
@@ -203,14 +218,14 @@ class Cork:
                 session.control = 0
                 frames.clear()
                 self._passed = self.size
-                self._transport.write(data)
+                self._write(data)
             else:
                 self._write_in_parts()
         if self._session.finished and not frames:
             self.finish()
 
     def finish(self) -> None:
-        """Write all that is still here, however much the transport has, and half-close behind it.
+        """Write all that is still here, however much the transport has, and half-close behind it: nothing can move now.
 
         So what was accepted is not lost to a client that is slow to take it. With TLS, which has no half-close, close.
         """
@@ -231,12 +246,14 @@ class Cork:
 
     def forget(self) -> None:
         """Drop what is still here: nobody can get it any more."""
+        self._tail = b""
         self.frames.clear()
         self._session.control = 0
 
     def lose(self, gone: asyncio.Transport) -> None:
         """Know that the transport is closed for good; gone: one to ask from now on."""
         self._transport = gone
+        self._begun = b""
 
     def pause(self) -> None:
         """Write no further. You must call it from pause_writing."""
@@ -245,22 +262,89 @@ class Cork:
     def resume(self) -> None:
         """Write on, and see which mark was passed. You must call it from resume_writing."""
         self._paused = False
+        if self._plain:
+            # if only half was passed, pause_writing follows at once, and nothing is written behind an unknown end
+            self._transport.set_write_buffer_limits(high=0, low=0)
+        if not self._paused:
+            self._begun = b""
         self.flush()
         self.progress = True
         self.look()
         if self.size >= _half(self.limit):
+            if self._plain:
+                self._set_mark()
             return
         self.release()
         if self.choked and len(self.frames) <= FRAMES_WAITING // 2:
             self.choked = False
             self._edges._eased()
-        if self._episode and self.size:
+        if self.episode and self.size:
             # pause_writing follows at once, and resume_writing when nothing is left
             self._transport.set_write_buffer_limits(high=0, low=0)
-        elif self._episode:
-            self._episode = False
+        elif self.episode:
+            self.episode = False
             self._set_mark()
             self._edges._emptied()
+
+    def take_rest(self) -> tuple[bytes, list[bytes], int]:
+        """Take out what the kernel has not taken, as the connection goes to another process; you should flush before.
+
+        Returns the end of what was begun to be written, which is counted as written; the frames behind it, which are
+        not; and how many of these are no messages. You must leave the transport at once, see parting.py, and not call
+        it with TLS, after finish() or when the transport is closing. Who waits in drain() and whether the client is
+        choked stay as they are, for the case that it comes back.
+        """
+        assert self._plain, "TLS cannot move"
+        assert not self.finished, "nothing comes behind a half-close"
+        left = self._transport.get_write_buffer_size()
+        tail = self._begun[len(self._begun) - left :] if left else b""
+        assert left == len(tail), "the transport has more than was begun"
+        frames, control = self.frames.copy(), self._session.control
+        self.forget()
+        self.size = self._passed = 0
+        self._begun = b""
+        return tail, frames, control
+
+    def put_rest(self, tail: bytes, frames: Sequence[bytes], control: int, full: bool) -> None:
+        """Have what take_rest has returned, of this cork or another, before anything else. full: an episode was on.
+
+        Nothing is written and nobody is told anything before land(), which you must call; what is put in meanwhile
+        waits. The transport is one that is not closing and has nothing.
+        """
+        assert not self._transport.is_closing(), "all would be forgotten"
+        assert not self.size, "it comes first"
+        self._paused = True
+        self.episode = full
+        self._tail = tail
+        self.frames.extend(frames)
+        self._session.control += control
+        self._passed = len(tail)
+        self.size = self._passed + sum(map(len, frames))
+
+    def land(self, transport: asyncio.Transport) -> None:
+        """Go on after put_rest with a transport that is new: write, and tell where the client stands now.
+
+        It may be choked or an episode begin, as the limit may be another one, and an episode may be over.
+        """
+        self._transport = transport
+        self._paused = False
+        self._set_mark()
+        tail, self._tail = self._tail, b""
+        if tail:
+            # counted where it was begun
+            self._write(tail)
+        if self._paused:
+            self.flush()
+            self.look()
+        else:
+            self.resume()
+        if self.size >= self.limit:
+            self.press()
+        elif self.episode and not self.choked and self.size >= _half(self.limit):
+            # as it may have been: below half it is read again
+            self._choke()
+        if self._paused:
+            self._set_mark()
 
     def drained(self) -> asyncio.Future[None] | None:
         """Return a future that is done below half of the limit or at release(); None if it is so now."""
@@ -299,8 +383,14 @@ class Cork:
             self.bytes_out += joined
             self._session.control -= done - first - messages
             self._passed += joined
-            self._transport.write(b"".join(frames[first:done]))
+            self._write(b"".join(frames[first:done]))
         del frames[:done]
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._paused:
+            # not kept otherwise: ten thousand idle clients would each hold the last that they got
+            self._begun = data
 
     def _choke(self) -> None:
         self.choked = True
@@ -309,7 +399,12 @@ class Cork:
         self._set_mark()
 
     def _set_mark(self) -> None:
-        mark = min(TRANSPORT_BYTES, _half(self.limit)) - 1
+        mark = 0
+        if not self._plain:
+            mark = min(TRANSPORT_BYTES, _half(self.limit)) - 1
+        elif self._paused and (self.choked or self._drainers is not None):
+            # what waits here cannot leave before all of that is taken; resume sets it back before anything is written
+            mark = max(0, _half(self.limit) - 1 - (self.size - self._passed))
         self._transport.set_write_buffer_limits(high=mark, low=mark)
 
 

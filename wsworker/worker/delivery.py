@@ -159,6 +159,9 @@ class Client(Speaker, Protocol):
     def _fail(self) -> None:
         """A callback raised, and on_error has had its turn if there is one: close."""
 
+    def _not_resumed(self) -> None:
+        """An async on_resume raised: close as a reload without a hand-over does."""
+
 
 class Delivery:
     """The callbacks of one connection, in order."""
@@ -183,6 +186,22 @@ class Delivery:
     def busy(self) -> bool:
         """Whether a callback runs in its task or waits, so that another one has to wait behind it."""
         return self._task is not None or bool(self._waiting)
+
+    @property
+    def only_messages_wait(self) -> bool:
+        """Whether nothing but messages waits, if anything: those can be taken elsewhere."""
+        on_message = self._caller.app.on_message
+        return all(callback is on_message for callback, _ in self._waiting)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing runs, and nothing waits but messages, so that take_waiting has all there is."""
+        return self._task is None and self.only_messages_wait
+
+    def take_waiting(self) -> list[str | bytes]:
+        """Return the messages that wait, which are yours from now on; only while it rests."""
+        waiting, self._waiting = self._waiting, []
+        return [data for _, (data,) in waiting]
 
     def call(self, callback: Callback | None, *args: object) -> None:
         """Call back with the connection and args: at once if that is possible, else in turn. None: nobody listens."""
@@ -294,6 +313,11 @@ class Delivery:
 
     def _done(self, callback: Callback, exc: BaseException | None) -> None:
         on_error = self._caller.app.on_error
+        if exc is not None and callback is self._caller.app.on_resume:
+            self._caller.report(callback, exc)
+            self.drop()
+            self._client._not_resumed()
+            return
         if exc is not None:
             self._caller.report(callback, exc)
             self.drop()

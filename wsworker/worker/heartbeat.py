@@ -63,9 +63,12 @@ class Heartbeat:
         self._seat.count_connections(self._connections, self._full)
 
     def _keep_beating(self) -> None:
-        self.beat()
-        self._due_at = self._loop.time() + BEAT_SECONDS
-        self._loop.call_at(self._due_at, self._keep_beating)
+        try:
+            self.beat()
+        finally:
+            # whatever became of this one: a worker that beats no more is taken for hung
+            self._due_at = self._loop.time() + BEAT_SECONDS
+            self._loop.call_at(self._due_at, self._keep_beating)
 
     @property
     def _connections(self) -> int:

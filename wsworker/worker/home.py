@@ -29,11 +29,11 @@ class Home(Protocol):
     """What a connection needs of its worker.
 
     worker: the user's handle; random: for jitter; draining: no handshake succeeds any more; tick: the time of the
-    wheel, which a connection's deadline is counted from; visitors: how many come from each address; site: the files of
-    http.static, None if there are none; users: the connections of each; trusted: proxies that may name the client;
-    spans: how long an open connection may take for what; notices: for what strangers do; access: None if it is off;
-    context: of what is scheduled here: it speaks for nobody, and callbacks run in copies of it, so that none sees what
-    another has set.
+    wheel, which a connection's deadline is counted from; visitors: how many come from each address; site: the files
+    of http.static, None if there are none; users: the connections of each; trusted: proxies that may name the
+    client; checks_data: whether connection.data is checked when it is set; spans: how long an open connection may
+    take for what; notices: for what strangers do; access: None if it is off; context: of what is scheduled here: it
+    speaks for nobody, and callbacks run in copies of it, so that none sees what another has set.
     """
 
     config: Config
@@ -53,6 +53,7 @@ class Home(Protocol):
     visitors: Visitors
     users: Users[Any]
     trusted: Trusted
+    checks_data: bool
     spans: Spans
     site: Site | None
 

@@ -82,8 +82,9 @@ class Worker:
         """Send a message to all connections that have subscribed to a topic, in this worker and all others.
 
         topic, data: as for connection.subscribe and send, with their errors; ValueError as well for more than
-        bus.max_message. exclude: a connection of this worker that does not get it. Never waits, and does not tell who
-        got it: at most once, in the order of this worker's calls; what may have been lost is told by on_bus_gap.
+        bus.max_message. exclude: a connection of this worker that does not get it, unless it moves to another just now.
+        Never waits, and does not tell who got it: at most once, in the order of this worker's calls; what may have been
+        lost is told by on_bus_gap.
         """
         check_name(topic)
         self._hub.post.publish(Key("topic", topic), data, exclude)
@@ -111,12 +112,13 @@ class Worker:
 class Hub:
     """The home of a worker's connections. The entrance makes one for each client: Connection(hub, arrival).
 
-    node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on it;
-    random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its handshake
-    behind it, or is gone with its socket; failed: is told what callbacks and timers raise, and what a bug of ours does,
-    whatever becomes of the log. draining: set by drain(). unfinished: how many handshakes are not over. empty: set
-    while there is no connection, not even one that is being accepted or closed. You must call timers.cancel_all() at
-    the end.
+    node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on
+    it; random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its
+    handshake behind it, or is gone with its socket; failed: is told what callbacks and timers raise, and what a bug
+    of ours does, whatever becomes of the log. draining: set by drain(). expected: how many connections are about to
+    come from another worker, whose places are kept for them. checks_data: connection.data is checked when it is
+    set. unfinished: how many handshakes are not over. empty: set while there is no connection, not even one that is
+    being accepted or closed. You must call timers.cancel_all() at the end.
     """
 
     def __init__(
@@ -161,6 +163,8 @@ class Hub:
         app_log, app_dir = logging.getLogger("wsworker.app"), os.path.abspath(config.app_dir)
         self.timers = Timers(loop, app_log, counters, self.stalls, app_dir, failed)
         self.draining = False
+        self.expected = 0
+        self.checks_data = config.log.level == "debug"
         self.tick = 0
         self.empty = asyncio.Event()
         self.empty.set()
@@ -184,7 +188,7 @@ class Hub:
     @property
     def full(self) -> bool:
         """Whether as many connections are open as worker_connections allows."""
-        return len(self._open) >= self.config.worker_connections
+        return len(self._open) + self.expected >= self.config.worker_connections
 
     @property
     def buffered(self) -> int:
@@ -212,6 +216,24 @@ class Hub:
         """Show it in worker.connections."""
         self._open[connection.id] = connection
         self._changed()
+
+    def resumed(self, connection: Connection) -> bool:
+        """Know a connection that comes from another worker; False if it has no place here, and then nothing is known.
+
+        You must call freezing.discard if it does not land.
+        """
+        if len(self._open) >= self.config.worker_connections:
+            return False
+        if connection.user is not None and not self.users.join(connection.user, connection):
+            return False
+        self.visitors.return_to(connection.remote.host)
+        self._present.add(connection)
+        self.empty.clear()
+        self._open[connection.id] = connection
+        for topic in connection.topics:
+            self.post.subscribe(topic, connection)
+        self._changed()
+        return True
 
     def ended(self, connection: Connection) -> None:
         """Show it no longer."""

@@ -37,6 +37,7 @@ QUEUE_FULL: Final = 4  # too many messages wait for async callbacks
 CHOKED: Final = 8  # the client does not take what we send
 BROKEN: Final = 16  # a callback raised, and on_error has not had its turn
 CUT: Final = 32  # the socket is aborted; never taken back
+MOVING: Final = 64  # it is about to go to another worker, or has come from one and has no transport yet
 
 FRAMES_PER_TURN: Final = 256
 LARGE_READ_BYTES: Final = 128 * 1024
@@ -67,6 +68,7 @@ class Intake(asyncio.Protocol):
         "_held",
         "_holds",
         "_home",
+        "_idles_on",
         "_messages_in",
         "_quota",
         "_reading",
@@ -93,6 +95,7 @@ class Intake(asyncio.Protocol):
         self._held = False
         self._stopped = False
         self._heard = False
+        self._idles_on = False
         self._active_at = 0  # tick of the last message, either way
         self._bytes_in = 0
         self._messages_in = 0
@@ -239,6 +242,8 @@ class Intake(asyncio.Protocol):
         """Stop reading and delivering for a reason."""
         self._holds |= reason
         self._stopped = True
+        if reason != MOVING:
+            self._idles_on = False
         if not self._handling:
             self._read(False)
 
@@ -273,5 +278,8 @@ class Intake(asyncio.Protocol):
         self._held = held
         if self._quota is not None:
             self._quota.mind_reading(not held, self._home.loop.time())
-        if not held:
+        if held:
+            # nobody has kept the client from being read: it only changes its worker
+            self._idles_on = self._holds == MOVING
+        else:
             self._reads_again()

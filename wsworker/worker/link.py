@@ -3,12 +3,15 @@
     head ──▶ answer ──▶ open ──▶ closing ──▶ linger ──▶ gone
       │       │ └─▶ page ─┼────────────────────▲  ▲
       └───────┴───────────┴─────────────────────┘           and from everywhere to gone, when TCP ends
+                          │
+                          └─▶ moving ─▶ gone, or back to open
 
     head      the request is not complete              closing  our Close is out, the client's is awaited; after
     answer    on_handshake may run, nothing is read             a second the half-close goes out all the same
     page      an answer to plain HTTP is being sent    linger   half-closed; what comes is discarded, until the
     open      101 is sent, on_connect is called                 client closes as well or the time is up
-    gone      TCP has ended
+    gone      TCP has ended, or another worker has it
+    moving    another worker is to take it, and this one has not let go: freezing.py, limbo.py
 
 Why linger: closing a socket with unread input makes the kernel send RST, which can destroy what was written before.
 
@@ -37,13 +40,14 @@ from wsworker.worker.intake import BROKEN, CHOKED, CUT, FRAMES_PER_TURN, PAUSED,
 from wsworker.worker.site import Download
 from wsworker.worker.wheel import ticks
 
-Stage: TypeAlias = Literal["head", "answer", "page", "open", "closing", "linger", "gone"]
+Stage: TypeAlias = Literal["head", "answer", "page", "open", "moving", "closing", "linger", "gone"]
 
 _NEXT: Final[Mapping[Stage, tuple[Stage, ...]]] = {
     "head": ("answer", "linger", "gone"),
     "answer": ("page", "open", "linger", "gone"),
     "page": ("linger", "gone"),
-    "open": ("closing", "linger", "gone"),
+    "open": ("moving", "closing", "linger", "gone"),
+    "moving": ("open", "gone"),
     "closing": ("linger", "gone"),
     "linger": ("gone",),
     "gone": (),
@@ -103,14 +107,26 @@ class Link(Intake):
         """Close because a callback has raised."""
         raise NotImplementedError
 
+    def _not_resumed(self) -> None:
+        """Close because on_resume has raised."""
+        raise NotImplementedError
+
+    def _land(self, transport: asyncio.Transport) -> None:
+        """Go on with the transport that it has now: it has come from another worker, or back from its way to one."""
+        raise NotImplementedError
+
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the deadline of the whole handshake runs since the client was accepted."""
-        home, settings, arrival = self._home, self._home.config.websocket, self._arrival
-        assert arrival is not None, "a connection is made once"
         # uvloop's transports are no subclasses of asyncio's
-        self._transport = cast(asyncio.Transport, transport)
+        transport = cast(asyncio.Transport, transport)
+        if self.id:
+            self._land(transport)
+            return
+        self._transport = transport
+        home, settings, arrival = self._home, self._home.config.websocket, self._arrival
+        assert arrival is not None, "its handshake is to come"
         self._cork = Cork(self, self._session, self._transport, settings.send_buffer, home.counters)
         self.remote = arrival.source or _address(arrival.peer)
         home.arrived(self)

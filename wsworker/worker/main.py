@@ -28,9 +28,9 @@ from wsworker import log
 from wsworker.assignment import Assignment
 from wsworker.brokers import BrokerUrl
 from wsworker.bus import choice
-from wsworker.bus.broker.payload import Origin
 from wsworker.bus.mesh.adapter import Mesh
 from wsworker.bus.mesh.berth import Berth
+from wsworker.bus.topics import Origin
 from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG
 from wsworker.forked import let_go
@@ -41,14 +41,19 @@ from wsworker.worker.accept import Acceptor
 from wsworker.worker.admin import Admin
 from wsworker.worker.boot import BootError
 from wsworker.worker.channel import Channel, close_all
+from wsworker.worker.giving import Giving, Outcome
 from wsworker.worker.heartbeat import Heartbeat
 from wsworker.worker.hub import Hub
 from wsworker.worker.leaving import Leaving
 from wsworker.worker.loops import end_tasks
+from wsworker.worker.taking import Taking
 from wsworker.worker.watcher import Watcher
 
 LINK_SECONDS: Final = 1.0
 """How long a worker waits for the others, to hear what they want before it is ready, and to have its last word read."""
+
+GIVING_TIMEOUTS: Final = 3
+"""A worker that hands some connections over and serves on takes so many times handover_timeout at most."""
 
 HURRIED_SECONDS: Final = 0.1
 """The same for the last word of a quick stop, see drain.py."""
@@ -112,9 +117,11 @@ class Life:
         self._hub: Hub | None = None
         self._acceptor: Acceptor | None = None
         self._ready = False
-        self._leaving = Leaving(loop, self._config)
+        self._leaving = Leaving(loop, self._config, self._tell_moved)
         self._admin = Admin(loop, assignment.desk, self._config) if assignment.desk else None
         self._lists: set[asyncio.Task[None]] = set()
+        self._takings: dict[Taking, asyncio.Task[int]] = {}
+        self._givings: dict[Giving, asyncio.Task[None]] = {}
         self._watched = watched
         self._watcher: Watcher | None = None
         self._mesh: Mesh | None = None
@@ -153,6 +160,7 @@ class Life:
         if self._watcher:
             self._watcher.stop()
         self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        await self._end_givings()
         await self._leaving.leave(hub, acceptor)
         if self._mesh and not self._leaving.is_quick:
             await self._mesh.hear_out()
@@ -194,6 +202,11 @@ class Life:
             self._acceptor.let_go()
         if self._admin:
             self._admin.let_go()
+        for taking in self._takings:
+            taking.let_go()
+        for giving in self._givings:
+            giving.let_go()
+        self._leaving.let_go()
         for sock in self._assignment.sockets:
             let_go(sock)
         self._channel.let_go()
@@ -230,6 +243,7 @@ class Life:
             counters=self._counters,
             changed=self._count,
         )
+        hub.post.exchange.origin = Origin(assignment.node, assignment.worker)
         self._acceptor = boot.make_acceptor(
             hub,
             assignment.sockets,
@@ -271,6 +285,38 @@ class Life:
         if self._acceptor:
             self._acceptor.wake()
 
+    # The hand-over
+
+    def _take(self, hub: Hub, pair: socket.socket, expected: int) -> None:
+        """Take over the connections that come by a pair."""
+        taking = Taking(hub, pair, expected)
+        self._takings[taking] = task = self._loop.create_task(taking.run())
+        task.add_done_callback(lambda task: self._takings.pop(taking))
+
+    def _give(self, hub: Hub, pairs: list[socket.socket], numbers: tuple[int, ...]) -> None:
+        """Hand so many connections to each of others, and serve on."""
+        giving = Giving(hub, self._config.handover_timeout)
+        self._givings[giving] = task = self._loop.create_task(self._finish(giving, pairs, numbers))
+        task.add_done_callback(lambda task: self._givings.pop(giving))
+
+    async def _finish(self, giving: Giving, pairs: list[socket.socket], numbers: tuple[int, ...]) -> None:
+        deadline = self._loop.time() + GIVING_TIMEOUTS * self._config.handover_timeout
+        outcome = await giving.run(pairs, numbers, counted=True, deadline=deadline)
+        logger.info("hand-over: %s", outcome)
+        self._tell_moved(outcome)
+
+    async def _end_givings(self) -> None:
+        """Give nothing more away by the way: all that is here is about to leave."""
+        for giving in self._givings:
+            giving.stop()
+        if self._givings:
+            await asyncio.wait(self._givings.values())
+
+    def _tell_moved(self, outcome: Outcome) -> None:
+        left = {str(reason): count for reason, count in outcome.left.items()}
+        report = Report("moved", total=outcome.moved, left=left, pause=outcome.pause_seconds, waits=outcome.waits)
+        self._channel.send(report)
+
     # The channel
 
     def _listen(self) -> None:
@@ -293,7 +339,7 @@ class Life:
                 if self._mesh:
                     self._mesh.go()
             case "drain":
-                self._leaving.tell(order.why)
+                self._leaving.tell(order.why, _pairs(descriptors), order.shares)
                 if self._mesh:
                     self._mesh.drain()
             case "lend" if self._leaving.is_told:
@@ -301,6 +347,13 @@ class Life:
                 close_all(descriptors)
             case "lend":
                 acceptor.lend(order.slot, [_listener(descriptor) for descriptor in descriptors])
+            case "take" | "give" if self._leaving.is_told:
+                close_all(descriptors)
+            case "take":
+                for pair in _pairs(descriptors):
+                    self._take(hub, pair, sum(order.shares))
+            case "give":
+                self._give(hub, _pairs(descriptors), order.shares)
             case "recall":
                 acceptor.recall(order.slot)
             case "reopen":
@@ -310,6 +363,10 @@ class Life:
                 task = self._loop.create_task(listing.answer(order, hub, self._channel))
                 self._lists.add(task)
                 task.add_done_callback(self._lists.discard)
+
+
+def _pairs(descriptors: list[int]) -> list[socket.socket]:
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
 
 def _listener(descriptor: int) -> socket.socket:

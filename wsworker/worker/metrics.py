@@ -77,8 +77,12 @@ BY_LABEL: Final[Mapping[str, tuple[str, str, str]]] = {
     "closed": ("connections_closed", "code", "Connections that ended, by the code of the Close, 1006 without one."),
     "rejections": ("handshakes_rejected", "reason", "Clients turned away before they had a WebSocket, by reason."),
     "raised": ("callback_errors", "callback", "Exceptions that callbacks and timers have raised."),
+    "unmoved": ("connections_unmoved", "reason", "Connections that were to move to another worker and could not."),
 }
 """Field of Counters: name, second label and help."""
+
+DIRECTIONS: Final[Mapping[str, str]] = {"moved_in": "in", "moved_out": "out"}
+"""Field of Counters: label of wsworker_connections_moved_total."""
 
 _ROAD: Final = ("slot", "adapter")
 
@@ -204,6 +208,11 @@ def _service(notice: Mapping[str, Any], limit: int, age_seconds: float) -> Itera
     for name in RESULTS:
         reloads.add_metric([name], notice["reload_results"].get(name, 0))
     yield reloads
+    yield _gauge(
+        "handover_pause_seconds",
+        "Longest that a connection was not read when a worker last handed some over.",
+        value=status["handover"]["last_pause"],
+    )
 
 
 def _processes(notice: Mapping[str, Any]) -> Iterator[Metric]:
@@ -282,6 +291,16 @@ def _counters(totals: Mapping[int, Counters]) -> Iterator[Metric | None]:
         for slot, counters in totals.items():
             plain.add_metric([str(slot)], getattr(counters, field))
         yield plain
+    moved = _counter(
+        "connections_moved",
+        "Connections that came from another worker (in), or went to one (out).",
+        "slot",
+        "direction",
+    )
+    for slot, counters in totals.items():
+        for field, direction in DIRECTIONS.items():
+            moved.add_metric([str(slot), direction], getattr(counters, field))
+    yield moved
     for field, (name, label, text) in BY_LABEL.items():
         labelled = _counter(name, text, "slot", label)
         for slot, counters in totals.items():

@@ -5,6 +5,9 @@ publishes while another is handed out comes behind that, and so does the close o
 which hands it to the other workers at the end of the tick. What they publish comes in there and goes to the same
 subscribers. No message takes both ways.
 
+While connections come from another worker, their keys are held here before they come, each gets once what that worker
+has not had for it, and what it has had is left out: see bus/ledger.py.
+
 A connection that is closing gets nothing more. Its topics are given up as soon as it is not open; its user's place is
 kept until its end, since that counts for websocket.max_per_user.
 """
@@ -15,13 +18,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import Protocol, TypeAlias
 
 from wsworker.bus.exchange import Exchange
+from wsworker.bus.ledger import Marks
 from wsworker.bus.records import decode_close, encode_close
-from wsworker.bus.topics import Envelope, Key, Subscribers
+from wsworker.bus.topics import Envelope, Key, Origin, Subscribers
 from wsworker.config import Config
 from wsworker.counters import Counters
 from wsworker.errors import WireError
@@ -77,9 +82,11 @@ class Post:
         self.subscribers: Subscribers[Connection] = Subscribers()
         self.users: Users[Connection] = Users(
             office.config.websocket.max_per_user,
-            lambda name: self.exchange.subscribe(Key("user", name)),
-            lambda name: self.exchange.unsubscribe(Key("user", name)),
+            lambda name: self._wanted_now(Key("user", name)),
+            lambda name: self._wanted_no_more(Key("user", name)),
         )
+        self._held: dict[Key, int] = {}  # for how many hand-overs each
+        self._shadows: dict[Connection, Marks] = {}
         self._delivers = False
         self._later: deque[Callable[[], object]] = deque()  # what was asked for within a delivery
         self._gap_waits = False  # until on_bus_gap, if it is async, is told of it
@@ -91,12 +98,54 @@ class Post:
     def subscribe(self, topic: str, connection: Connection) -> None:
         """Send it what is published to a topic."""
         if self.subscribers.add(topic, connection):
-            self.exchange.subscribe(Key("topic", topic))
+            self._wanted_now(Key("topic", topic))
 
     def unsubscribe(self, topic: str, connection: Connection) -> None:
         """Send it no more of that."""
         if self.subscribers.discard(topic, connection):
-            self.exchange.unsubscribe(Key("topic", topic))
+            self._wanted_no_more(Key("topic", topic))
+
+    def _wanted_now(self, key: Key) -> None:
+        if key not in self._held:
+            self.exchange.subscribe(key)
+
+    def _wanted_no_more(self, key: Key) -> None:
+        if key not in self._held:
+            self.exchange.unsubscribe(key)
+
+    # What a hand-over says
+
+    def hold(self, keys: Iterable[Key]) -> None:
+        """Have these keys come here though perhaps nobody wants them yet, until they are released as often."""
+        for key in keys:
+            if key not in self._held and not self._is_wanted(key):
+                self.exchange.subscribe(key)
+            self._held[key] = self._held.get(key, 0) + 1
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Hold these keys no more; who wants them here gets them still. You must have held them."""
+        for key in keys:
+            left = self._held.pop(key) - 1
+            if left:
+                self._held[key] = left
+            elif not self._is_wanted(key):
+                self.exchange.unsubscribe(key)
+
+    def replay(self, connection: Connection, publisher: Origin, envelope: Envelope) -> None:
+        """Deliver what came earlier to this connection alone, if it is open; not what its shadow has."""
+        if connection.state != "open" or self._is_shadowed(connection, publisher, envelope):
+            return
+        # what breaks the rules was told when it came
+        with suppress(ValueError, WireError):
+            self._hand_out(envelope, (connection,))
+
+    def shadow(self, connection: Connection, marks: Marks) -> None:
+        """Leave out for this connection what is within these marks: another worker has delivered it. See unshadow."""
+        self._shadows[connection] = marks
+
+    def unshadow(self, connection: Connection) -> None:
+        """Leave out nothing more. You must call it for each shadow, also of a connection that has ended meanwhile."""
+        self._shadows.pop(connection, None)
 
     # What users say
 
@@ -110,7 +159,7 @@ class Post:
         if exclude is not None:
             receivers = [connection for connection in receivers if connection is not exclude]
         # first, as what on_buffer_full publishes within the delivery comes behind it
-        self.exchange.publish(Envelope(key, body, binary=not isinstance(data, str)))
+        self.exchange.publish(key, body, binary=not isinstance(data, str))
         if receivers:
             self._deliver(data, receivers)
 
@@ -119,12 +168,13 @@ class Post:
         if not is_close_code(code):
             raise ValueError(f"a Close carries 1000-1003, 1007-1014 or 3000-4999, not {code}")
         # first, as in publish
-        self.exchange.publish(Envelope(Key("user", user), encode_close(code, cut_reason(reason)), closes=True))
+        self.exchange.publish(Key("user", user), encode_close(code, cut_reason(reason)), closes=True)
         self._close(user, code, reason)
 
     def _receivers(self, key: Key) -> Collection[Connection]:
         if key.kind == "topic":
             return self.subscribers.of(key.name)
+        # who moves to another worker is open still: it keeps what it gets, or that is delivered there
         everybody = self.users.of(key.name) if key.kind == "user" else self._office.worker.connections.values()
         return [connection for connection in everybody if connection.state == "open"]
 
@@ -136,7 +186,10 @@ class Post:
         self._in_order(partial(self._office.deliver, data, receivers))
 
     def _close(self, user: str, code: int, reason: str) -> None:
-        self._in_order(partial(_close_all, self.users.of(user), code, reason))
+        self._close_all(self.users.of(user), code, reason)
+
+    def _close_all(self, connections: Collection[Connection], code: int, reason: str) -> None:
+        self._in_order(partial(_close_each, connections, code, reason))
 
     def _in_order(self, act: Callable[[], object]) -> None:
         """Do it at once; within a delivery, once that is over, so that all get everything in the same order."""
@@ -154,19 +207,30 @@ class Post:
 
     # What the exchange says
 
-    def _receive(self, envelope: Envelope) -> bool:
+    def _receive(self, envelope: Envelope, publisher: Origin) -> bool:
         """Deliver what another worker has published; False if it breaks the rules of names, texts and codes."""
+        receivers = self.users.of(envelope.key.name) if envelope.closes else self._receivers(envelope.key)
+        if self._shadows:
+            receivers = [each for each in receivers if not self._is_shadowed(each, publisher, envelope)]
         try:
-            if envelope.closes:
-                self._close(envelope.key.name, *decode_close(envelope.body))
-            elif receivers := self._receivers(envelope.key):
-                self._deliver(_data(envelope), receivers)
+            self._hand_out(envelope, receivers)
         except (ValueError, WireError) as error:
             # whoever may write to a broker decides how often
             text = "a message from another worker, or from who can write to the broker, is dropped: %s"
             self._office.notices.tell("published", text, error, level=logging.WARNING)
             return False
         return True
+
+    def _hand_out(self, envelope: Envelope, receivers: Collection[Connection]) -> None:
+        """Do to these what an envelope says. Raises ValueError or WireError, see _receive."""
+        if envelope.closes:
+            self._close_all(receivers, *decode_close(envelope.body))
+        elif receivers:
+            self._deliver(_data(envelope), receivers)
+
+    def _is_shadowed(self, connection: Connection, publisher: Origin, envelope: Envelope) -> bool:
+        marks = self._shadows.get(connection)
+        return marks is not None and marks.has(publisher, envelope.key, envelope.number)
 
     def _publish_for_others(self, envelope: Envelope) -> bool:
         try:
@@ -176,8 +240,8 @@ class Post:
         return True
 
     def _is_wanted(self, key: Key) -> bool:
-        """Return whether anybody here would get a message to this key."""
-        if key.kind == "broadcast":
+        """Return whether anybody here would get a message to this key, or will soon."""
+        if key.kind == "broadcast" or key in self._held:
             return True
         return bool(self.subscribers.of(key.name) if key.kind == "topic" else self.users.of(key.name))
 
@@ -212,7 +276,7 @@ class Post:
         return topics if keys is None else topics.intersection(key.name for key in keys if key.kind == "topic")
 
 
-def _close_all(connections: Iterable[Connection], code: int, reason: str) -> None:
+def _close_each(connections: Iterable[Connection], code: int, reason: str) -> None:
     for connection in connections:
         connection.close(code, reason)
 

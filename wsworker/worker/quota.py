@@ -13,7 +13,7 @@ second behind that, in which the kernel is emptied. Over any span this lets no m
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from wsworker.sections import WebSocketConfig
 
@@ -25,6 +25,22 @@ EMPTIED_SECONDS: Final = 1.0
 
 ROUNDING: Final = 0.001
 """Of a message or a byte: more than the arithmetic of times loses in years."""
+
+
+class QuotaState(NamedTuple):
+    """A quota that is moved to another clock: how long ago its moments were, in seconds, below 0 for the future.
+
+    messages, bytes: up to which the rate is used up; stopped: since when what is read may have been sent; emptied: all
+    that was sent before is read, None if nothing is read now. rate_messages, rate_bytes, burst_bytes: the limits.
+    """
+
+    messages: float
+    bytes: float
+    stopped: float
+    emptied: float | None
+    rate_messages: int
+    rate_bytes: int
+    burst_bytes: int
 
 
 class Quota:
@@ -42,6 +58,41 @@ class Quota:
         self._stopped_at = now
         self._emptied_at = now
 
+    def freeze(self, now: float) -> QuotaState:
+        """Return what thaw needs to go on from here, whatever its clock says."""
+        settings = self._settings
+        return QuotaState(
+            messages=now - self._messages_until,
+            bytes=now - self._bytes_until,
+            stopped=now - self._stopped_at,
+            emptied=None if self._emptied_at == inf else now - self._emptied_at,
+            rate_messages=settings.rate_messages,
+            rate_bytes=settings.rate_bytes,
+            burst_bytes=_burst_bytes(settings),
+        )
+
+    @classmethod
+    def thaw(cls, state: QuotaState | None, settings: WebSocketConfig, now: float) -> Quota | None:
+        """Return a quota that goes on where another was frozen, None if there is no limit now.
+
+        state: None if there was no limit. A limit with other numbers begins anew: a client that kept to the old one has
+        not broken the new one yet.
+        """
+        if not (settings.rate_messages or settings.rate_bytes):
+            return None
+        quota = cls(settings, now)
+        if state is None:
+            return quota
+        quota._stopped_at = now - state.stopped
+        quota._emptied_at = inf if state.emptied is None else now - state.emptied
+        # anew, it is used up as far as what is read now was sent at the earliest: what waits in the kernel was allowed
+        quota._messages_until = quota._bytes_until = quota._stopped_at
+        if state.rate_messages == settings.rate_messages:
+            quota._messages_until = now - state.messages
+        if (state.rate_bytes, state.burst_bytes) == (settings.rate_bytes, _burst_bytes(settings)):
+            quota._bytes_until = now - state.bytes
+        return quota
+
     def take_bytes(self, count: int, now: float) -> str | None:
         """Take the bytes of one read."""
         settings = self._settings
@@ -49,7 +100,7 @@ class Quota:
         if not rate:
             return None
         until = max(self._bytes_until, self._since(now)) + count / rate
-        if (until - now) * rate > max(rate, settings.max_size + FRAME_BYTES) + ROUNDING:
+        if (until - now) * rate > _burst_bytes(settings) + ROUNDING:
             return f"more than websocket.rate_bytes = {rate}"
         self._bytes_until = until
         return None
@@ -84,3 +135,8 @@ class Quota:
     def _since(self, now: float) -> float:
         """Return the earliest moment at which what is read now may have been sent."""
         return now if now >= self._emptied_at else self._stopped_at
+
+
+def _burst_bytes(settings: WebSocketConfig) -> int:
+    """Return how many bytes may come at once."""
+    return max(settings.rate_bytes, settings.max_size + FRAME_BYTES)

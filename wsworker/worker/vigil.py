@@ -14,6 +14,7 @@ from wsworker.protocol.rates import Bucket
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.entry import Entry
 from wsworker.worker.home import Home
+from wsworker.worker.limbo import Limbo
 from wsworker.worker.link import DISCARD_SECONDS, HANDSHAKE
 from wsworker.worker.quota import Quota
 from wsworker.worker.watch import Facts, Verdict, Watch
@@ -84,7 +85,8 @@ class Vigil(Entry):
     def _reads_again(self) -> None:
         if self._watch is not None:
             self._watch.resumed(self._home.tick)
-            self._active_at = self._home.tick
+            if not self._idles_on:
+                self._active_at = self._home.tick
 
     def _stalled(self) -> None:
         if self._stage == "open":
@@ -95,7 +97,10 @@ class Vigil(Entry):
 
     def _expire(self) -> None:
         """Do what the stage demands when its time is up; called by the worker's wheel."""
-        if self._stage == "open":
+        if isinstance(self._transport, Limbo):
+            # on_resume has closed it: the time runs since it can be written to
+            self._home.schedule(self, 1)
+        elif self._stage == "open":
             self._check_watch()
         elif self._stage == "closing" and not self._cork.finished:
             self._cork.flush()

@@ -81,8 +81,14 @@ class Visitors:
         self._places[name] = taken + 1
         return True
 
+    def return_to(self, host: str) -> None:
+        """Give a connection that comes from another worker its place, even if its address has all it may."""
+        if self._max:
+            name = group(host)
+            self._places[name] = self._places.get(name, 0) + 1
+
     def leave(self, host: str) -> None:
-        """Give a place back; call it exactly once for each enter() that returned True, with the same host."""
+        """Give a place back; call it exactly once for each place that was given, with the same host."""
         if not self._max:
             return
         name = group(host)

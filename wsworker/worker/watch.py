@@ -17,10 +17,10 @@ the earliest and twice that at the latest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from wsworker.sections import WebSocketConfig
-from wsworker.worker.pulse import Pulse
+from wsworker.worker.pulse import Pulse, PulseState
 from wsworker.worker.wheel import ticks
 
 Verdict: TypeAlias = Literal["wait", "ping", "silent", "stuck", "unfinished", "unsigned", "idle"]
@@ -71,6 +71,20 @@ class Facts:
     active_at: int
 
 
+class WatchState(NamedTuple):
+    """A watch that is moved to another worker: how many ticks ago something was.
+
+    checked: the last check; unsigned: since then it is waited for its user, 0 if it never was, None if that is over;
+    message: one began that has not ended; stuck: since then the client takes nothing; pulse: there are pings; or None.
+    """
+
+    checked: int
+    unsigned: int | None
+    message: int | None
+    stuck: int | None
+    pulse: PulseState | None
+
+
 class Watch:
     """The watch over one connection, from its opening at tick now. chance: 0.0 to below 1.0, spreads the pings.
 
@@ -86,6 +100,32 @@ class Watch:
         self._message_at: int | None = None  # since when a message is under way
         self._stuck_at: int | None = None  # since when the client is known to take nothing
         self.pulse = Pulse(spans.ping_interval, spans.ping_timeout, now, chance) if spans.ping_interval else None
+
+    def freeze(self, now: int) -> WatchState:
+        """Return what thaw needs to go on from here, whatever its tick."""
+        unsigned = None if self._auth_at is None else now - (self._auth_at - self._spans.auth)
+        return WatchState(
+            checked=now - self._checked_at,
+            unsigned=unsigned if self._spans.auth else 0,
+            message=None if self._message_at is None else now - self._message_at,
+            stuck=None if self._stuck_at is None else now - self._stuck_at,
+            pulse=None if self.pulse is None else self.pulse.freeze(now),
+        )
+
+    @classmethod
+    def thaw(cls, state: WatchState, spans: Spans, now: int, chance: float) -> Watch:
+        """Return a watch that goes on where another was frozen: what was late under those spans is judged by these.
+
+        What has no span now is watched no more, what had none begins now. chance: as for a new one.
+        """
+        watch = cls(spans, now, chance)
+        watch._checked_at = now - state.checked
+        watch._auth_at = now - state.unsigned + spans.auth if spans.auth and state.unsigned is not None else None
+        watch._message_at = now - state.message if spans.message and state.message is not None else None
+        watch._stuck_at = None if state.stuck is None else now - state.stuck
+        if watch.pulse is not None and state.pulse is not None:
+            watch.pulse = Pulse.thaw(state.pulse, spans.ping_interval, spans.ping_timeout, now, chance)
+        return watch
 
     def message_began(self, now: int) -> bool:
         """Know that a message is under way; True if this is new, and then ticks_left may have become less."""
@@ -148,7 +188,7 @@ class Watch:
         if pulse is None:
             return "wait"
         if facts.heard:
-            pulse.asked_at = 0
+            pulse.asked_at = None
         elif facts.waits and facts.progress:
             # the client is there, and our ping may stand behind what it is taking
             pulse.resumed(now)

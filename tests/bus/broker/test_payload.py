@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bus.test_records import envelopes, keys
-from wsworker.bus.broker.payload import EXTRA_BYTES, OUTSIDE, Origin, Payload, Writer, decode, is_from
+from wsworker.bus.broker.payload import EXTRA_BYTES, OUTSIDE, Payload, Writer, decode, is_from
 from wsworker.bus.losses import Gap
 from wsworker.bus.records import PART_BYTES, Type, encode_close
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 from wsworker.errors import WireError
 
 NEWS, ADA = Key("topic", "news"), Key("user", "ada")
@@ -34,6 +34,7 @@ def test_envelopes_come_back(origin: Origin, envelope: Envelope) -> None:
             decode(data).envelope(envelope.key)
     else:
         assert envelope == decode(data).envelope(envelope.key)
+        assert origin == decode(data).origin
 
 
 @given(origins, st.integers(1, 2**32 - 1), st.none() | st.frozensets(keys, min_size=1, max_size=5))
@@ -64,11 +65,14 @@ def test_own_copies_are_known(origin: Origin, other: Origin) -> None:
 
 
 def test_the_bytes_of_the_documentation() -> None:
-    """A program in another language needs eight bytes and the body."""
-    assert b"\x01\x04\x00\x00\x00\x00\x00\x00hello" == Writer(OUTSIDE).envelope(Envelope(NEWS, b"hello"))
-    assert b"\x01\x04\x01\x00\x00\x00\x00\x00\x00" == Writer(OUTSIDE).envelope(Envelope(NEWS, b"\0", binary=True))
-    assert b"\x01\x05\x00\x05\x00\x00\x00\x07srv.1\x0f\xa1bye" == ME.envelope(
-        Envelope(ADA, encode_close(4001, "bye"), closes=True)
+    """A program in another language needs sixteen bytes and the body."""
+    assert b"\x01\x04" + bytes(14) + b"hello" == Writer(OUTSIDE).envelope(Envelope(NEWS, b"hello"))
+    program = Writer(Origin("", 0xA1B2C3D4))
+    assert b"\x01\x04\x01\x00\xa1\xb2\xc3\xd4" + bytes(7) + b"\x02\xff" == program.envelope(
+        Envelope(NEWS, b"\xff", binary=True, number=2)
+    )
+    assert b"\x01\x05\x00\x05\x00\x00\x00\x07" + bytes(6) + b"\x01\x00srv.1\x0f\xa1bye" == ME.envelope(
+        Envelope(ADA, encode_close(4001, "bye"), closes=True, number=256)
     )
 
 
@@ -76,13 +80,14 @@ def test_the_bytes_of_the_documentation() -> None:
     ("data", "words"),
     [
         (b"", "0 bytes is too short"),
-        (b"\x01\x04\x00\x00\x00\x00\x00", "7 bytes is too short"),
-        (b"\x02\x04\x00\x00\x00\x00\x00\x00x", "version 2 and not 1"),
-        (b'{"data": 1}', "version 123"),
-        (b"\x01\x01\x00\x00\x00\x00\x00\x00x", "no type 1"),
-        (b"\x01\xff\x00\x00\x00\x00\x00\x00x", "no type 255"),
-        (b"\x01\x04\x02\x00\x00\x00\x00\x00x", "flags 0x2"),
-        (b"\x01\x04\x00\x02\x00\x00\x00\x00x", "node is longer"),
+        (b"\x01\x04" + bytes(13), "15 bytes is too short"),
+        (b"\x02\x04" + bytes(14) + b"x", "version 2 and not 1"),
+        (b'{"data": "123456"}', "version 123"),
+        (b"\x01\x01" + bytes(14) + b"x", "no type 1"),
+        (b"\x01\xff" + bytes(14) + b"x", "no type 255"),
+        (b"\x01\x04\x02" + bytes(13) + b"x", "flags 0x2"),
+        (b"\x01\x04\x00\x02" + bytes(12) + b"x", "node is longer"),
+        (b"\x01\x04\x00\x01" + bytes(12) + b"\xff", "node is not UTF-8"),
     ],
 )
 def test_what_is_no_payload(data: bytes, words: str) -> None:
@@ -113,12 +118,13 @@ def test_what_is_in_the_wrong_place(payload: Payload, read: Callable[[Payload], 
 
 
 heads = st.builds(
-    struct.Struct("!BBBBI").pack,
+    struct.Struct("!BBBBIQ").pack,
     st.sampled_from([0, 1, 1, 1, 2]),
     st.integers(0, 9),
     st.sampled_from([0, 0, 1, 2]),
     st.integers(0, 3),
     st.integers(0, 2**32 - 1),
+    st.integers(0, 2**64 - 1),
 )
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bus.contract import Sink
-from wsworker.bus.broker.payload import OUTSIDE, Origin, Writer
+from wsworker.bus.broker.payload import OUTSIDE, Writer
 from wsworker.bus.broker.reception import Reception
 from wsworker.bus.losses import Gap
 from wsworker.bus.records import encode_close
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 
 NEWS, ADA = Key("topic", "news"), Key("user", "ada")
 OURS, OTHERS = Writer(Origin("srv1.a", 1)), Writer(Origin("srv2.b", 1))
@@ -46,7 +46,7 @@ def test_messages_of_others(reception: Reception, sink: Sink) -> None:
     """Those of other machines and of programs outside are handed on, and so are the goodbyes to a user."""
     sent = [
         Envelope(NEWS, b"text"),
-        Envelope(EVERYBODY, b"\xff", binary=True),
+        Envelope(EVERYBODY, b"\xff", binary=True, number=2**64 - 1),
         Envelope(ADA, b"x" * MOST),
         Envelope(ADA, encode_close(4001, "bye"), closes=True),
     ]
@@ -54,6 +54,7 @@ def test_messages_of_others(reception: Reception, sink: Sink) -> None:
         reception.message(envelope.key, OTHERS.envelope(envelope))
     reception.message(NEWS, Writer(OUTSIDE).envelope(Envelope(NEWS, b"from PHP")))
     assert [*sent, Envelope(NEWS, b"from PHP")] == sink.envelopes
+    assert [Origin("srv2.b", 1)] * 4 + [OUTSIDE] == sink.publishers
     assert ([], 0) == (sink.gaps, reception.refused)
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from tests.bus import contract
 from tests.bus.contract import DEADLINE_SECONDS, OTHER, ROOM, Circle, Sink, Station, known, until
-from tests.bus.mesh.harbor import RIGHT, Stranger, circle, harbor, snapshot
+from tests.bus.mesh.harbor import NODE, RIGHT, Stranger, circle, harbor, snapshot
 from tests.worker.conftest import Run
 from wsworker.bus import records
 from wsworker.bus.losses import Gap
 from wsworker.bus.mesh.adapter import Mesh
 from wsworker.bus.mesh.members import Member, Standing
 from wsworker.bus.records import Type
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -528,12 +528,12 @@ def test_a_mistake_of_ours_costs_a_gap_and_no_link(run: Run) -> None:
             await known(one, two, key=ROOM)
             deliver, count = two.sink.on_envelope, 0
 
-            def deliver_but_one(envelope: Envelope) -> None:
+            def deliver_but_one(envelope: Envelope, publisher: Origin) -> None:
                 nonlocal count
                 count += 1
                 if count == 400:
                     raise RuntimeError("a mistake")
-                deliver(envelope)
+                deliver(envelope, publisher)
 
             two.sink.on_envelope = deliver_but_one  # type: ignore[method-assign]
             one.publish(ROOM, *[b"x"] * 1000)
@@ -575,5 +575,82 @@ def test_what_a_peer_says(run: Run) -> None:
             del made.members[5]
             await until(lambda: [*made.meshes[1]._peers] == [])
             assert 1 == len(one.sink.gaps)
+
+    run(main())
+
+
+def test_settling_while_somebody_hangs_starts_or_dies(run: Run) -> None:
+    """Who hangs is waited for until the time is over, who starts for a moment, and who dies no more."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1), await made.boot(2)
+            made.listener(3)
+            made.members[3] = Member(3, 3, Standing.STARTING)
+            assert await one.bus.settle(DEADLINE_SECONDS)
+            for link in made.meshes[2].links:
+                link._set_reading(False)
+            assert not await one.bus.settle(0.01)
+            settling = asyncio.create_task(one.bus.settle(DEADLINE_SECONDS))
+            await asyncio.sleep(0)
+            made.kill(2)
+            made.bury(2)
+            assert await settling
+            assert [] == two.sink.envelopes
+            await made.end(1)
+            assert not await one.bus.settle(0)
+
+    run(main())
+
+
+def test_settling_while_there_is_no_room_to_tell_what_is_wanted(run: Run) -> None:
+    """It is told all the same, behind what waits."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one, two = await made.boot(1, peer_queue=100_000), await made.boot(2)
+            two.subscribe(ROOM)
+            await known(one, two, key=ROOM)
+            (link,) = made.meshes[2].links
+            link._set_reading(False)
+            while one.publish(ROOM, bytes(10_000)):
+                await asyncio.sleep(0)
+            one.subscribe(OTHER)
+            (peer,) = made.meshes[1]._peers
+            assert peer.stale
+            settling = asyncio.create_task(one.bus.settle(DEADLINE_SECONDS))
+            await until(lambda: not peer.stale)
+            link._set_reading(True)
+            assert await settling
+            two.publish(OTHER, b"x")
+            await until(lambda: one.sink.bodies == [b"x"])
+
+    run(main())
+
+
+def test_settling_waits_for_a_link_that_is_to_come(run: Run) -> None:
+    """What was held for it until then comes before."""
+
+    async def main() -> None:
+        async with harbor() as made:
+            one = await made.boot(1)
+            one.subscribe(ROOM)
+            made.listener(5)
+            made.members[5] = Member(5, 5, Standing.READY)
+            settling = asyncio.create_task(one.bus.settle(DEADLINE_SECONDS))
+            await until(lambda: any(peer.dialling for peer in made.meshes[1]._peers))
+            peer = Stranger(made, slot=5, accepts=True)
+            held = records.encode_envelope(Envelope(ROOM, b"held", number=3))
+            peer.say(records.encode_hello(RIGHT._replace(worker=5, slot=5)), snapshot(), held)
+            told = await peer.hear(3)
+            assert [Type.HELLO, Type.SNAPSHOT, Type.PROBE] == [record.type for record in told]
+            assert not settling.done()
+            clock_ns, _ = records.decode_probe(told[2].body)
+            peer.say(records.encode_probe(clock_ns, answer=True))
+            assert await settling
+            assert ([b"held"], [Origin(NODE, 5)]) == (one.sink.bodies, one.sink.publishers)
+            peer.say(records.encode(Type.GOODBYE))
+            del made.members[5]
+            peer.socket.close()
 
     run(main())

@@ -13,7 +13,7 @@ ROOM = Key("topic", "room")
 
 def make(*standings: Standing) -> tuple[Peers, list[Peer]]:
     """Return peers with the ids 1, 2 and so on."""
-    peers = Peers(1000, Budget(1000))
+    peers = Peers(1000, Budget(1000), "node-1")
     for number, standing in enumerate(standings, 1):
         peers.know(Member(number, number, standing))
     return peers, list(peers)
@@ -70,7 +70,7 @@ def test_one_that_starts_is_held_for_once_it_is_ready() -> None:
 def test_what_is_held_for_a_peer_that_is_gone_is_given_back() -> None:
     """The room of all queues is as before."""
     budget = Budget(1000)
-    peers = Peers(1000, budget)
+    peers = Peers(1000, budget, "node-1")
     peers.know(Member(1, 1, READY))
     (peer,) = peers
     assert peer.held is not None

@@ -19,10 +19,10 @@ from tests.bus.nats.test_link import fake
 from tests.bus.nats.towns import QUICK, Listener, circle_at, judge, numbered, town, up
 from tests.worker.conftest import Run
 from wsworker.brokers import parse
-from wsworker.bus.broker.payload import OUTSIDE, Origin, Writer
+from wsworker.bus.broker.payload import OUTSIDE, Writer
 from wsworker.bus.nats.adapter import PATIENCE, Nats, Patience
 from wsworker.bus.nats.wire import PONG
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 
 ROOT = Path(__file__).parents[3]
 
@@ -307,8 +307,8 @@ def test_a_worker_that_does_not_read(run: Run, servers: Servers) -> None:
     flooded = threading.Event()
 
     class Sleeper(Listener):
-        def on_envelope(self, envelope: Envelope) -> None:
-            super().on_envelope(envelope)
+        def on_envelope(self, envelope: Envelope, publisher: Origin) -> None:
+            super().on_envelope(envelope, publisher)
             flooded.wait(10)
 
     def flood() -> None:
@@ -545,7 +545,7 @@ def test_what_strangers_publish(run: Run, servers: Servers) -> None:
     """What is malformed is counted and dropped, headers are taken off, and all goes on."""
     server = servers()
     good = Writer(OUTSIDE).envelope(Envelope(ROOM, b"good"))
-    bad = [b"", b"x", good[:7], b"\xff" * 100, bytes(8) + b"\0" * 50, Writer(OUTSIDE).probe(1)]
+    bad = [b"", b"x", good[:15], b"\xff" * 100, bytes(16) + b"\0" * 50, Writer(OUTSIDE).probe(1)]
 
     async def main() -> None:
         async with town(server.url, "a") as one:
@@ -604,5 +604,22 @@ def test_very_many_subscriptions_come_again(run: Run, servers: Servers) -> None:
             one.bus.flush()
             await until(lambda: len(two.sink.bodies) == 2000)
             assert 2000 == two.bus.stats().keys
+
+    run(main())
+
+
+def test_settling_needs_a_server(run: Run, servers: Servers) -> None:
+    """One that is away has nothing to tell; one that hangs is waited for until the time is over."""
+    server = servers()
+
+    async def main() -> None:
+        async with town(server.url, "a") as one:
+            assert "" == await one.bus.linked(DEADLINE_SECONDS)
+            assert await one.bus.settle(DEADLINE_SECONDS)
+            server.pause()
+            assert not await one.bus.settle(0.05)
+            server.kill()
+            await until(lambda: not one.bus.stats().links)
+            assert not await one.bus.settle(DEADLINE_SECONDS)
 
     run(main())

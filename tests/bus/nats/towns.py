@@ -11,9 +11,8 @@ from typing import Any
 
 from tests.bus.contract import Settings, Sink, Station, until
 from wsworker.brokers import parse
-from wsworker.bus.broker.payload import Origin
 from wsworker.bus.nats.adapter import Nats, Patience
-from wsworker.bus.topics import Key
+from wsworker.bus.topics import Key, Origin
 
 QUICK = Patience(first_pause=0.02, most_pause=0.1)
 

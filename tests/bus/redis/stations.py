@@ -11,10 +11,9 @@ from tests.bus.contract import DEADLINE_SECONDS, ROOM, Circle, Settings, Sink, S
 from tests.bus.redis.servers import Valkey
 from wsworker import brokers
 from wsworker.brokers import BrokerUrl
-from wsworker.bus.broker.payload import Origin
 from wsworker.bus.redis.adapter import Redis
 from wsworker.bus.redis.line import Times
-from wsworker.bus.topics import Envelope
+from wsworker.bus.topics import Envelope, Origin
 
 TIMES = Times(connect=8.0, answer=8.0, probe=0.1, silence=8.0)
 """Long enough for a machine that is busy with other things; what hangs is found soon enough with HASTY."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bus import contract
-from tests.bus.contract import ANN, OTHER, ROOM, Circle, known, until
+from tests.bus.contract import ANN, DEADLINE_SECONDS, OTHER, ROOM, Circle, known, until
 from tests.bus.redis.servers import Valkey, valkey
 from tests.bus.redis.stations import (
     HASTY,
@@ -236,8 +236,8 @@ def test_what_others_may_say(run: Run, server: Valkey) -> None:
         ("wsworker:topic:room", b""),
         ("wsworker:topic:room", b"\x01\x04"),
         ("wsworker:topic:room", b"\x02" + writer.envelope(Envelope(ROOM, b"version"))[1:]),
-        ("wsworker:topic:room", b"\x01\x63" + bytes(6)),
-        ("wsworker:topic:room", b"\x01\x04\x00\xff" + bytes(4)),
+        ("wsworker:topic:room", b"\x01\x63" + bytes(14)),
+        ("wsworker:topic:room", b"\x01\x04\x00\xff" + bytes(12)),
         ("wsworker:topic:room", writer.envelope(Envelope(ANN, b"\x03\xe8", closes=True))),
         ("wsworker:topic:room", writer.gap(Gap(1, None))),
         ("wsworker:broadcast:", b"nonsense"),
@@ -343,5 +343,25 @@ def test_the_rights_that_it_needs(run: Run) -> None:
                 two.subscribe(ROOM)
                 await known(one, two, key=ROOM)
                 assert [(True, "")] == two.sink.states
+
+    run(main())
+
+
+def test_settling_needs_a_broker(run: Run) -> None:
+    """One that is away has nothing to tell; one that hangs is waited for until the time is over."""
+
+    async def main() -> None:
+        with valkey() as server:
+            async with stations(server.url, 1) as (one,):
+                assert await one.bus.settle(DEADLINE_SECONDS)
+                server.pause()
+                assert not await one.bus.settle(0.05)
+                server.resume()
+                assert await one.bus.settle(DEADLINE_SECONDS)
+                settling = asyncio.create_task(one.bus.settle(DEADLINE_SECONDS))
+                server.kill()
+                assert isinstance(await settling, bool)
+                await until(lambda: not one.sink.states[-1][0])
+                assert not await one.bus.settle(DEADLINE_SECONDS)
 
     run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -239,3 +240,35 @@ def test_it_ends_as_it_was_wanted_last(each: bool, steps: list[tuple[str, list[b
         made.confirm()
     assert made.wanted == made.has
     assert made.ready()
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_what_is_asked_again_is_a_question_by_itself(each: bool) -> None:
+    """Behind all that is touched, and answered behind all of it; if nothing was asked there is nothing to ask."""
+    made = Fixture(each)
+    made.subscriptions.ask_again()
+    assert not made.ready()
+    assert [] == made.ask()
+    assert made.ready()
+    made.want(A)
+    made.subscriptions.ask_again()
+    made.want(B)
+    made.subscriptions.ask_again()
+    asked = [channel for ask in made.ask() for channel in ask.channels]
+    assert [A, B] == asked[:2]
+    assert asked[2] in (A, B)
+    assert 3 == len(asked)
+    for ask in made.unconfirmed[:-1]:
+        for channel in ask.channels:
+            assert made.subscriptions.confirm(ask.verb, channel)
+            assert not made.ready()
+    *others, last = made.unconfirmed[-1].channels
+    for channel in others:
+        assert made.subscriptions.confirm("subscribe", channel)
+    assert not made.ready()
+    assert made.subscriptions.confirm("subscribe", last)
+    assert made.ready()
+    assert made.complete()
+    made.leave(A, B)
+    made.subscriptions.ask_again()
+    assert {"unsubscribe"} == {ask.verb for ask in made.ask()}

@@ -78,7 +78,8 @@ def test_row_47_a_flood_during_a_reload(make_daemon: MakeDaemon) -> None:
 @pytest.mark.parametrize("cause", ["stop", "reload"])
 def test_row_48_a_client_that_never_answers_the_close(make_daemon: MakeDaemon, cause: str) -> None:
     """It gets its Close, is cut off after close_timeout, and holds up nobody for longer than that."""
-    daemon = make_daemon(BUSY, websocket={"close_timeout": "2s"}, graceful_timeout="1h").start()
+    settings = {"websocket": {"close_timeout": "2s"}, "graceful_timeout": "1h", "reload_strategy": "drain"}
+    daemon = make_daemon(BUSY, **settings).start()
     (old,) = daemon.workers
     with ExitStack() as stack:
         silent = [stack.enter_context(raw_open(daemon)) for _ in range(5)]

@@ -1,6 +1,6 @@
 """Payload: what stands in a message on a broker, as bytes. Where it goes to is said by the channel, see channels.py.
 
-    u8 version | u8 type | u8 flags | u8 length of the node | u32 worker | node | body
+    u8 version | u8 type | u8 flags | u8 length of the node | u32 worker | u64 number | node | body
 
 All numbers are big-endian. The version is 1.
 
@@ -11,8 +11,13 @@ All numbers are big-endian. The version is 1.
 
 MESSAGE and CLOSE stand in channels of keys, GAP and PROBE in those of the service. Lists of keys are as in records.py.
 
-node is the run of the service that has published, worker one of its workers; a program outside has an empty node and
-the number 0. A worker drops what its own node has published: it has come by the mesh, or was delivered before.
+node is the run of the service that has published, worker one of its workers. A worker drops what its own node has
+published: it has come by the mesh, or was delivered before. number counts the messages of that worker, in the order in
+which it has published them; GAP and PROBE have 0.
+
+A program outside has an empty node, and in place of the worker a random number from 1 that it draws when it begins; so
+it and number say together which message this is, and one that is met twice while connections move from one worker to
+another is known again (ledger.py). Who counts nothing may leave both 0: of such messages some may be lost then.
 
 A broker carries for whoever may write to it. So nothing of this is trusted: what is wrong raises WireError, is dropped
 and counted.
@@ -25,11 +30,11 @@ from typing import Final, NamedTuple
 
 from wsworker.bus.losses import Gap
 from wsworker.bus.records import BINARY, PART_BYTES, Type, decode_gap, encode_gap_body
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import Envelope, Key, Origin
 from wsworker.errors import WireError
 
 VERSION: Final = 1
-_HEAD: Final = struct.Struct("!BBBBI")
+_HEAD: Final = struct.Struct("!BBBBIQ")
 _CLOCK: Final = struct.Struct("!Q")
 EXTRA_BYTES: Final = _HEAD.size + 255
 """A payload may be so much longer than the body in it."""
@@ -40,15 +45,8 @@ _MOST_GAP_BYTES: Final = PART_BYTES + 64
 _TYPES: Final = frozenset(map(int, (Type.MESSAGE, Type.CLOSE, Type.GAP, Type.PROBE)))
 
 
-class Origin(NamedTuple):
-    """Who has published. node: names a run of the service, at most 255 bytes of UTF-8; worker: its id."""
-
-    node: str
-    worker: int
-
-
 OUTSIDE: Final = Origin("", 0)
-"""A program that is no worker."""
+"""A program that is no worker, and counts nothing."""
 
 
 class Payload(NamedTuple):
@@ -57,12 +55,14 @@ class Payload(NamedTuple):
     type: int
     binary: bool
     body: bytes
+    origin: Origin = OUTSIDE
+    number: int = 0
 
     def envelope(self, key: Key) -> Envelope:
         """Return what a MESSAGE or a CLOSE carries to the key of its channel. Raises WireError for others."""
         if self.type not in (Type.MESSAGE, Type.CLOSE) or (self.type == Type.CLOSE and key.kind != "user"):
             raise WireError(f"{Type(self.type).name} in the channel of a {key.kind}")
-        return Envelope(key, self.body, self.binary, self.type == Type.CLOSE)
+        return Envelope(key, self.body, self.binary, self.type == Type.CLOSE, self.number)
 
     def gap(self) -> Gap:
         """Return what a GAP says. Raises WireError, also for what is none."""
@@ -86,7 +86,8 @@ class Writer:
 
     def envelope(self, envelope: Envelope) -> bytes:
         """Return the MESSAGE or CLOSE that carries it."""
-        return self._payload(Type.CLOSE if envelope.closes else Type.MESSAGE, envelope.body, envelope.binary)
+        number = Type.CLOSE if envelope.closes else Type.MESSAGE
+        return self._payload(number, envelope.body, envelope.binary, envelope.number)
 
     def gap(self, gap: Gap) -> bytes:
         """Return a GAP."""
@@ -96,8 +97,8 @@ class Writer:
         """Return a PROBE."""
         return self._payload(Type.PROBE, _CLOCK.pack(clock_ns))
 
-    def _payload(self, number: Type, body: bytes, binary: bool = False) -> bytes:
-        head = _HEAD.pack(VERSION, number, BINARY if binary else 0, len(self._node), self._worker)
+    def _payload(self, number: Type, body: bytes, binary: bool = False, count: int = 0) -> bytes:
+        head = _HEAD.pack(VERSION, number, BINARY if binary else 0, len(self._node), self._worker, count)
         return b"".join((head, self._node, body))
 
 
@@ -110,13 +111,18 @@ def decode(data: bytes) -> Payload:
     """Return what stands in a payload. Raises WireError."""
     if len(data) < _HEAD.size:
         raise WireError(f"a payload of {len(data)} bytes is too short")
-    version, number, flags, size, _ = _HEAD.unpack_from(data)
+    version, number, flags, size, worker, count = _HEAD.unpack_from(data)
     if version != VERSION:
         raise WireError(f"a payload of version {version} and not {VERSION}")
     if number not in _TYPES:
         raise WireError(f"there is no type {number}")
     if flags & ~BINARY:
         raise WireError(f"unknown flags {flags:#x}")
-    if len(data) < _HEAD.size + size:
+    begin = _HEAD.size + size
+    if len(data) < begin:
         raise WireError("the name of a node is longer than its payload")
-    return Payload(number, bool(flags & BINARY), data[_HEAD.size + size :])
+    try:
+        origin = Origin(data[_HEAD.size : begin].decode(), worker)
+    except UnicodeDecodeError:
+        raise WireError("the name of a node is not UTF-8") from None
+    return Payload(number, bool(flags & BINARY), data[begin:], origin, count)

@@ -39,7 +39,8 @@ class Reception:
         try:
             if key is None:
                 raise WireError("a channel of this name belongs to nothing")
-            envelope = decode(data).envelope(key)
+            payload = decode(data)
+            envelope = payload.envelope(key)
         except WireError as error:
             self._refuse(error)
             return
@@ -50,7 +51,7 @@ class Reception:
             self._notices.tell("size", text, len(envelope.body), self._most)
             self._sink.on_gap(frozenset((key,)), 1)
             return
-        self._sink.on_envelope(envelope)
+        self._sink.on_envelope(envelope, payload.origin)
 
     def gap(self, data: bytes) -> None:
         """Take what came in the channel that all workers of the service hear. Never raises."""

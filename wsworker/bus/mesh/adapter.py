@@ -24,13 +24,14 @@ from time import monotonic_ns
 from typing import Final
 
 from wsworker.bus.bus import CAUSES, BusStats, Cause, Sink
+from wsworker.bus.mesh.barrier import Barrier
 from wsworker.bus.mesh.berth import Berth
 from wsworker.bus.mesh.gate import Gate
 from wsworker.bus.mesh.link import Link, Owner
 from wsworker.bus.mesh.members import Standing
 from wsworker.bus.mesh.outbox import Budget, Outbox
 from wsworker.bus.mesh.peers import Peer, Peers
-from wsworker.bus.mesh.ties import Ties
+from wsworker.bus.mesh.ties import QUICK_LOOK_SECONDS, Ties
 from wsworker.bus.records import (
     EXTRA_BYTES,
     LAST,
@@ -53,6 +54,9 @@ from wsworker.bus.topics import Envelope, Key
 from wsworker.errors import WireError
 
 PROBE_SECONDS: Final = 5.0
+STARTING_SECONDS: Final = 4 * QUICK_LOOK_SECONDS
+"""So long a worker that starts, and whose loop runs, may take to be linked with one that is READY."""
+
 ALL_QUEUES_BYTES: Final = 64 * 1024 * 1024
 
 logger = logging.getLogger("wsworker.bus")
@@ -80,7 +84,7 @@ class Mesh:
         self._berth = berth
         self._hello = encode_hello(berth.hello(self._most))
         self._budget = Budget(ALL_QUEUES_BYTES)
-        self._peers = Peers(peer_queue, self._budget)
+        self._peers = Peers(peer_queue, self._budget, berth.node)
         self._ties = Ties(loop, berth, self._peers, self._hello, self._link, draw, self)
         self._gate: Gate | None = None  # from start on
         self._sink: Sink | None = None  # from start until the end of close
@@ -106,6 +110,16 @@ class Mesh:
         """Wait, so long at most, until all READY workers have said what they want; return a clause about the others."""
         slots = ", ".join(map(str, await self._ties.complete(seconds)))
         return f"workers in these slots do not answer on the bus: {slots}" if slots else ""
+
+    async def settle(self, seconds: float) -> bool:
+        """Have all others answer, as barrier.py says."""
+        give_up_at = self._loop.time() + seconds
+        self._ties.look()
+        self.flush()
+        barrier = Barrier(self._peers, self._ties.me, monotonic_ns(), self._ask)
+        if barrier.starting:
+            await self._until(lambda: not barrier.starting, min(give_up_at, self._loop.time() + STARTING_SECONDS))
+        return not self._has_left and await self._until(lambda: barrier.passed, give_up_at)
 
     def go(self) -> None:
         """Accept from now on."""
@@ -299,6 +313,15 @@ class Mesh:
                 peer.link.put(encode_probe(monotonic_ns()))
                 peer.link.write()
 
+    def _ask(self, peer: Peer) -> None:
+        """Send a probe behind all that is wanted here, also if there is no room to tell of it yet."""
+        assert peer.link is not None, "who is live has a link"
+        if peer.stale:
+            peer.stale = False
+            peer.link.put(*self._wanted())
+        peer.link.put(encode_probe(monotonic_ns()))
+        peer.link.write()
+
     # What the ties tell
 
     def tied(self, peer: Peer) -> None:
@@ -328,7 +351,7 @@ class Mesh:
         match record.type:
             case Type.MESSAGE | Type.CLOSE:
                 if self._sink is not None:
-                    self._sink.on_envelope(record.envelope)
+                    self._sink.on_envelope(record.envelope, peer.origin)
             case Type.INTEREST:
                 wanted, dropped = decode_keys(record.body)
                 self._peers.interest.add(peer.bit, wanted)
@@ -391,6 +414,8 @@ class Mesh:
     def _answer(self, link: Link, peer: Peer, clock_ns: int, is_answer: bool) -> None:
         if is_answer:
             peer.lag_seconds = max(0, monotonic_ns() - clock_ns) / 1e9
+            peer.answered_ns = max(peer.answered_ns, clock_ns)
+            self._ties.moved.set()
         else:
             link.put(encode_probe(clock_ns, answer=True))
             link.write()

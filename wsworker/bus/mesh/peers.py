@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from wsworker.bus.mesh.link import Link
 from wsworker.bus.mesh.members import Member, Standing
 from wsworker.bus.mesh.outbox import Budget, Held
-from wsworker.bus.topics import Interest, Key
+from wsworker.bus.topics import Interest, Key, Origin
 
 
 @dataclass(eq=False, slots=True)
@@ -23,11 +23,13 @@ class Peer:
     dial_at: when the next one is due; tries: attempts in a row that failed. held: what is published before it is live.
     most: the longest record that it takes. left: it has said goodbye. owes: messages of it may be missing, which is to
     be told once the way to it is there again, or it is gone. stale: it must be told anew of all that is wanted here.
-    wanted: what came of its snapshot so far. lag_seconds: how long the last probe took.
+    wanted: what came of its snapshot so far. lag_seconds: how long the last probe took; answered_ns: the latest clock
+    in a probe that it has answered. origin: who has published what comes from it.
     """
 
     member: Member
     bit: int
+    origin: Origin
     link: Link | None = None
     live: bool = False
     dialling: Link | None = None
@@ -40,6 +42,7 @@ class Peer:
     stale: bool = False
     wanted: list[Key] = field(default_factory=list)
     lag_seconds: float = 0.0
+    answered_ns: int = 0
 
     @property
     def awaited(self) -> bool:
@@ -58,11 +61,12 @@ class Peer:
 
 
 class Peers:
-    """All other workers. limit: of what waits for one, in bytes; budget: of what waits for all."""
+    """All other workers. limit: of what waits for one, in bytes; budget: of what waits for all; node: as for Origin."""
 
-    def __init__(self, limit: int, budget: Budget) -> None:
+    def __init__(self, limit: int, budget: Budget, node: str) -> None:
         self._limit = limit
         self._budget = budget
+        self._node = node
         self._by_worker: dict[int, Peer] = {}
         self._by_bit: dict[int, Peer] = {}
         self._live = 0
@@ -83,7 +87,8 @@ class Peers:
             bit = 1
             while bit in self._by_bit:
                 bit <<= 1
-            peer = self._by_worker[member.worker] = self._by_bit[bit] = Peer(member, bit)
+            origin = Origin(self._node, member.worker)
+            peer = self._by_worker[member.worker] = self._by_bit[bit] = Peer(member, bit, origin)
         peer.member = member
         # one that starts has nobody who could want anything
         if peer.awaited and peer.held is None and member.standing != Standing.STARTING:

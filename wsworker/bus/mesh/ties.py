@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from wsworker.bus.mesh.berth import Berth
 from wsworker.bus.mesh.link import Link, Owner
-from wsworker.bus.mesh.members import Standing, dials, pause
+from wsworker.bus.mesh.members import Member, Standing, dials, pause
 from wsworker.bus.mesh.peers import Peer, Peers
 from wsworker.bus.records import Hello
 
@@ -64,6 +64,11 @@ class Ties:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.moved = asyncio.Event()
+
+    @property
+    def me(self) -> Member:
+        """Return this worker, and where it stands."""
+        return self._me
 
     @property
     def links(self) -> list[Link]:

@@ -32,7 +32,7 @@ from wsworker.brokers import BrokerUrl
 from wsworker.bus.broker.certificates import Certificates
 from wsworker.bus.broker.channels import service_subject, subject
 from wsworker.bus.broker.early import Early
-from wsworker.bus.broker.payload import Origin, Writer
+from wsworker.bus.broker.payload import Writer
 from wsworker.bus.broker.pipeline import Pipeline, Stage
 from wsworker.bus.broker.reasons import reason
 from wsworker.bus.broker.reception import Reception
@@ -43,7 +43,7 @@ from wsworker.bus.nats.dialler import Dialler
 from wsworker.bus.nats.link import Link
 from wsworker.bus.nats.refusals import Refusals
 from wsworker.bus.nats.wire import publish, subscribe, unsubscribe
-from wsworker.bus.topics import EVERYBODY, Envelope, Key
+from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
 from wsworker.notices import Notices
 
 BATCH: Final = 512
@@ -125,6 +125,17 @@ class Nats:
     async def linked(self, seconds: float) -> str:
         """Wait, so long at most, until the first round is over; return a clause about why nobody takes us, or ""."""
         return await self._state.linked(seconds)
+
+    async def settle(self, seconds: float) -> bool:
+        """Have the server answer; what it has taken before, from whomever, it has sent before."""
+        if not self._state.up or self._link is None:
+            return False
+        self.flush()
+        try:
+            await self._link.round_trip(seconds)
+        except OSError:
+            return False
+        return True
 
     def subscribe(self, keys: Iterable[Key]) -> None:
         """Have what others publish to these keys sent here."""

@@ -32,7 +32,7 @@ from wsworker.bus.broker.channels import channel as channel_of
 from wsworker.bus.broker.channels import service_channel
 from wsworker.bus.broker.early import Early
 from wsworker.bus.broker.lookup import Lookup
-from wsworker.bus.broker.payload import Origin, Writer
+from wsworker.bus.broker.payload import Writer
 from wsworker.bus.broker.pipeline import Stage
 from wsworker.bus.broker.reception import Reception
 from wsworker.bus.broker.state import State
@@ -45,7 +45,7 @@ from wsworker.bus.redis.publisher import Publisher
 from wsworker.bus.redis.shards import Shards
 from wsworker.bus.redis.subscriber import Subscriber
 from wsworker.bus.redis.wire import command
-from wsworker.bus.topics import Envelope, Key
+from wsworker.bus.topics import Envelope, Key, Origin
 from wsworker.notices import Notices
 
 logger: Final = logging.getLogger("wsworker.bus")
@@ -106,6 +106,18 @@ class Redis:
     async def linked(self, seconds: float) -> str:
         """Wait, so long at most, until the first attempt is over; return a clause if it has failed."""
         return await self._state.linked(seconds)
+
+    async def settle(self, seconds: float) -> bool:
+        """Have each server confirm something more."""
+        if not self._state.up:
+            return False
+        self.flush()
+        settled = [shard.subscriber.settle() for shard in self._shards]
+        try:
+            async with asyncio.timeout(seconds):
+                return all(await asyncio.gather(*settled))
+        except TimeoutError:
+            return False
 
     async def close(self, grace_seconds: float) -> None:
         """Write what is queued, if that takes no longer than the grace, and close all connections."""

@@ -65,6 +65,7 @@ class Subscriber(Line):
         self._owes = False  # word that messages may be missing
         self._asked_at = 0.0  # or confirmed, whatever was last
         self._probed_at: float | None = None  # since when a probe is on its way
+        self._settling: list[asyncio.Future[bool]] = []
         self.lag_seconds = 0.0
 
     def touch(self, channels: Iterable[bytes]) -> None:
@@ -88,6 +89,20 @@ class Subscriber(Line):
         # it may all be confirmed, and nothing more be asked
         self._wake.set()
 
+    def settle(self) -> asyncio.Future[bool]:
+        """Return what is True once all that is wanted now is confirmed, and what the server had taken has come.
+
+        It is False if the line is not up, or is lost meanwhile.
+        """
+        settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self.up:
+            self._settling.append(settled)
+            self._subscriptions.ask_again()
+            self._wake.set()
+        else:
+            settled.set_result(False)
+        return settled
+
     def expect_probe(self) -> None:
         """Know that a probe is on its way."""
         if self._probed_at is None and self.up:
@@ -105,6 +120,7 @@ class Subscriber(Line):
     def lost(self, lost: Lost) -> None:
         """Owe word of it."""
         self._owes = True
+        self._settled(False)
 
     async def _ask(self, wire: Wire) -> None:
         subscriptions = self._subscriptions
@@ -170,6 +186,14 @@ class Subscriber(Line):
         if self._owes:
             self._owes = False
             self._owner.missed()
+        self._settled(True)
+
+    def _settled(self, truth: bool) -> None:
+        settling, self._settling = self._settling, []
+        for settled in settling:
+            # who has waited may have given up
+            if not settled.done():
+                settled.set_result(truth)
 
     def _overdue(self) -> Lost | None:
         now = monotonic()

@@ -10,6 +10,9 @@ of a gap to be true, has its place before whatever comes and goes later, and is 
 
 Each channel of a command is confirmed by itself, in order; a refusal answers a command as a whole. A cluster may also
 end a subscription by itself, when the slot moves to another server: that answers nothing.
+
+A confirmation also stands behind every message that the server had taken before. So what it is asked once more, though
+it was asked, is answered as a ping would be, which not every user of a server may send.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 BATCH: Final = 512
 MOST_UNCONFIRMED: Final = 8 * BATCH
+_AGAIN: Final = b""
+"""No channel: stands where one that was asked is asked once more."""
 
 Verb: TypeAlias = Literal["subscribe", "unsubscribe"]
 
@@ -74,6 +79,12 @@ class Subscriptions:
         """Ask once more for what was refused, or ended by the server, as far as it is wanted."""
         self.touch([*self._homeless])
 
+    def ask_again(self) -> None:
+        """Be ready again only when one thing more is confirmed, behind all that is touched or asked now."""
+        self._touched.pop(_AGAIN, None)
+        self._touched[_AGAIN] = None
+        self.need()
+
     def restart(self, channels: Iterable[bytes]) -> None:
         """Begin with a new connection, over which nothing was asked. channels: those that may be wanted."""
         self._asked = set()
@@ -95,6 +106,8 @@ class Subscriptions:
         batch = list(islice(self._touched, BATCH))
         for channel in batch:
             del self._touched[channel]
+            if channel == _AGAIN:
+                continue
             wanted = self._wants(channel)
             if wanted == (channel in self._asked):
                 continue
@@ -103,6 +116,9 @@ class Subscriptions:
             else:
                 self._asked.discard(channel)
             new["subscribe" if wanted else "unsubscribe"].append(channel)
+        if _AGAIN in batch and self._asked:
+            # behind what is new; if nothing is asked, nothing can come
+            new["subscribe"].append(next(iter(self._asked)))
         self._asked_count += sum(map(len, new.values()))
         if self._needed:
             self._needed -= min(self._needed, len(batch))
