@@ -21,6 +21,8 @@ from wsworker.query import Query, query_of
 
 VERSION = 1
 MAX_LINE_BYTES = 64 * 1024
+GIVE_TIMEOUTS = 3
+"""A worker that is told `give` ends after so many times handover_timeout, however many connections have moved."""
 ERROR_CHARACTERS = 1000
 """As much of an exception's own text as a report carries; it may say anything."""
 

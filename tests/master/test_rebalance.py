@@ -9,8 +9,8 @@ from tests.master.test_handover import read
 from tests.master.test_supervisor import Story, kinds, only
 from wsworker.master import events
 from wsworker.master.events import Action, Answer, Handover, HandoverFinished, RebalanceRequested, Spawn, Tell
-from wsworker.master.rebalance import MARGIN_SECONDS, TIMEOUTS, refused
-from wsworker.wire import Order
+from wsworker.master.rebalance import MARGIN_SECONDS, refused
+from wsworker.wire import GIVE_TIMEOUTS, Order
 
 GIVE = Order("give")
 
@@ -117,7 +117,7 @@ def test_givers_that_keep_silent_are_not_waited_for_without_end() -> None:
     """A while after handover_timeout the caller gets what there is; a later word of them counts for the service."""
     story = uneven(40, 0, 40, 0, handover_timeout=2)
     ask(story)
-    actions = story.live(TIMEOUTS * 2 + int(MARGIN_SECONDS) - 1, beating=[1, 2, 3, 4])
+    actions = story.live(GIVE_TIMEOUTS * 2 + int(MARGIN_SECONDS) - 1, beating=[1, 2, 3, 4])
     assert not only(actions, Answer)
     deadline = story.supervisor.service.rebalance
     assert deadline is not None

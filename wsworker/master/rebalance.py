@@ -14,13 +14,10 @@ from wsworker.master.events import Answer, Handover, HandoverFinished, Rebalance
 from wsworker.master.moves import MAX_TAKERS, Rebalance
 from wsworker.master.roster import ServiceState, Worker, WorkerState
 from wsworker.master.service import Service
-from wsworker.wire import Order
-
-TIMEOUTS: Final = 3
-"""A worker that gives ends after so many times handover_timeout, however many of its connections have moved."""
+from wsworker.wire import GIVE_TIMEOUTS, Order
 
 MARGIN_SECONDS: Final = 15.0
-"""What it may take beyond that to come to its end, and to tell."""
+"""What a worker that gives may take beyond its time to come to its end, and to tell."""
 
 
 def ask(service: Service, event: RebalanceRequested, now: float) -> None:
@@ -36,7 +33,7 @@ def ask(service: Service, event: RebalanceRequested, now: float) -> None:
             gets[taker] += count
     rows = [_row(worker, change) for worker, change in zip(workers, gets, strict=True)]
     awaited = {worker.id: worker.slot for worker, to in zip(workers, given, strict=True) if to}
-    deadline_at = now + TIMEOUTS * service.config.handover_timeout + MARGIN_SECONDS
+    deadline_at = now + GIVE_TIMEOUTS * service.config.handover_timeout + MARGIN_SECONDS
     service.rebalance = Rebalance(event.reply, now, deadline_at, rows, awaited)
     for worker, to in zip(workers, given, strict=True):
         if to:

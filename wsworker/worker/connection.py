@@ -24,9 +24,10 @@ from wsworker.worker.wheel import ticks
 
 SLOW_CONSUMER: Final = 3008
 TOO_MANY_OF_USER: Final = 3504
+"""Codes of ours: below 3500 a client may connect again by itself, from 3500 on it should not."""
+
 RELOAD_CLOSE: Final = (1012, "service restart")
 LIMBO_SECONDS: Final = 0.001
-"""Codes of ours: below 3500 a client may connect again by itself, from 3500 on it should not."""
 
 
 class Connection(Vigil):

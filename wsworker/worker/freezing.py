@@ -20,6 +20,7 @@ import socket
 from time import monotonic
 from typing import Any, NamedTuple
 
+from wsworker.bus.topics import Key
 from wsworker.counters import Unmoved
 from wsworker.handover import jsonable
 from wsworker.handover.state import ConnectionState
@@ -57,6 +58,14 @@ def may_go(connection: Connection) -> bool:
     if connection._stage != "open" or isinstance(transport, Limbo) or transport.is_closing():
         return False
     return connection._session.hindrance in (None, "fragment")
+
+
+def keys(connection: Connection) -> set[Key]:
+    """Return what a connection wants to hear of, beside what everybody does."""
+    wanted = {Key("topic", topic) for topic in connection._topics or ()}
+    if connection.user is not None:
+        wanted.add(Key("user", connection.user))
+    return wanted
 
 
 def hold(connection: Connection) -> None:

@@ -107,7 +107,7 @@ class Giving:
                     # those that are left come to rest meanwhile, or their handshake ends
                     await asyncio.sleep(LOOK_SECONDS)
         finally:
-            await self._end(deadline)
+            await self._end()
         return self._outcome
 
     def stop(self) -> None:
@@ -147,7 +147,7 @@ class Giving:
         for connection in todo:
             await turn.mind()
             lane = self._assign(connection)
-            if lane is not None and not lane.covers(keys := _keys(connection)):
+            if lane is not None and not lane.covers(keys := freezing.keys(connection)):
                 wanted.setdefault(lane, set()).update(keys)
         await asyncio.gather(*(lane.cover(keys, seconds) for lane, keys in wanted.items()))
 
@@ -197,7 +197,7 @@ class Giving:
         elif why is not None:
             self._why[connection] = why
             freezing.let_go(connection)
-        elif not lane.covers(_keys(connection)):
+        elif not lane.covers(freezing.keys(connection)):
             self._why[connection] = "time"
         else:
             freezing.hold(connection)
@@ -222,7 +222,7 @@ class Giving:
             # its client had gone, and writing has told; or on_handover has closed it
             freezing.let_go(connection)
             return
-        if not lane.covers(_keys(connection)):
+        if not lane.covers(freezing.keys(connection)):
             # on_handover has subscribed to something
             self._why[connection] = "time"
             return
@@ -282,8 +282,7 @@ class Giving:
 
     # The end
 
-    async def _end(self, deadline: float) -> None:
-        seconds = max(END_SECONDS, deadline - self._hub.loop.time())
+    async def _end(self) -> None:
         for lane in self._lanes:
             await lane.until_rest(END_SECONDS)
         for task in self._hooks.values():
@@ -300,7 +299,7 @@ class Giving:
         self._forget_ended()
         for connection, why in [*self._why.items()]:
             self._stay(connection, why)
-        await asyncio.gather(*(lane.end(min(END_SECONDS, seconds)) for lane in self._lanes))
+        await asyncio.gather(*(lane.end(END_SECONDS) for lane in self._lanes))
         self._outcome.moved = sum(lane.moved for lane in self._lanes)
         self._outcome.pause_seconds = max((lane.pause_seconds for lane in self._lanes), default=0.0)
 
@@ -316,11 +315,3 @@ class _Turn:
         if monotonic() > self._until:
             await asyncio.sleep(0)
             self._until = monotonic() + TURN_SECONDS
-
-
-def _keys(connection: Connection) -> set[Key]:
-    """Return what a connection wants to hear of, beside what everybody does."""
-    keys = {Key("topic", topic) for topic in connection._topics or ()}
-    if connection.user is not None:
-        keys.add(Key("user", connection.user))
-    return keys

@@ -74,7 +74,7 @@ class Lane:
         self._acked: set[int] = set()
         self._flying_bytes = 0
         self._filled = False
-        self.returning: set[Connection] = set()
+        self.returning: dict[Connection, asyncio.Task[None]] = {}
         self._outbox: deque[Message | int] = deque()  # a number stands for the state of a connection
         self._to_write = asyncio.Event()
         self._moves = asyncio.Event()  # something has changed that until may wait for
@@ -219,8 +219,7 @@ class Lane:
     def _return(self, number: int, reason: Unmoved | None) -> None:
         """Take back a connection that the other one has not taken. reason: None if that one is gone."""
         frozen = self._take_out(number)
-        self.returning.add(frozen.connection)
-        self._hub.loop.create_task(self._go_back(frozen, reason))
+        self.returning[frozen.connection] = self._hub.loop.create_task(self._go_back(frozen, reason))
 
     def _take_out(self, number: int) -> Frozen:
         frozen = self._flying.pop(number)
@@ -229,7 +228,7 @@ class Lane:
 
     async def _go_back(self, frozen: Frozen, reason: Unmoved | None) -> None:
         await freezing.give_back(frozen)
-        self.returning.discard(frozen.connection)
+        del self.returning[frozen.connection]
         self._came_back(frozen.connection, reason)
         self._moves.set()
 

@@ -34,7 +34,7 @@ from wsworker.bus.topics import Origin
 from wsworker.counters import Counters
 from wsworker.errors import EX_CONFIG
 from wsworker.forked import let_go
-from wsworker.wire import ERROR_CHARACTERS, FailureKind, Order, Report
+from wsworker.wire import ERROR_CHARACTERS, GIVE_TIMEOUTS, FailureKind, Order, Report
 from wsworker.worker import app as app_module
 from wsworker.worker import boot, copies, listing
 from wsworker.worker.accept import Acceptor
@@ -51,9 +51,6 @@ from wsworker.worker.watcher import Watcher
 
 LINK_SECONDS: Final = 1.0
 """How long a worker waits for the others, to hear what they want before it is ready, and to have its last word read."""
-
-GIVING_TIMEOUTS: Final = 3
-"""A worker that hands some connections over and serves on takes so many times handover_timeout at most."""
 
 HURRIED_SECONDS: Final = 0.1
 """The same for the last word of a quick stop, see drain.py."""
@@ -300,7 +297,7 @@ class Life:
         task.add_done_callback(lambda task: self._givings.pop(giving))
 
     async def _finish(self, giving: Giving, pairs: list[socket.socket], numbers: tuple[int, ...]) -> None:
-        deadline = self._loop.time() + GIVING_TIMEOUTS * self._config.handover_timeout
+        deadline = self._loop.time() + GIVE_TIMEOUTS * self._config.handover_timeout
         outcome = await giving.run(pairs, numbers, counted=True, deadline=deadline)
         logger.info("hand-over: %s", outcome)
         self._tell_moved(outcome)

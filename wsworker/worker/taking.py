@@ -219,9 +219,7 @@ class Taking:
     def _catch_up(self, connection: Connection) -> None:
         """Give a connection what its giver had not received, and keep from it what that one had."""
         post = self._hub.post
-        keys = [EVERYBODY, *(Key("topic", topic) for topic in connection.topics)]
-        if connection.user is not None:
-            keys.append(Key("user", connection.user))
+        keys = [EVERYBODY, *freezing.keys(connection)]
         marks = self._marks.of(keys)
         for publisher, envelope in self._log.missed(marks, keys):
             post.replay(connection, publisher, envelope)
