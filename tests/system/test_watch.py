@@ -32,6 +32,12 @@ def answers(daemon: Daemon, word: str) -> Callable[[], bool]:
     return ask
 
 
+def asked(client: ClientConnection) -> str | bytes:
+    """Return what the code that serves a client now says to it, which moves with its worker and not with the others."""
+    client.send("?")
+    return client.recv(10)
+
+
 def close_code(client: ClientConnection) -> int:
     """Return the code with which a client is closed, by the end of a reload."""
     with pytest.raises(ConnectionClosed) as caught:
@@ -46,9 +52,7 @@ def test_a_day_at_the_desk(make_daemon: MakeDaemon) -> None:
     daemon.wait_log("watching 2 files; a saved change is loaded at once")
     with daemon.connect() as client:
         daemon.write_app(saying("two"))
-        eventually(answers(daemon, "two"))
-        client.send("?")
-        assert "two" == client.recv(10)
+        eventually(lambda: asked(client) == "two")
     daemon.wait_log("app.py changed, reloading")
 
     daemon.write_app("def on_message(connection, data)\n")
