@@ -15,10 +15,11 @@ writes of one processor to another in their order.
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from dataclasses import dataclass
 from typing import Final
+
+from wsworker.memory import Memory
 
 AREA_BYTES: Final = 8 * 1024 * 1024
 """More than all slots fill, each with an error text of the greatest length."""
@@ -41,10 +42,11 @@ class Post:
 
 
 class Board:
-    """One board; made by the master before its first fork, which alone posts."""
+    """One board; made by the master before its first fork, which alone posts. fd: of one that was made before."""
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _HEAD_BYTES + _AREAS * AREA_BYTES)
+    def __init__(self, fd: int | None = None) -> None:
+        self.memory = Memory("wsworker-board", _HEAD_BYTES + _AREAS * AREA_BYTES, fd)
+        self._memory = self.memory.map
         self._words = memoryview(self._memory)[:_HEAD_BYTES].cast("q")
         self._last: Post | None = None
 

@@ -9,6 +9,7 @@ list that stands here, never by something that a client or an app has made up.
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -253,3 +254,5 @@ _HISTOGRAMS: Final = ("handshakes", "sync_calls", "async_calls", "lags")
 
 PLAIN_NAMES: Final = tuple(each.name for each in fields(Counters) if each.type == "int")
 COUNTER_WORDS: Final = len(PLAIN_NAMES) + sum(map(len, _LABELS.values())) + len(_HISTOGRAMS) * HISTOGRAM_WORDS
+COUNTER_LAYOUT: Final = zlib.crc32(repr((PLAIN_NAMES, _LABELS, _HISTOGRAMS, HISTOGRAM_WORDS)).encode())
+"""Tells one order of the words from another."""

@@ -34,6 +34,7 @@ from typing import Any, Final, TypeAlias
 from wsworker import steering
 from wsworker.config import ListenAddress
 from wsworker.errors import OUT_OF_DESCRIPTORS, BindError
+from wsworker.master.estate import Listening
 from wsworker.occupant import occupant
 
 Socket: TypeAlias = socket.socket  # inside Group, `socket` is its method
@@ -109,6 +110,35 @@ class Group:
         sock.setblocking(False)
         self._common = sock
         self.activated = True
+
+    def bequeath(self) -> Listening:
+        """Return all of it, for the program that goes on in this process."""
+        own = {} if self.shared else {slot: sock.fileno() for slot, sock in self._sockets.items()}
+        common = self._common.fileno() if self._common else None
+        return Listening(
+            address=str(self.address),
+            activated=self.activated,
+            slots=[*self._sockets],
+            sockets=own,
+            common=common,
+            listening=self._listening,
+            adopted=sorted(self._adopted),
+            order_known=self._order_known,
+            file=self._file,
+        )
+
+    def inherit(self, left: Listening) -> None:
+        """Take over what a former program of this process has left; instead of probe and bind."""
+        self.activated, self._listening, self._adopted = left.activated, left.listening, {*left.adopted}
+        self._order_known, self._file = left.order_known, left.file
+        if left.common is not None:
+            self._common = socket.socket(fileno=left.common)
+            self._sockets = dict.fromkeys(left.slots, self._common)
+        else:
+            self._sockets = {slot: socket.socket(fileno=left.sockets[slot]) for slot in left.slots}
+        for sock in (self._common, *self._sockets.values()):
+            if sock is not None:
+                sock.set_inheritable(False)
 
     # The slots
 

@@ -1,6 +1,6 @@
 """The shared table: what every process may know about every worker, without asking any of them.
 
-One anonymous shared mmap, made by the master before its first fork; each worker inherits it. There is one record per
+One shared mapping, made by the master before its first fork; each worker inherits it. There is one record per
 slot: a head with the totals of workers that have left, and two seats, because a worker and its replacement live side by
 side during a reload. Every field is one aligned 64-bit word with one writer at a time, so there is no lock: a reader
 needs no two words to agree.
@@ -19,13 +19,13 @@ takes more than one word, so folds is odd while it goes on, and who has read mea
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from wsworker.bus.mesh.members import Member, Standing
-from wsworker.counters import ADAPTERS, COUNTER_WORDS, Adapter, Counters
+from wsworker.counters import ADAPTERS, COUNTER_LAYOUT, COUNTER_WORDS, Adapter, Counters
+from wsworker.memory import Memory
 
 MAX_SLOTS: Final = 256
 SEATS_PER_SLOT: Final = 2
@@ -44,6 +44,9 @@ _REACHES: Final = {adapter: _BUS + number * _REACH_WORDS for number, adapter in 
 
 _DOWN: Final = 1
 _UP: Final = 2
+
+LAYOUT: Final = f"{MAX_SLOTS} {SEATS_PER_SLOT} {_BUS} {len(ADAPTERS)} {_REACH_WORDS} {COUNTER_LAYOUT}"
+"""Tells one layout from another: programs with the same one can share a table."""
 
 LOST: Final = "1006"
 """How connections count that ended with their worker."""
@@ -171,12 +174,15 @@ class Seat:
 
 
 class Table:
-    """The whole table. slots: how many records to make room for, 1 to 256; slot numbers count from 1."""
+    """The whole table. slots: how many records to make room for, 1 to 256; slot numbers count from 1.
 
-    def __init__(self, slots: int = MAX_SLOTS) -> None:
+    fd: of a table that was made before, with as many slots.
+    """
+
+    def __init__(self, slots: int = MAX_SLOTS, fd: int | None = None) -> None:
         assert 1 <= slots <= MAX_SLOTS
-        self._memory = mmap.mmap(-1, slots * _RECORD_WORDS * _WORD_BYTES)
-        self._words = memoryview(self._memory).cast("q")
+        self.memory = Memory("wsworker-table", slots * _RECORD_WORDS * _WORD_BYTES, fd)
+        self._words = memoryview(self.memory.map).cast("q")
 
     def claim(self, slot: int, worker: int) -> Seat:
         """Give a free seat of the slot to a worker about to be forked. Two workers of a slot live at most: asserted."""
@@ -184,6 +190,13 @@ class Table:
         assert seat is not None, f"slot {slot} has two workers already"
         seat.sit(worker)
         return seat
+
+    def seat(self, slot: int, worker: int) -> Seat:
+        """Return the seat of a worker that lives. Raises ValueError if it has none."""
+        for seat in self._seats(slot):
+            if seat.worker == worker:
+                return seat
+        raise ValueError(f"worker {worker} has no seat in slot {slot}")
 
     def fold(self, slot: int, worker: int) -> None:
         """Add what a dead worker counted to its slot's totals and free its seat; nothing if it has no seat."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from wsworker.errors import WireError
@@ -26,7 +27,7 @@ GIVE_TIMEOUTS = 3
 ERROR_CHARACTERS = 1000
 """As much of an exception's own text as a report carries; it may say anything."""
 
-CommandName: TypeAlias = Literal["status", "reload", "rebalance", "stop", "reopen", "connections", "bus"]
+CommandName: TypeAlias = Literal["status", "reload", "rebalance", "upgrade", "stop", "reopen", "connections", "bus"]
 OrderName: TypeAlias = Literal["go", "drain", "take", "give", "lend", "recall", "reopen", "list"]
 ReportName: TypeAlias = Literal["ready", "failed", "leaving", "rows", "changed", "moved"]
 DrainReason: TypeAlias = Literal["", "reload", "replace", "scale", "stop", "quick"]
@@ -115,6 +116,10 @@ class Report:
 
 Message: TypeAlias = Command | Reply | Order | Report
 
+_WORDS = ([(each.name, each.type) for each in (*fields(Order), *fields(Report))], OrderName, ReportName, DrainReason)
+CHANNEL = f"{VERSION} {zlib.crc32(repr(_WORDS).encode())}"
+"""Tells one vocabulary of orders and reports from another: a master and its workers must have the same."""
+
 
 class Lines:
     """Cuts a byte stream into lines. limit: the longest line in bytes, so that a peer cannot make us hold more."""
@@ -122,6 +127,11 @@ class Lines:
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
         self._rest = b""
+
+    @property
+    def rest(self) -> bytes:
+        """What was fed and is not a whole line yet."""
+        return self._rest
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that data completes, without newlines; raises WireError once a line is too long."""

@@ -44,6 +44,7 @@ from wsworker.assignment import Assignment
 from wsworker.errors import WsworkerError
 from wsworker.master import inquiry
 from wsworker.master.cgroup import OomCounter
+from wsworker.master.estate import Call
 from wsworker.master.main import Master
 from wsworker.master.roll import refused as refusal
 from wsworker.query import Query
@@ -107,7 +108,8 @@ class Daemon:
         log.set_up(LogConfig(file=str(self.log)))
         try:
             entry, settled = self._enter_worker, self.settled.tell
-            master = Master(self._load(), self._load, entry, settled, lambda: None, "1.2.3", follows=self._follows)
+            call = Call(str(self.config), "config.yaml", follow=self._follows)
+            master = Master(self._load(), self._load, entry, settled, lambda: None, "1.2.3", call)
             final = master.run()
         except WsworkerError as error:
             return [type(error).__name__, str(error)]

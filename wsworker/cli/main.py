@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop the service and wait for its end.",
     "restart": "Stop the service if it runs, then start it.",
     "reload": "Load new code and configuration, worker by worker.",
+    "upgrade": "Let the version that is installed now take over.",
     "rebalance": "Move connections from the fullest workers to the emptiest.",
     "reopen": "Reopen the log file, after it was moved away.",
     "status": "Show the service and its workers.",
@@ -47,6 +48,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "unit": "Print a systemd unit for this service and virtualenv.",
 }
 """What --help says of each command: its own first sentence, written here too so that --help need not import them."""
+
+
+HIDDEN: Final = ("takeover",)
+"""Commands that a master gives to the program that follows it, and nobody else."""
 
 
 class Commands(click.Group):
@@ -63,7 +68,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in (*COMMANDS, *HIDDEN):
             return None
         command = getattr(importlib.import_module(f"wsworker.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
@@ -74,7 +79,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was asked for; of one that does not exist, say which was meant."""
         name = args[0]
-        if name not in COMMANDS and not ctx.resilient_parsing:
+        if name not in (*COMMANDS, *HIDDEN) and not ctx.resilient_parsing:
             # here and not above: --help would pay for it
             import difflib
 

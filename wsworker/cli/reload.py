@@ -27,7 +27,7 @@ from wsworker.cli.options import Settings, epilog, global_options
 from wsworker.cli.text import counted, span
 from wsworker.counters import by_reason
 from wsworker.errors import ControlError, NotRunning
-from wsworker.wire import Command
+from wsworker.wire import Command, CommandName
 
 FIRST_LOOK_SECONDS: Final = 0.01
 LOOK_SECONDS: Final = 0.2
@@ -61,12 +61,17 @@ def reload(settings: Settings, no_wait: bool) -> int:
             asked = {"schema": SCHEMA, "result": "asked", "name": service.name}
             settings.result(f"reload of {service.name} asked for; see `wsworker status` and the log", asked)
         return OK
+    workers = counted(document["workers_configured"], "worker")
+    settings.progress(f"reloading {service.name}: {workers}, one at a time")
+    return load_anew(settings, service, "reload")
+
+
+def load_anew(settings: Settings, service: ask.Service, name: CommandName) -> int:
+    """Ask for a reload, or for an upgrade that ends with one; show how it goes and return the exit code."""
     try:
-        workers = counted(document["workers_configured"], "worker")
-        settings.progress(f"reloading {service.name}: {workers}, one at a time")
-        body = _answer(settings, service)
+        body = _answer(settings, service, name)
     except KeyboardInterrupt:
-        raise Interrupted(f"the reload of {service.name} goes on; `wsworker status` and the log say how") from None
+        raise Interrupted(f"the {name} of {service.name} goes on; `wsworker status` and the log say how") from None
     # systemd.exec(5): ExecReload= gets MAINPID
     gone = False
     if body["result"] == "ok" and "MAINPID" not in os.environ:
@@ -74,9 +79,9 @@ def reload(settings: Settings, no_wait: bool) -> int:
     return show(settings, service.name, body, gone)
 
 
-def _answer(settings: Settings, service: ask.Service) -> Mapping[str, Any]:
-    """Ask for the reload, show what happens, and return the result."""
-    for reply in ask.replies(service, Command("reload")):
+def _answer(settings: Settings, service: ask.Service, name: CommandName) -> Mapping[str, Any]:
+    """Ask, show what happens, and return the result."""
+    for reply in ask.replies(service, Command(name)):
         if reply.final:
             return reply.body
         if line := progress_line(reply.body):

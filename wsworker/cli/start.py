@@ -48,6 +48,7 @@ from wsworker.errors import AlreadyRunning, ConfigError, ControlError, NotRunnin
 
 if TYPE_CHECKING:
     from wsworker.configfile import Loaded
+    from wsworker.master.estate import Estate
     from wsworker.master.events import Exit
     from wsworker.master.main import Master
 
@@ -205,6 +206,19 @@ class Prepared:
             self.settings.failure(_failure_of(ended.code, ended.error))
         return ended.code
 
+    def go_on(self, estate: Estate) -> int:
+        """Be the master of a service that runs, as a former program of this process was; return the exit code."""
+        from wsworker import log
+
+        log.prefer_color(self.settings.colored())
+        descriptor = log.set_up(self.loaded.config.log)
+        if self.daemon:
+            log.redirect_output(descriptor)
+        ended = self._master(lambda degraded: None, lambda: None, estate).run()
+        if ended.error:
+            self.settings.failure(_failure_of(ended.code, ended.error))
+        return ended.code
+
     def _run_in_background(self) -> int:
         from wsworker.master.detach import detach
 
@@ -263,7 +277,10 @@ class Prepared:
         except AlreadyRunning as error:
             raise AlreadyRunning(error.name, error.pid, other_config(self.path, self.environ)) from None
 
-    def _master(self, settled: Callable[[str], None], leave: Callable[[], None]) -> Master:
+    def _master(
+        self, settled: Callable[[str], None], leave: Callable[[], None], estate: Estate | None = None
+    ) -> Master:
+        from wsworker.master.estate import Call
         from wsworker.master.main import Master
         from wsworker.worker.boot import preload
         from wsworker.worker.main import run
@@ -276,6 +293,8 @@ class Prepared:
             warn(loaded)
             return loaded
 
+        path, shown = str(self.loaded.path), self.loaded.shown
+        call = Call(path, shown, dict(self.flags), self.daemon, self.follow)
         return Master(
             self.loaded,
             load_again,
@@ -283,7 +302,8 @@ class Prepared:
             settled=settled,
             leave=leave,
             version=version(),
-            follows=self.follow,
+            call=call,
+            estate=estate,
         )
 
 

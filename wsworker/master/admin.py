@@ -12,6 +12,7 @@ used since it was last sampled is lost when it dies.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 from wsworker.assignment import Desk
 from wsworker.board import Board
 from wsworker.listeners import Group
+from wsworker.master.estate import Showing
 from wsworker.master.view import Sample
 from wsworker.stats import Table
 from wsworker.values import ListenAddress
@@ -32,27 +34,29 @@ _SLOT: Final = 1  # of a group that has but one socket
 class CpuTime:
     """CPU time of each slot since the start of the service.
 
+    used: of each slot so far; last: of each worker that lives, as it was sampled last.
+
     Counted in whole microseconds: sums of floats are rounded, now and then downwards, and Prometheus takes a counter
     that goes back by a trillionth for one that began anew.
     """
 
-    def __init__(self) -> None:
-        self._used: dict[int, int] = {}
-        self._last: dict[int, int] = {}
+    def __init__(self, used: Mapping[int, int] | None = None, last: Mapping[int, int] | None = None) -> None:
+        self.used = dict(used or {})
+        self.last = dict(last or {})
 
     @property
     def seconds(self) -> dict[int, float]:
         """The seconds of each slot."""
-        return {slot: used / 1_000_000 for slot, used in self._used.items()}
+        return {slot: used / 1_000_000 for slot, used in self.used.items()}
 
     def add(self, slots: Mapping[int, int], samples: Mapping[int, Sample]) -> None:
         """Take the newest samples. slots: worker id to slot, of the living; samples: by worker id."""
-        before, self._last = self._last, {}
+        before, self.last = self.last, {}
         for worker, slot in slots.items():
             last = before.get(worker, 0)
             newest = round(samples[worker].seconds * 1_000_000) if worker in samples else last
-            self._last[worker] = max(last, newest)
-            self._used[slot] = self._used.get(slot, 0) + self._last[worker] - last
+            self.last[worker] = max(last, newest)
+            self.used[slot] = self.used.get(slot, 0) + self.last[worker] - last
 
 
 def notice(
@@ -97,6 +101,19 @@ class Admin:
             self._group.bind(_SLOT)
             self._group.listen(_SLOT)
 
+    def bequeath(self) -> Showing | None:
+        """Return all of it, for the program that goes on in this process; None where there is none."""
+        if self._group is None or self._board is None:
+            return None
+        return Showing(self._group.bequeath(), self._board.memory.fd, self._cpu.used, self._cpu.last, self._started)
+
+    def inherit(self, left: Showing | None) -> None:
+        """Take over what a former program of this process has left, instead of open."""
+        if left and self._group:
+            os.set_inheritable(left.board, False)
+            self._group.inherit(left.listening)
+            self._board, self._cpu, self._started = Board(left.board), CpuTime(left.used, left.last), left.started
+
     @property
     def url(self) -> str:
         """The address as operators would write it, "" if there is none."""
@@ -132,6 +149,8 @@ class Admin:
         """Leave the file of a unix socket to the master, in a forked child."""
         if self._group:
             self._group.keep(_SLOT)
+        if self._board:
+            self._board.memory.let_go()
 
     def close(self) -> None:
         """Close the socket; harmless when repeated."""

@@ -24,6 +24,7 @@ from typing import Any, Final
 from wsworker.bus.mesh.berth import Berth, socket_name
 from wsworker.bus.mesh.members import Member, Standing
 from wsworker.errors import RunDirError
+from wsworker.master.estate import Meeting
 from wsworker.master.process import Identity
 
 BACKLOG: Final = 512
@@ -68,6 +69,18 @@ class Berths:
         except OSError as error:
             self.close()
             raise RunDirError(str(self._folder), error.strerror or str(error), "remove it") from None
+
+    def bequeath(self) -> Meeting:
+        """Return all of it, for the program that goes on in this process."""
+        listeners = {slot: listener.fileno() for slot, listener in self._listeners.items()}
+        return Meeting(self._node, self._secret.hex(), self._descriptor, listeners)
+
+    def inherit(self, left: Meeting) -> None:
+        """Take over what a former program of this process has left, instead of open."""
+        self._node, self._secret, self._descriptor = left.node, bytes.fromhex(left.secret), left.folder
+        self._listeners = {slot: socket.socket(fileno=fd) for slot, fd in left.listeners.items()}
+        for descriptor in (left.folder, *left.listeners.values()):
+            os.set_inheritable(descriptor, False)
 
     def add(self, slot: int) -> None:
         """Make the listener of one slot more. Raises OSError."""

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wsworker.errors import WireError
+from wsworker.master.estate import Caller, Commanding
 from wsworker.master.events import Token
 from wsworker.wire import Command, Lines, Reply, decode_command, encode
 
@@ -116,6 +117,46 @@ class Control:
         self._listener = listener
         self._take_reserve()
         self._listen()
+
+    def bequeath(self) -> Commanding:
+        """Return the listener and the callers, for the program that goes on in this process.
+
+        Who is in the middle of an answer in parts is cut.
+        """
+        assert self._listener is not None, "open comes first"
+        assert self._bound is not None, "open has bound it"
+        callers = [
+            Caller(
+                client.connection.fileno(),
+                client.token,
+                client.commanded,
+                client.answered,
+                client.lines.rest.decode("latin-1"),
+                client.output.decode(),
+            )
+            for client in self._clients.values()
+            if not client.later
+        ]
+        return Commanding(self._listener.fileno(), self._bound, callers)
+
+    def inherit(self, left: Commanding) -> None:
+        """Take over what a former program of this process has left, instead of open."""
+        self._listener, self._bound = socket.socket(fileno=left.listener), left.bound
+        self._listener.set_inheritable(False)
+        self._take_reserve()
+        self._listen()
+        for caller in left.callers:
+            connection = socket.socket(fileno=caller.connection)
+            connection.set_inheritable(False)
+            client = Client(connection, caller.token, self._now() + REQUEST_SECONDS)
+            client.commanded, client.answered = caller.commanded, caller.answered
+            client.output = caller.output.encode()
+            client.lines.feed(caller.rest.encode("latin-1"))
+            if client.waits:
+                client.give_up_at = None
+            self._next_token = max(self._next_token, caller.token + 1)
+            self._clients[client.token] = client
+            self._watch(client)
 
     def is_there(self) -> bool:
         """Whether the file at the path is the socket that we have bound. Raises OSError."""

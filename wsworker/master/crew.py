@@ -14,7 +14,7 @@ import os
 import selectors
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -27,6 +27,7 @@ from wsworker.bus.mesh.members import Standing
 from wsworker.errors import EX_CONFIG, OUT_OF_DESCRIPTORS, TlsError, WireError
 from wsworker.master import events, stacks
 from wsworker.master.cgroup import OomCounter
+from wsworker.master.estate import Living
 from wsworker.master.events import Event, Reading, WorkerId
 from wsworker.master.orders import Orders
 from wsworker.master.process import Identity, Process, is_stopped, spawn
@@ -171,9 +172,7 @@ class Crew:
         ours.setblocking(False)
         orders = Orders(ours, self._selector, action.slot)
         child = Child(action.worker, action.slot, process, ours, orders, seat, words, action.config.log.file)
-        self._children[action.worker] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._attend(child))
-        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
+        self._listen_to(child)
         return events.Spawned(action.worker, process.pid)
 
     def _fork(
@@ -224,6 +223,54 @@ class Crew:
             theirs.sendall(encode(failure))
 
         return spawn(prepare, self._identity, run, lambda reason, trace: report("boot", reason, trace))
+
+    def bequeath(self) -> list[Living]:
+        """Return every worker, for the program that goes on in this process.
+
+        Raises OSError (EBUSY) if one of them was told something that it has not read: half of it cannot be left.
+        """
+        for child in self._children.values():
+            child.orders.flush()
+            if child.orders.waits:
+                raise OSError(errno.EBUSY, f"worker {child.slot} reads no orders now; try again")
+        return [
+            Living(
+                child.worker,
+                child.slot,
+                child.process.pid,
+                child.process.pidfd,
+                child.channel.fileno(),
+                child.words.fd,
+                child.words.read,
+                child.log_file,
+                child.lines.rest.decode("latin-1"),
+            )
+            for child in self._children.values()
+        ]
+
+    def inherit(self, left: Sequence[Living]) -> None:
+        """Go on with the workers that a former program of this process has started; each has a seat in the table."""
+        for one in left:
+            channel = socket.socket(fileno=one.channel)
+            for descriptor in (one.channel, one.pidfd, one.words):
+                os.set_inheritable(descriptor, False)
+            child = Child(
+                worker=one.worker,
+                slot=one.slot,
+                process=Process(one.pid, one.pidfd),
+                channel=channel,
+                orders=Orders(channel, self._selector, one.slot),
+                seat=self._table.seat(one.slot, one.worker),
+                words=LastWords(one.words, one.words_read),
+                log_file=one.log_file,
+            )
+            child.lines.feed(one.rest.encode("latin-1"))
+            self._listen_to(child)
+
+    def _listen_to(self, child: Child) -> None:
+        self._children[child.worker] = child
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._attend(child))
+        self._selector.register(child.process.pidfd, selectors.EVENT_READ, lambda: self._die(child))
 
     def tell(self, action: events.Tell) -> None:
         """Send an order, and with `lend` the listeners of its slot; a busy worker gets it once it reads again."""

@@ -222,6 +222,22 @@ class RebalanceRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeRequested:
+    """Someone wants the version of wsworker that is on disk now to take over."""
+
+    reply: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRehearsed:
+    """The program on disk has shown whether it can take over: it is of this version, or why it cannot."""
+
+    reply: Token | None
+    version: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenRequested:
     """Someone has moved the log file away and wants a new one."""
 
@@ -277,6 +293,8 @@ Event: TypeAlias = (
     | StopRequested
     | ScaleRequested
     | RebalanceRequested
+    | UpgradeRequested
+    | UpgradeRehearsed
     | ReopenRequested
     | StatusRequested
     | ConnectionsRequested
@@ -362,6 +380,23 @@ class Weigh:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearse:
+    """Have the program on disk show whether it can take over. You must answer with UpgradeRehearsed."""
+
+    reply: Token | None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Let the program on disk take over, in this process and with all that is in it; it then answers the caller.
+
+    If it cannot be executed you must answer with UpgradeRehearsed, which says why.
+    """
+
+    reply: Token | None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Tell a waiting caller how far its command is."""
 
@@ -437,6 +472,8 @@ Action: TypeAlias = (
     | Handover
     | Signal
     | Weigh
+    | Rehearse
+    | Succeed
     | Adopt
     | ReopenLog
     | Progress

@@ -37,17 +37,21 @@ from wsworker.master.berths import Berths
 from wsworker.master.cgroup import OomCounter, with_number_of_workers
 from wsworker.master.control import Control
 from wsworker.master.crew import Crew, EnterWorker
+from wsworker.master.estate import Call, Estate, service_of
 from wsworker.master.events import Event, Exit, ReloadRefused, ReopenRequested, StopRequested, Token
 from wsworker.master.following import Following
 from wsworker.master.health import READ_SECONDS
+from wsworker.master.inventory import Inventory
 from wsworker.master.ports import Ports
 from wsworker.master.preconditions import need_permission, need_pidfd
 from wsworker.master.presence import Presence
 from wsworker.master.process import identity, reap_strangers
+from wsworker.master.restarts import RestartPolicy
 from wsworker.master.rundir import paths
 from wsworker.master.signals import SIGNALS, SILENT_SIGNALS, SignalCatcher
+from wsworker.master.succession import Rehearsal, execute
 from wsworker.master.supervisor import Supervisor
-from wsworker.master.systemd import Notifier, take_descriptors, take_environment
+from wsworker.master.systemd import Notifier, kept_environment, take_descriptors, take_environment
 from wsworker.stats import Table
 from wsworker.wire import Command
 
@@ -64,8 +68,9 @@ class Master:
     """One service.
 
     load_again: reads the configuration anew. settled: told once, when the start is over, with "" or with a sentence if
-    it did not go well for every worker. leave: called in each forked worker, closes what is the caller's. follows:
-    whether to reload when a worker says that its files have changed.
+    it did not go well for every worker. leave: called in each forked worker, closes what is the caller's. call: how it
+    was started. estate: what a former program of this process has left, whose service this one goes on with; loaded is
+    then what that one had accepted.
     """
 
     def __init__(
@@ -76,9 +81,11 @@ class Master:
         settled: Callable[[str], None],
         leave: Callable[[], None],
         version: str,
-        follows: bool = False,
+        call: Call,
+        estate: Estate | None = None,
     ) -> None:
-        self._following = Following(follows)
+        self._estate = estate
+        self._following = Following(call.follow)
         self._loaded = loaded
         self._app_set_at = loaded.place("app")
         self._load_again = load_again
@@ -88,8 +95,11 @@ class Master:
         self._config = config
         self._paths = paths(config.name, config.control_socket, os.environ, os.geteuid())
         self._selector = selectors.DefaultSelector()
-        self._supervisor = Supervisor(random.Random().random)  # noqa: S311 - it spreads restarts in time
-        self._table = Table()
+        draw = random.Random().random  # noqa: S311 - it spreads restarts in time
+        before = service_of(estate.facts, config, draw, RestartPolicy()) if estate else None
+        self._supervisor = Supervisor(draw, service=before)
+        self._table = Table(fd=estate.table if estate else None)
+        self._environ = kept_environment(os.environ)
         self._notifier = Notifier(os.environ, os.getpid())
         self._identity = identity(config)
         # who may command the service beside its own user and root; identity.gid: of `group`, or else of `user`
@@ -113,10 +123,10 @@ class Master:
             listen=view.urls(config),
             log=config.log.file,
             bus=view.broker(config),
-            began_at=self._now,
+            began_at=estate.began_at if estate else self._now,
         )
         self._view = view.View(service, self._table)
-        node = f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}"
+        node = estate.meeting.node if estate else f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}"
         self._berths = Berths(self._paths.bus, node, self._identity, self._group, self._table.members)
         self._crew = Crew(
             name=config.name,
@@ -137,17 +147,37 @@ class Master:
             app_set_at=lambda: self._app_set_at,
             berth=self._berths.berth,
         )
+        self._rehearsal = Rehearsal(self._selector, self._feed, time.monotonic)
+        self._inventory = Inventory(
+            loaded=loaded,
+            call=call,
+            service=self._supervisor.service,
+            view=self._view,
+            table=self._table,
+            ports=self._ports,
+            berths=self._berths,
+            admin=self._admin,
+            control=self._control,
+            crew=self._crew,
+        )
 
     def run(self) -> Exit:
         """Serve until the end; returns how it ended.
 
         Raises AlreadyRunning, RunDirError, BindError, ActivationError or PlatformError while nothing has started yet.
         """
-        config = self._config
-        self._presence = Presence.claim(config.name, self._paths, config.pidfile, self._control, self._group)
+        config, left = self._config, self._estate
+        if left:
+            self._presence = Presence.inherit(
+                config.name, self._paths, config.pidfile, self._control, self._group, left.lock
+            )
+        else:
+            self._presence = Presence.claim(config.name, self._paths, config.pidfile, self._control, self._group)
         try:
-            slots = self._set_up()
-            self._feed(events.Started(self._config, slots))
+            if left:
+                self._go_on(left)
+            else:
+                self._feed(events.Started(self._config, self._set_up()))
             while self._exit is None:
                 self._turn()
             logger.info("stopped")
@@ -157,6 +187,7 @@ class Master:
             self._ports.close()
             self._berths.close()
             self._admin.close()
+            self._rehearsal.close()
             self._notifier.finish()
             self._presence.release()
 
@@ -166,9 +197,7 @@ class Master:
         """Make ready all that the master itself needs; return the number of slots."""
         need_pidfd()
         need_permission(self._identity, self._loaded)
-        os.umask(self._config.umask)
-        setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
-        self._catcher.catch((*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2))
+        self._be_the_master()
         descriptors = take_descriptors(os.environ, os.getpid())
         take_environment(os.environ)
         slots = max(self._slots(), self._ports.take_over(descriptors))
@@ -189,6 +218,11 @@ class Master:
         if caution := of_root(self._config, os.geteuid(), self._loaded.shown):
             logger.warning("%s", caution)
         return slots
+
+    def _be_the_master(self) -> None:
+        os.umask(self._config.umask)
+        setproctitle.setproctitle(f"wsworker: master [{self._config.name}]")
+        self._catcher.catch((*SIGNALS, *SILENT_SIGNALS, signal.SIGHUP, signal.SIGUSR2))
 
     def _slots(self) -> int:
         assert isinstance(self._config.workers, int)
@@ -242,6 +276,7 @@ class Master:
 
     def _read_table(self) -> None:
         self._control.expire()
+        self._rehearsal.expire()
         self._presence.keep()
         self._berths.renew()
         self._notifier.flush()
@@ -269,6 +304,9 @@ class Master:
             elif number == signal.SIGHUP:
                 logger.info("%s: reloading", name)
                 self._reload(None)
+            elif number == signal.SIGUSR2:
+                logger.info("%s: upgrading", name)
+                self._feed(events.UpgradeRequested())
             elif number == signal.SIGCHLD:
                 reap_strangers(self._crew.pids().values())
             elif number not in SILENT_SIGNALS:
@@ -296,6 +334,9 @@ class Master:
                 # it is decided by what each worker has now
                 self._feed(events.SlotsRead(self._crew.readings()))
                 self._feed(events.RebalanceRequested(token))
+            case "upgrade":
+                logger.info("`upgrade` asked")
+                self._feed(events.UpgradeRequested(token))
             case "reopen":
                 logger.info("`reopen` asked")
                 self._feed(ReopenRequested(token))
@@ -331,6 +372,34 @@ class Master:
                 self._control.progress(token, {"event": "note", "text": text})
         self._feed(wish)
 
+    # Another program in this process
+
+    def _go_on(self, left: Estate) -> None:
+        """Be the master of a service that a former program of this process has left, and have new workers."""
+        self._be_the_master()
+        take_environment(os.environ)
+        self._inventory.inherit(left)
+        text = f"wsworker {self._view.service.version} has taken over from {left.version}"
+        logger.info("%s", text)
+        if left.reply is not None:
+            self._control.progress(left.reply, {"event": "note", "text": text})
+        self._reload(left.reply)
+
+    def _rehearse(self, action: events.Rehearse) -> Event | None:
+        try:
+            estate = self._inventory.bequeath(action.reply, self._presence.lock)
+            return self._rehearsal.start(action.reply, estate, os.environ | self._environ)
+        except OSError as error:
+            return events.UpgradeRehearsed(action.reply, error=error.strerror or str(error))
+
+    def _succeed(self, action: events.Succeed) -> Event:
+        self._notifier.flush()
+        log.flush()
+        try:
+            execute(self._inventory.bequeath(action.reply, self._presence.lock), os.environ | self._environ)
+        except OSError as error:
+            return events.UpgradeRehearsed(action.reply, error=error.strerror or str(error))
+
     # Actions
 
     def _leave_to(self, slot: int) -> None:
@@ -344,6 +413,8 @@ class Master:
         self._ports.keep(slot)
         self._berths.keep(slot)
         self._admin.keep()
+        self._rehearsal.close()
+        self._table.memory.let_go()
 
     def _add_slot(self, action: events.AddSlot) -> Event:
         added = self._ports.add(action)
@@ -445,6 +516,8 @@ PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {
     events.Weigh: lambda master, action: master._ports.weigh(action),
     events.Adopt: Master._adopt,
     events.ReopenLog: Master._reopen_log,
+    events.Rehearse: Master._rehearse,
+    events.Succeed: Master._succeed,
     events.Progress: Master._progress,
     events.Answer: Master._answer,
     events.ShowStatus: Master._show_status,

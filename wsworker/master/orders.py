@@ -72,6 +72,11 @@ class Orders:
             self._keep(order, descriptors)
         self._watch()
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not sent yet."""
+        return bool(self._rest or self._queue)
+
     def flush(self) -> None:
         """Send as much of what waits as fits now; to be called about once a second too."""
         self._paused = False

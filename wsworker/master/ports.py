@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from wsworker.errors import BindError
 from wsworker.listeners import Group
 from wsworker.master import events
+from wsworker.master.estate import Listening
 from wsworker.master.events import Event
 from wsworker.master.inherited import store_name, take_over
 from wsworker.master.systemd import Notifier
@@ -47,6 +48,16 @@ class Ports:
         if taken.stored_slots:
             logger.info("listeners of %d slots taken over from systemd", taken.stored_slots)
         return taken.stored_slots
+
+    def bequeath(self) -> tuple[list[Listening], bool]:
+        """Return the listeners of each address, and whether it was logged that they cannot be steered."""
+        return [group.bequeath() for group in self._groups], self._unweighed
+
+    def inherit(self, left: Sequence[Listening], unweighed: bool) -> None:
+        """Take over what a former program of this process has left, instead of take_over and bind."""
+        for group, listening in zip(self._groups, left, strict=True):
+            group.inherit(listening)
+        self._unweighed = unweighed
 
     def bind(self, slots: int) -> None:
         """Make the listeners of the first slots, which do not listen yet; raises BindError."""

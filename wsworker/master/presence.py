@@ -45,6 +45,19 @@ class Presence:
             logger.info("the one before%s ended without a stop; its files are removed", pid)
         return cls(run_dir, Path(own_pid_file) if own_pid_file else None, control)
 
+    @classmethod
+    def inherit(
+        cls, name: str, at: Paths, own_pid_file: str | None, control: Control, group: int | None, lock: int
+    ) -> Presence:
+        """Go on with what a former program of this process has laid out. lock: the descriptor of the lock."""
+        run_dir = RunDir.inherit(name, at, lock, group)
+        return cls(run_dir, Path(own_pid_file) if own_pid_file else None, control)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock."""
+        return self._run_dir.lock
+
     def show(self) -> None:
         """Open the control socket and write the pid files. Raises RunDirError if the socket cannot be had."""
         try:

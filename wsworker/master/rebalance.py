@@ -12,7 +12,7 @@ from typing import Any, Final
 from wsworker.master import balance, moves
 from wsworker.master.events import Answer, Handover, HandoverFinished, RebalanceRequested
 from wsworker.master.moves import MAX_TAKERS, Rebalance
-from wsworker.master.roster import ServiceState, Worker, WorkerState
+from wsworker.master.roster import Worker, WorkerState
 from wsworker.master.service import Service
 from wsworker.wire import GIVE_TIMEOUTS, Order
 
@@ -110,13 +110,8 @@ def summary(under_way: Rebalance, now: float) -> dict[str, Any]:
 
 def _objection(service: Service) -> str:
     """Say why no rebalance may begin now, "" if it may."""
-    if service.state is not ServiceState.SERVING or service.waiting:
-        what = {
-            ServiceState.BOOTING: "the service starts",
-            ServiceState.STOPPING: "the service stops",
-            ServiceState.ENDED: "the service stops",
-        }.get(service.state, "a reload is under way")
-        return f"{what}; nothing has moved"
+    if busy := service.busy():
+        return f"{busy}; nothing has moved"
     if service.config.reload_strategy == "drain":
         return "`reload_strategy` is drain, with which no connection moves; set it to handover and reload"
     if len({slot.ready.generation for slot in service.roster.staying() if slot.ready}) > 1:

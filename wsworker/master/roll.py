@@ -115,17 +115,17 @@ def _progress(roll: Roll, roster: Roster) -> str:
 
 def refused(message: str, generation: int) -> dict[str, Any]:
     """Return the result of a reload whose configuration is wrong; message: all that is wrong with it."""
-    return _nothing_done("refused", _error("config_invalid", message), generation)
+    return nothing_done("refused", "config_invalid", message, generation)
 
 
 def held_up(cause: str, generation: int) -> dict[str, Any]:
     """Return the result of a reload that could not begin; cause: who is in its way."""
-    return _nothing_done("refused", _error("reload_refused", "the reload could not begin", cause), generation)
+    return nothing_done("refused", "reload_refused", "the reload could not begin", generation, cause)
 
 
 def stopping(generation: int) -> dict[str, Any]:
     """Return the answer to a reload that a stop has overtaken."""
-    return _nothing_done("stopping", _error("reload_refused", "the service is stopping"), generation)
+    return nothing_done("stopping", "reload_refused", "the service is stopping", generation)
 
 
 def summary(roll: Roll, outcome: Mapping[str, Any], generation: int, now: float) -> dict[str, Any]:
@@ -163,10 +163,11 @@ def _error(code: str, message: str, cause: str = "", trace: str = "") -> dict[st
     return {"code": code, "message": message, "cause": cause, "trace": trace}
 
 
-def _nothing_done(result: str, error: Mapping[str, Any], generation: int) -> dict[str, Any]:
+def nothing_done(result: str, code: str, message: str, generation: int, cause: str = "") -> dict[str, Any]:
+    """Return the result of a reload that has done nothing; code, message, cause: of its error."""
     return {
         "result": result,
-        "error": error,
+        "error": _error(code, message, cause),
         "workers": [],
         "asked": 0,
         **_moved(Tally()),

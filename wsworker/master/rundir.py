@@ -122,6 +122,17 @@ class RunDir:
             raise
         return cls(name, at, lock, group, predecessor if left else None)
 
+    @classmethod
+    def inherit(cls, name: str, at: Paths, lock: int, group: int | None = None) -> RunDir:
+        """Go on with the lock that a former program of this process has taken. lock: its descriptor."""
+        os.set_inheritable(lock, False)
+        return cls(name, at, lock, group, None)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock."""
+        return self._lock
+
     def renew(self) -> bool:
         """Make the directory and the lock again if somebody has removed them; True if so. The lock says that we run.
 

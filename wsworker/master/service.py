@@ -86,6 +86,18 @@ class Service:
         """Whether it serves, and not as it should."""
         return self.over_budget or self.roster.degraded()
 
+    def busy(self) -> str:
+        """Say what the service as a whole is about, "" if it just serves."""
+        match self.state:
+            case ServiceState.SERVING:
+                return "a reload is under way" if self.waiting else ""
+            case ServiceState.RELOADING:
+                return "a reload is under way"
+            case ServiceState.BOOTING:
+                return "the service starts"
+            case _:
+                return "the service stops"
+
     def want(self, *actions: Action) -> None:
         """Have something done, after all that was wanted before."""
         self.actions += actions

@@ -15,7 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from wsworker.master import boot, deaths, handover, health, inquiry, lending, rebalance, reload, rows, scaling, stopping
+from wsworker.master import (
+    boot,
+    deaths,
+    handover,
+    health,
+    inquiry,
+    lending,
+    rebalance,
+    reload,
+    rows,
+    scaling,
+    stopping,
+    upgrade,
+)
 from wsworker.master.events import (
     Action,
     ConnectionsRequested,
@@ -39,6 +52,8 @@ from wsworker.master.events import (
     Started,
     StatusRequested,
     StopRequested,
+    UpgradeRehearsed,
+    UpgradeRequested,
     WorkerAnswered,
     WorkerDumped,
     WorkerExited,
@@ -122,6 +137,8 @@ ALWAYS: Final[dict[type, AboutService]] = {
     StatusRequested: lambda service, event, now: service.want(ShowStatus(event.reply)),
     ConnectionsRequested: inquiry.ask,
     RebalanceRequested: rebalance.ask,
+    UpgradeRequested: upgrade.ask,
+    UpgradeRehearsed: upgrade.rehearsed,
     WorkerAnswered: inquiry.take,
 }
 """What the other events do, whatever the state of the service."""
@@ -133,10 +150,15 @@ EX_SOFTWARE: Final = 70
 
 
 class Supervisor:
-    """The state machine. draw: gives a random number from 0 to 1 at each call; hand in a seeded one."""
+    """The state machine. draw: gives a random number from 0 to 1 at each call; hand in a seeded one.
 
-    def __init__(self, draw: Callable[[], float], policy: RestartPolicy | None = None) -> None:
-        self.service = Service(draw, policy or RestartPolicy())
+    service: what a former program of this process knew, to go on with; then Started must not come.
+    """
+
+    def __init__(
+        self, draw: Callable[[], float], policy: RestartPolicy | None = None, service: Service | None = None
+    ) -> None:
+        self.service = service or Service(draw, policy or RestartPolicy())
 
     @property
     def state(self) -> ServiceState:

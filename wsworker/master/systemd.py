@@ -220,6 +220,11 @@ def take_descriptors(environ: Mapping[str, str], pid: int) -> list[tuple[str, in
     return list(zip(names, descriptors, strict=True))
 
 
+def kept_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what systemd has told the master alone and what holds as long as the process lives; descriptors do not."""
+    return {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("LISTEN_")}
+
+
 def take_environment(environ: MutableMapping[str, str]) -> None:
     """Delete what systemd meant for the master alone, so that no worker or program of the user acts on it.
 

@@ -8,42 +8,38 @@ appends, see O_APPEND in open(2), so the file can be emptied while it is being w
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 from typing import Final
 
+from wsworker.memory import open_memory
+
 READ_BYTES: Final = 64 * 1024
 MAX_BYTES: Final = 1024 * 1024
 
-MFD_NOEXEC_SEAL: Final = 0x8
-"""From linux/memfd.h. Linux 6.3 and later warn without it, and refuse if vm.memfd_noexec is 2; others refuse it."""
-
 
 class LastWords:
-    """The words of one worker. fd: what the worker writes to. Raises OSError if it cannot be made."""
+    """The words of one worker. fd: what the worker writes to; read: how many bytes of it were read.
 
-    def __init__(self) -> None:
-        try:
-            self.fd = os.memfd_create("wsworker-words", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self.fd = os.memfd_create("wsworker-words", os.MFD_CLOEXEC)
+    Both are given for a worker that a former program of this process has started. Raises OSError if it cannot be made.
+    """
+
+    def __init__(self, fd: int | None = None, read: int = 0) -> None:
+        self.fd = open_memory("wsworker-words") if fd is None else fd
         fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
-        self._read = 0
+        self.read = read
 
     def unread(self) -> str:
         """Return what was written since this was called last; of more than 64 KiB the end."""
         written = os.fstat(self.fd).st_size
-        start = max(self._read, written - READ_BYTES)
+        start = max(self.read, written - READ_BYTES)
         data = os.pread(self.fd, READ_BYTES, start)
-        self._read = start + len(data)
+        self.read = start + len(data)
         if written > MAX_BYTES:
             # user code may have sealed it against this: then it grows, at the worker's own cost
             with contextlib.suppress(PermissionError):
                 os.ftruncate(self.fd, 0)
-                self._read = 0
+                self.read = 0
         return data.decode(errors="replace")
 
     def close(self) -> None:

@@ -1,0 +1,168 @@
+"""Succession: the program on disk is executed in place of this one, after it has shown beside it that it can.
+
+Both are started by the words that this one was started by, up to the command: the same interpreter with its options,
+the same script; so a virtual environment that was updated, or a link to one that now leads elsewhere, is what runs. The
+command is `takeover`, with the descriptor of a file in memory that holds the estate.
+
+    rehearse    in another process, which reads the estate, says {"version": ...} or {"error": ...} and ends
+    execute     in this process: the descriptors of the estate stay open, all others are closed by the kernel
+
+Signals are blocked from just before the exec until the new program catches them: one that came in between would find
+its default action, and end the service. execve(2), "the signal mask is preserved".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
+
+from wsworker.master.estate import Estate, Unfit, descriptors, encode
+from wsworker.master.events import Token, UpgradeRehearsed
+from wsworker.memory import open_memory
+
+REHEARSAL_SECONDS: Final = 30.0
+"""Of an interpreter that starts, and reads a configuration."""
+
+MOST_BYTES: Final = 64 * 1024
+"""As much as is kept of what a rehearsal says; a traceback may come before its last line."""
+
+IN_CHILD: Final = 3
+"""The number under which a rehearsal has the estate."""
+
+
+class Rehearsal:
+    """At most one rehearsal at a time.
+
+    selector: the master's; a handler stands in the data of each key. told: takes the outcome. now: a clock.
+    """
+
+    def __init__(
+        self, selector: selectors.BaseSelector, told: Callable[[UpgradeRehearsed], None], now: Callable[[], float]
+    ) -> None:
+        self._selector = selector
+        self._told = told
+        self._now = now
+        self._reply: Token | None = None
+        self._pipe = self._pidfd = -1
+        self._said = b""
+        self._give_up_at = 0.0
+
+    def start(self, reply: Token | None, estate: Estate, environ: Mapping[str, str]) -> UpgradeRehearsed | None:
+        """Begin; the outcome is told later, or returned if there is none to wait for. environ: of the new program."""
+        if self._pipe >= 0:
+            return UpgradeRehearsed(reply, error="an upgrade is under way")
+        try:
+            file = _in_memory(estate)
+        except OSError as error:
+            return UpgradeRehearsed(reply, error=f"no memory for it: {error.strerror}")
+        reader, writer = os.pipe()
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, writer, 1),
+            (os.POSIX_SPAWN_DUP2, writer, 2),
+            (os.POSIX_SPAWN_DUP2, file, IN_CHILD),
+        ]
+        words = [*_program(), "takeover", str(IN_CHILD), "--rehearse"]
+        try:
+            pid = os.posix_spawn(words[0], words, dict(environ), file_actions=actions, setsigmask=())
+            # it is reaped like any other stranger, and its end is seen by the end of the pipe
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.close(reader)
+            return UpgradeRehearsed(reply, error=f"{words[0]} cannot be executed: {error.strerror}")
+        finally:
+            os.close(writer)
+            os.close(file)
+        self._pipe, self._reply, self._said = reader, reply, b""
+        self._give_up_at = self._now() + REHEARSAL_SECONDS
+        self._selector.register(reader, selectors.EVENT_READ, self._read)
+        return None
+
+    def expire(self) -> None:
+        """End one that takes too long; to be called about once a second."""
+        if self._pipe >= 0 and self._now() >= self._give_up_at:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._end(f"the new program did not answer within {REHEARSAL_SECONDS:.0f} s")
+
+    def close(self) -> None:
+        """Close what is open, in a forked worker and at the end of the master."""
+        for descriptor in (self._pipe, self._pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pipe = self._pidfd = -1
+
+    def _read(self) -> None:
+        data = os.read(self._pipe, MOST_BYTES)
+        self._said = (self._said + data)[-MOST_BYTES:]
+        if not data:
+            self._end("")
+
+    def _end(self, error: str) -> None:
+        self._selector.unregister(self._pipe)
+        self.close()
+        version = ""
+        if not error:
+            version, error = _outcome(self._said)
+        self._told(UpgradeRehearsed(self._reply, version, error))
+
+
+def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
+    """Let the new program take this process over. Raises OSError if it cannot be executed; then all is as before."""
+    kept = {*descriptors(estate)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        file = _in_memory(estate)
+        kept.add(file)
+        for descriptor in kept:
+            os.set_inheritable(descriptor, True)
+        words = [*_program(), "takeover", str(file)]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(words[0], words, dict(environ))  # noqa: S606 - these are the words that have started us
+    finally:
+        for descriptor in kept:
+            os.set_inheritable(descriptor, False)
+        os.close(file)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def read(descriptor: int) -> bytes:
+    """Return what stands in the file of an estate, and close it. Raises Unfit if there is none."""
+    try:
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            return file.read()
+    except (OSError, OverflowError):
+        raise Unfit("it is what a master calls, and nobody else; use `wsworker upgrade`") from None
+
+
+def _in_memory(estate: Estate) -> int:
+    file = open_memory("wsworker-estate")
+    with open(file, "wb", closefd=False) as output:
+        output.write(encode(estate))
+    return file
+
+
+def _program() -> list[str]:
+    """Return the words that this program was started by, without its own arguments."""
+    words = [*sys.orig_argv]
+    del words[len(words) - len(sys.argv[1:]) :]
+    return [sys.executable, *words[1:]]
+
+
+def _outcome(said: bytes) -> tuple[str, str]:
+    """Return the version and the error that a rehearsal has told of, one of them is ""."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    try:
+        outcome = json.loads(last)
+        return str(outcome.get("version", "")), str(outcome.get("error", ""))
+    except (ValueError, AttributeError):
+        return "", f"the new program does not start: {last}"

@@ -1,0 +1,53 @@
+"""Shared memory: bytes that the master and every worker see, and that outlive the program of the master.
+
+An anonymous mmap(2) would do for a fork. But what runs in the master's process may be replaced by a newer program
+(execve(2), see master/estate.py), and of a mapping nothing is left then; a descriptor stays. So there is a memfd behind
+it, whose number the one program can tell the other.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import Final
+
+MFD_NOEXEC_SEAL: Final = 0x8
+"""From linux/memfd.h. Linux 6.3 and later warn without it, and refuse if vm.memfd_noexec is 2; others refuse it."""
+
+
+def open_memory(name: str) -> int:
+    """Return the descriptor of a new, empty file in memory; name: as /proc shows it. OSError. memfd_create(2)."""
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+
+
+class Memory:
+    """Some memory, all zeros at first. name: as /proc shows it; size: in bytes. Raises OSError if it is not to be had.
+
+    fd: of memory that was made before, instead of new one; it is ours from now on. You must call let_go in a fork.
+    """
+
+    def __init__(self, name: str, size: int, fd: int | None = None) -> None:
+        self.fd = open_memory(name) if fd is None else fd
+        try:
+            if fd is None:
+                os.ftruncate(self.fd, size)
+            self.map = mmap.mmap(self.fd, size)
+        except (OSError, ValueError):
+            os.close(self.fd)
+            raise
+
+    def let_go(self) -> None:
+        """Close the descriptor, which only the master needs; what is mapped stays. May be called twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            self.let_go()
