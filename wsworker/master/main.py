@@ -112,6 +112,7 @@ class Master:
         self._ports = Ports([Group(address, config.backlog, place) for address in config.listen], self._notifier)
         self._oom = OomCounter()
         self._exit: Exit | None = None
+        self._heir: tuple[()] | tuple[Token | None] = ()  # who asked for what is to be executed in our place
         self._catcher = SignalCatcher(self._selector)
         self._now = time.monotonic()
         self._read_at = self._watchdog_at = self._now
@@ -273,6 +274,9 @@ class Master:
                 outcome = PERFORM[type(action)](self, action)
                 if outcome:
                     waiting.append(outcome)
+            if self._heir and not waiting:
+                # last: what else was wanted with it must be done before this program is gone
+                waiting.append(self._give_way(*self._heir))
 
     def _read_table(self) -> None:
         self._control.expire()
@@ -392,13 +396,18 @@ class Master:
         except OSError as error:
             return events.UpgradeRehearsed(action.reply, error=error.strerror or str(error))
 
-    def _succeed(self, action: events.Succeed) -> Event:
+    def _succeed(self, action: events.Succeed) -> None:
+        self._heir = (action.reply,)
+
+    def _give_way(self, reply: Token | None) -> Event:
+        """Execute the program on disk; it returns only if that fails."""
+        self._heir = ()
         self._notifier.flush()
         log.flush()
         try:
-            execute(self._inventory.bequeath(action.reply, self._presence.lock), os.environ | self._environ)
+            execute(self._inventory.bequeath(reply, self._presence.lock), os.environ | self._environ)
         except OSError as error:
-            return events.UpgradeRehearsed(action.reply, error=error.strerror or str(error))
+            return events.UpgradeRehearsed(reply, error=error.strerror or str(error))
 
     # Actions
 

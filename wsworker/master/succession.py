@@ -115,11 +115,10 @@ class Rehearsal:
 
 def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
     """Let the new program take this process over. Raises OSError if it cannot be executed; then all is as before."""
-    kept = {*descriptors(estate)}
+    file = _in_memory(estate)
+    kept = {*descriptors(estate), file}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        file = _in_memory(estate)
-        kept.add(file)
         for descriptor in kept:
             os.set_inheritable(descriptor, True)
         words = [*_program(), "takeover", str(file)]
