@@ -168,7 +168,7 @@ class Estate:
     """All of it.
 
     version: of the program that has left it. reply: of who waits for the outcome. began_at: seconds on CLOCK_MONOTONIC.
-    mask: signals that are to be blocked once it has been taken over.
+    mask: signals that are to be blocked once it has been taken over; signals: those that were caught and not acted on.
     """
 
     version: str
@@ -186,6 +186,7 @@ class Estate:
     living: list[Living]
     began_at: float
     mask: list[int] = field(default_factory=list)
+    signals: list[int] = field(default_factory=list)
     showing: Showing | None = None
     channel: str = CHANNEL
     format: int = FORMAT

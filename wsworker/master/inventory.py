@@ -55,7 +55,6 @@ class Inventory:
             meeting=self.berths.bequeath(),
             living=self.crew.bequeath(),
             began_at=self.view.service.began_at,
-            mask=sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             showing=self.admin.bequeath(),
         )
 

@@ -21,6 +21,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import setproctitle
@@ -383,6 +384,8 @@ class Master:
         self._be_the_master()
         take_environment(os.environ)
         self._inventory.inherit(left)
+        for number in left.signals:
+            signal.raise_signal(number)
         text = f"wsworker {self._view.service.version} has taken over from {left.version}"
         logger.info("%s", text)
         if left.reply is not None:
@@ -404,10 +407,17 @@ class Master:
         self._heir = ()
         self._notifier.flush()
         log.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        caught = [*self._catcher.caught()]
         try:
-            execute(self._inventory.bequeath(reply, self._presence.lock), os.environ | self._environ)
+            estate = self._inventory.bequeath(reply, self._presence.lock)
+            execute(replace(estate, mask=sorted(mask), signals=caught), os.environ | self._environ)
         except OSError as error:
             return events.UpgradeRehearsed(reply, error=error.strerror or str(error))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for number in caught:
+                signal.raise_signal(number)
 
     # Actions
 

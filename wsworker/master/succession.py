@@ -7,8 +7,9 @@ command is `takeover`, with the descriptor of a file in memory that holds the es
     rehearse    in another process, which reads the estate, says {"version": ...} or {"error": ...} and ends
     execute     in this process: the descriptors of the estate stay open, all others are closed by the kernel
 
-Signals are blocked from just before the exec until the new program catches them: one that came in between would find
-its default action, and end the service. execve(2), "the signal mask is preserved".
+Signals are blocked from before the estate is made until the new program catches them: one that came in between would
+find its default action, and end the service. Those that were caught before and not acted on stand in the estate.
+execve(2), "the signal mask is preserved".
 """
 
 from __future__ import annotations
@@ -114,10 +115,12 @@ class Rehearsal:
 
 
 def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
-    """Let the new program take this process over. Raises OSError if it cannot be executed; then all is as before."""
+    """Let the new program take this process over. Raises OSError if it cannot be executed; then all is as before.
+
+    You must have blocked all signals.
+    """
     file = _in_memory(estate)
     kept = {*descriptors(estate), file}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         for descriptor in kept:
             os.set_inheritable(descriptor, True)
@@ -129,7 +132,6 @@ def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
         for descriptor in kept:
             os.set_inheritable(descriptor, False)
         os.close(file)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def read(descriptor: int) -> bytes:
