@@ -1,8 +1,9 @@
 """Succession: the program on disk is executed in place of this one, after it has shown beside it that it can.
 
 Both are started by the words that this one was started by, up to the command: the same interpreter with its options,
-the same script; so a virtual environment that was updated, or a link to one that now leads elsewhere, is what runs. The
-command is `takeover`, with the descriptor of a file in memory that holds the estate.
+the same script; so a virtual environment that was updated, or a link to one that now leads elsewhere, is what runs. A
+script that names its interpreter is executed itself, as the one that a link leads to now may name another. The command
+is `takeover`, with the descriptor of a file in memory that holds the estate.
 
     rehearse    in another process, which reads the estate, says {"version": ...} or {"error": ...} and ends
     execute     in this process: the descriptors of the estate stay open, all others are closed by the kernel
@@ -32,6 +33,9 @@ REHEARSAL_SECONDS: Final = 30.0
 
 MOST_BYTES: Final = 64 * 1024
 """As much as is kept of what a rehearsal says; a traceback may come before its last line."""
+
+HEAD_BYTES: Final = 1024
+"""Of a script; pip writes three lines of shell where a path is too long for the first one."""
 
 IN_CHILD: Final = 3
 """The number under which a rehearsal has the estate."""
@@ -151,11 +155,31 @@ def _in_memory(estate: Estate) -> int:
     return file
 
 
-def _program() -> list[str]:
+def _words() -> list[str]:
     """Return the words that this program was started by, without its own arguments."""
-    words = [*sys.orig_argv]
-    del words[len(words) - len(sys.argv[1:]) :]
-    return [sys.executable, *words[1:]]
+    return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
+
+
+def _names_interpreter() -> bool:
+    """Say whether this program is a script that was executed itself, and named our interpreter. execve(2)."""
+    words = _words()
+    try:
+        with open(words[-1], "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except (OSError, ValueError, IndexError):
+        return False
+    interpreter = os.fsencode(" ".join(words[:-1]))
+    return head.startswith(b"#!") and interpreter != b"" and interpreter in head
+
+
+BY_SCRIPT: Final = _names_interpreter()
+"""As of the start: later another script may stand there."""
+
+
+def _program() -> list[str]:
+    """Return the words that start the program on disk, without its arguments."""
+    words = _words()
+    return words[-1:] if BY_SCRIPT else [sys.executable, *words[1:]]
 
 
 def _outcome(said: bytes) -> tuple[str, str]:
