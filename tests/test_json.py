@@ -105,7 +105,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def test_documents_of_a_service_that_runs(daemon: Daemon) -> None:
-    """Status, connections, reloads of every kind, rebalance, reopen, publish, stop."""
+    """Status, connections, reloads of every kind, upgrades, rebalance, reopen, publish, stop."""
     os.kill(daemon.workers[1], signal.SIGKILL)
     status = daemon.wait_status(lambda status: status["totals"]["restarts"] == 1)
     assert status["workers"][1]["last_exit"]["signal"] == "SIGKILL"
@@ -120,6 +120,7 @@ def test_documents_of_a_service_that_runs(daemon: Daemon) -> None:
     keys = [key for key in TABLES["reload"] if key.path not in ("schema", "name")]
     assert [] == [*faults(status["last_reload"], keys)]
     assert "ok" == check(daemon.cli("rebalance", "--json"), "rebalance")["result"]
+    assert 2 == len(check(daemon.cli("upgrade", "--json"), "reload")["workers"])
     check(daemon.cli("reopen", "--json"), "reopen")
     check(daemon.cli("publish", "news", "hello", "--json"), "publish")
     check(daemon.cli("check", "--json"), "check")
@@ -127,6 +128,9 @@ def test_documents_of_a_service_that_runs(daemon: Daemon) -> None:
     refused = check(daemon.cli("reload", "--json"), "reload", code=1)
     assert ("refused", "reload_refused") == (refused["result"], refused["error"]["code"])
     check(daemon.cli("reload", "--no-wait", "--json"), "reload --no-wait")
+    daemon.write_config(workers="many")
+    refused = check(daemon.cli("upgrade", "--json"), "reload", code=1)
+    assert ("refused", "upgrade_refused") == (refused["result"], refused["error"]["code"])
     check(daemon.cli("stop", "--json"), "stop")
 
 
@@ -151,11 +155,12 @@ def test_the_document_of_init(tmp_path: Path) -> None:
 
 
 def test_every_command_has_a_document() -> None:
-    """Each is told of; `schema` prints a schema, `restart` and `top` what others print."""
+    """Each is told of; `schema` prints a schema, `restart`, `top` and `upgrade` what others print."""
     told = {word for heading in TABLES for word in heading.split()}
-    assert COMMANDS.keys() - told == {"schema", "restart", "top"}
+    assert COMMANDS.keys() - told == {"schema", "restart", "top", "upgrade"}
     for name in ("schema", "restart -d", "top --json"):
         assert f"`{name}`" in TEXT
+    assert "\n## upgrade\n" in TEXT
 
 
 def test_the_check_finds_what_is_wrong() -> None:
@@ -182,6 +187,10 @@ def documented_codes() -> dict[str, int]:
     return {code: int(exit_code) for code, exit_code, _ in _ROW.findall(TEXT) if exit_code.isdigit()}
 
 
+PLACES: Final = {"Failed": 0, "ControlError": 0, "PublishError": 0, "_error": 0, "failure": 1, "nothing_done": 1}
+"""Which argument of a call is an error code."""
+
+
 def codes_of(source: str) -> Iterator[str]:
     """Yield the error codes in a source: of exceptions, of answers, and of failures."""
     for node in ast.walk(ast.parse(source)):
@@ -191,8 +200,8 @@ def codes_of(source: str) -> Iterator[str]:
                 for key, value in zip(node.keys, node.values, strict=True)
                 if isinstance(key, ast.Constant) and key.value == "code" and isinstance(value, ast.Constant)
             )
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            place = {"Failed": 0, "ControlError": 0, "PublishError": 0, "_error": 0, "failure": 1}.get(node.func.id)
+        elif isinstance(node, ast.Call):
+            place = PLACES.get(ast.unparse(node.func).removeprefix("roll."))
             argument = node.args[place] if place is not None and len(node.args) > place else None
             if isinstance(argument, ast.Constant):
                 yield str(argument.value)

@@ -52,6 +52,11 @@ MORE = {
         "not start, the old workers keep serving. Connections move to the new workers; it says how many did, and how "
         "many were told to reconnect and why. It returns when the last old worker has left."
     ),
+    "upgrade": (
+        "That is the version under the path by which the service was started. It is rehearsed first; what it cannot "
+        "take over is refused, and nothing has changed. Then it takes over in the master's process and reloads: what "
+        "is shown, and the exit code, are those of `reload`. [upgrade.md](upgrade.md) has the whole story."
+    ),
     "rebalance": (
         "New connections go to the emptiest workers by themselves; this moves those that are there, until all workers "
         "have as many, and no client notices. What cannot move stays, and the reason is told: "
@@ -86,7 +91,7 @@ SIGNAL_WORDS = {
     "SIGUSR1": "open the log file anew",
     "SIGTTIN": "one worker more",
     "SIGTTOU": "one worker less",
-    "SIGUSR2": "nothing: it is logged",
+    "SIGUSR2": "upgrade: the version that is installed now takes over",
 }
 
 
