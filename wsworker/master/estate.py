@@ -10,6 +10,7 @@ Only a service at rest has an heir. What is half done, such as a reload, a rebal
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Final
@@ -197,7 +198,8 @@ _ADAPTER: Final[Callable[[], TypeAdapter[Estate]]] = lambda: TypeAdapter(Estate)
 
 def encode(estate: Estate) -> bytes:
     """Return the estate as JSON."""
-    return _ADAPTER().dump_json(estate)
+    # not by dump_json, which refuses what Python makes of a path or of words of the app that are no UTF-8
+    return json.dumps(_ADAPTER().dump_python(estate, mode="json")).encode()
 
 
 def decode(data: bytes, layout: str) -> Estate:
@@ -205,12 +207,17 @@ def decode(data: bytes, layout: str) -> Estate:
 
     Raises Unfit unless this program can go on with it.
     """
-    heads = TypeAdapter(dict[str, Any]).validate_json(data)
+    try:
+        heads = json.loads(data)
+    except ValueError:
+        heads = None
+    if not isinstance(heads, dict):
+        raise Unfit("what it was given is no estate; restart the service instead")
     before = heads.get("version", "an unknown version")
     if (heads.get("format"), heads.get("channel"), heads.get("layout")) != (FORMAT, CHANNEL, layout):
         raise Unfit(f"it speaks otherwise with its workers than {before}, which runs; restart the service instead")
     try:
-        return _ADAPTER().validate_json(data)
+        return _ADAPTER().validate_python(heads)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise Unfit(f"it does not understand what {before}, which runs, knows ({where}); restart instead") from None
