@@ -29,6 +29,7 @@ for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
 # Hypothesis measures with a clock on the wall: an example that took over 200 ms fails the test, also if all that
 # happened is that the machine gave its time to others; the time limit of the whole test ends what really is slow.
 settings.register_profile("wsworker", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("cover", settings.get_profile("wsworker"), max_examples=20)
 settings.load_profile("wsworker")
 
 
