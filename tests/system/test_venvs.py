@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sysconfig
@@ -71,6 +72,21 @@ def test_the_script_that_a_link_leads_to(head: str) -> None:
         shutil.rmtree(daemon.folder / "1.0.0")
         again = daemon.cli("upgrade")
         assert (0, "2.0.0") == (again.code, daemon.status()["version"])
+
+
+def test_an_environment_that_is_incomplete() -> None:
+    """The upgrade is refused with what Python has said, and where; the version that runs goes on."""
+    with Linked("#!PYTHON") as daemon:
+        daemon.start()
+        daemon.lead_to("2.0.0")
+        (file,) = daemon.folder.glob("2.0.0/lib/python*/site-packages/wsworker/master/view.py")
+        file.write_text(f"{file.read_text()}\nimport nothing_there\n")
+        done = daemon.cli("upgrade")
+        assert (1, "", "1.0.0") == (done.code, done.out, daemon.status()["version"])
+        *_, line = done.err.splitlines()
+        assert line.startswith("error: not upgraded, and nothing has changed: the new program does not start: ")
+        assert "ModuleNotFoundError: No module named 'nothing_there' (File " in line
+        assert re.search(r'/wsworker/master/view\.py", line \d+, in <module>\)$', line), line
 
 
 def test_an_environment_without_its_interpreter() -> None:

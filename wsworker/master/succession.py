@@ -190,4 +190,6 @@ def _outcome(said: bytes) -> tuple[str, str]:
         outcome = json.loads(last)
         return str(outcome.get("version", "")), str(outcome.get("error", ""))
     except (ValueError, AttributeError):
-        return "", f"the new program does not start: {last}"
+        places = [line.strip() for line in lines if line.startswith("  File ")]
+        place = f" ({places[-1]})" if places else ""
+        return "", f"the new program does not start: {last}{place}"
