@@ -182,6 +182,8 @@ class Master:
                 self._feed(events.Started(self._config, self._set_up()))
             while self._exit is None:
                 self._turn()
+            # nobody else would see to it that it ends
+            self._rehearsal.finish("the service stops")
             logger.info("stopped")
             return self._exit
         finally:

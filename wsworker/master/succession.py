@@ -66,7 +66,11 @@ class Rehearsal:
             file = _in_memory(estate)
         except OSError as error:
             return UpgradeRehearsed(reply, error=f"no memory for it: {error.strerror}")
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            os.close(file)
+            return UpgradeRehearsed(reply, error=f"no pipe for it: {error.strerror}")
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, writer, 1),
@@ -91,10 +95,15 @@ class Rehearsal:
 
     def expire(self) -> None:
         """End one that takes too long; to be called about once a second."""
-        if self._pipe >= 0 and self._now() >= self._give_up_at:
+        if self._now() >= self._give_up_at:
+            self.finish(f"the new program did not answer within {REHEARSAL_SECONDS:.0f} s")
+
+    def finish(self, error: str) -> None:
+        """End one that is under way; error: why, as is told to who waits for it."""
+        if self._pipe >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            self._end(f"the new program did not answer within {REHEARSAL_SECONDS:.0f} s")
+            self._end(error)
 
     def close(self) -> None:
         """Close what is open, in a forked worker and at the end of the master."""
@@ -144,7 +153,8 @@ def read(descriptor: int) -> bytes:
         with open(descriptor, "rb") as file:
             file.seek(0)
             return file.read()
-    except (OSError, OverflowError):
+    except (OSError, ValueError, TypeError, OverflowError):
+        # open(2) takes no such number, or Python does not
         raise Unfit("it is what a master calls, and nobody else; use `wsworker upgrade`") from None
 
 
@@ -183,13 +193,16 @@ def _program() -> list[str]:
 
 
 def _outcome(said: bytes) -> tuple[str, str]:
-    """Return the version and the error that a rehearsal has told of, one of them is ""."""
+    """Return the version and the error that a rehearsal has told of; without an error there is a version."""
     lines = said.decode(errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
     try:
         outcome = json.loads(last)
-        return str(outcome.get("version", "")), str(outcome.get("error", ""))
+        version, error = outcome.get("version"), outcome.get("error")
     except (ValueError, AttributeError):
+        version = error = None
+    if not (version or error):
         places = [line.strip() for line in lines if line.startswith("  File ")]
         place = f" ({places[-1]})" if places else ""
         return "", f"the new program does not start: {last}{place}"
+    return str(version or ""), str(error or "")
