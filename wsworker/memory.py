@@ -39,7 +39,7 @@ class Memory:
                 os.ftruncate(self.fd, size)
             self.map = mmap.mmap(self.fd, size)
         except (OSError, ValueError):
-            os.close(self.fd)
+            self.let_go()
             raise
 
     def let_go(self) -> None:

@@ -194,7 +194,7 @@ def _program() -> list[str]:
 
 def _outcome(said: bytes) -> tuple[str, str]:
     """Return the version and the error that a rehearsal has told of; without an error there is a version."""
-    lines = said.decode(errors="replace").strip().splitlines()
+    lines = said.decode(errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else "it said nothing"
     try:
         outcome = json.loads(last)
