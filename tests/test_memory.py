@@ -93,7 +93,7 @@ def test_memory_that_is_too_small_is_an_error() -> None:
 def test_what_is_no_memory_is_an_error() -> None:
     """And it is closed, as it was ours."""
     fd = os.open("/dev/null", os.O_RDWR)
-    with pytest.raises(OSError, match="No such device|Invalid argument"):
+    with pytest.raises(OSError, match=r"No such device|Invalid argument"):
         Memory("wsworker-test", 4096, fd)
     assert not is_open(fd)
 
