@@ -7,9 +7,12 @@ it, whose number the one program can tell the other.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import resource
+from collections.abc import Iterator
 from typing import Final
 
 MFD_NOEXEC_SEAL: Final = 0x8
@@ -26,6 +29,17 @@ def open_memory(name: str) -> int:
         return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
+@contextlib.contextmanager
+def without_limit() -> Iterator[None]:
+    """Lift the limit on the size of files, as far as we may: setrlimit(2), RLIMIT_FSIZE, counts those in memory too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 class Memory:
     """Some memory, all zeros at first. name: as /proc shows it; size: in bytes. Raises OSError if it is not to be had.
 
@@ -36,7 +50,8 @@ class Memory:
         self.fd = open_memory(name) if fd is None else fd
         try:
             if fd is None:
-                os.ftruncate(self.fd, size)
+                with without_limit():
+                    os.ftruncate(self.fd, size)
             self.map = mmap.mmap(self.fd, size)
         except (OSError, ValueError):
             self.let_go()

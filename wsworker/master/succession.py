@@ -26,7 +26,7 @@ from typing import Final, NoReturn
 
 from wsworker.master.estate import Estate, Unfit, descriptors, encode
 from wsworker.master.events import Token, UpgradeRehearsed
-from wsworker.memory import open_memory
+from wsworker.memory import open_memory, without_limit
 
 REHEARSAL_SECONDS: Final = 30.0
 """Of an interpreter that starts, and reads a configuration."""
@@ -160,7 +160,7 @@ def read(descriptor: int) -> bytes:
 
 def _in_memory(estate: Estate) -> int:
     file = open_memory("wsworker-estate")
-    with open(file, "wb", closefd=False) as output:
+    with without_limit(), open(file, "wb", closefd=False) as output:
         output.write(encode(estate))
     return file
 

@@ -71,8 +71,8 @@ def test_row_42_the_wall_clock_jumps(make_daemon: MakeDaemon) -> None:
     assert " died" not in daemon.log
     assert "replaced" not in daemon.log
     # the daemon did see the jump: its lines are dated by that clock
-    daemon.signal(signal.SIGUSR2)
-    daemon.wait_log("SIGUSR2")
+    daemon.signal(signal.SIGUSR1)
+    daemon.wait_log("SIGUSR1")
     dates = [line.split()[0] for line in daemon.log.splitlines()]
     assert dates[-1] < dates[0]
     assert 0 == daemon.cli("reload").code

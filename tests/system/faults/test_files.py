@@ -59,8 +59,8 @@ def test_row_41_the_log_is_moved_away(make_daemon: MakeDaemon, by: str) -> None:
         eventually(lambda: talk_all(clients, 1) and {*written(new)} == {*workers}, "every worker in the new file")
         talk_all(clients, 20)
         # something that the master says
-        daemon.signal(signal.SIGUSR2)
-        eventually(lambda: "SIGUSR2" in new.read_text(), "the master in the new file")
+        daemon.signal(signal.SIGUSR1)
+        eventually(lambda: "SIGUSR1" in new.read_text(), "the master in the new file")
     lines = written(old, new)
     assert {*workers} == {*lines}
     for numbers in lines.values():

@@ -213,7 +213,7 @@ def test_row_39_the_disk_is_full(make_daemon: MakeDaemon) -> None:
     size = (daemon.folder / "log.txt").stat().st_size
     with daemon.connect() as client, ConnectLoop(daemon) as loop:
         eventually(lambda: loop.echoed > 50, "clients while the disk is full")
-        daemon.signal(signal.SIGUSR2)
+        daemon.signal(signal.SIGUSR1)
         client.send("on")
         assert str(client.recv(10)).endswith(" on")
     loop.check()
@@ -225,7 +225,7 @@ def test_row_39_the_disk_is_full(make_daemon: MakeDaemon) -> None:
         lift(pid, resource.RLIMIT_FSIZE)
     assert daemon.echo("on").endswith(" on")
     daemon.wait_log("x" * 1000)
-    daemon.signal(signal.SIGUSR2)
+    daemon.signal(signal.SIGUSR1)
     eventually(lambda: "master" in (daemon.folder / "log.txt").read_bytes()[size:].decode(), "a line of the master")
 
 
@@ -275,7 +275,7 @@ def test_row_40_nobody_reads_the_output(make_daemon: MakeDaemon, app: str) -> No
         with daemon.connect() as client, ConnectLoop(daemon) as loop:
             eventually(lambda: loop.echoed > 50, "clients while nobody reads")
             status = daemon.wait_status(lambda status: status["totals"]["log_dropped"] > 10)
-            daemon.signal(signal.SIGUSR2)
+            daemon.signal(signal.SIGUSR1)
             # a blocked worker would have been noticed by now
             wait_uptime(daemon, 4)
             client.send("on")
@@ -288,8 +288,8 @@ def test_row_40_nobody_reads_the_output(make_daemon: MakeDaemon, app: str) -> No
         os.set_blocking(output.fileno(), False)
         seen = read_all(output)
         assert "ready, pid" in seen
-        daemon.signal(signal.SIGUSR2)
-        eventually(lambda: "SIGUSR2" in read_all(output), "a line behind the dropped ones")
+        daemon.signal(signal.SIGUSR1)
+        eventually(lambda: "SIGUSR1" in read_all(output), "a line behind the dropped ones")
 
 
 def read_all(output: Any) -> str:
