@@ -81,3 +81,15 @@ def test_a_post_that_is_not_whole_is_not_taken() -> None:
     board._memory[start : start + 5] = b"oth\0\0"
     assert Post(1, b"whole") == board.read()
     assert reader.read() is None
+
+
+def test_a_board_goes_on_by_its_descriptor() -> None:
+    """What was posted is read, and what is posted from now on is read by those that have it from before."""
+    before = Board()
+    before.post(b"first", 1)
+    fd = os.dup(before.memory.fd)
+    before.memory.let_go()
+    after = Board(fd)
+    assert Post(1, b"first") == after.read()
+    after.post(b"second", 2)
+    assert Post(2, b"second") == before.read()

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import setproctitle
 
+from tests.master.heirs import inheritable, left
 from tests.ports import free_port
 from wsworker import listeners
 from wsworker.config import ListenAddress
@@ -893,3 +894,89 @@ def test_a_file_that_is_gone_does_not_fail_a_stop(make: Callable[..., Group], pa
     path.unlink()
     group.close()
     assert sock.fileno() == -1
+
+
+# The next program in this process
+
+
+def test_another_group_goes_on(make: Callable[..., Group]) -> None:
+    """Who waits is not lost; it can be weighed, grow and shrink as if it were the one that was opened."""
+    before = make()
+    serve(before, 2)
+    before.weigh([0, 1])
+    waiting = [connect(before) for _ in range(4)]
+    given = inheritable()
+    after = make(port=before.address.port)
+    after.inherit(left(before.bequeath()))
+    # as it is when the process has executed another program
+    before.keep(None)
+    assert given == inheritable()
+    assert (0, 4) == (after.queue(1), after.queue(2))
+    assert 4 == accept_all(after.socket(2))
+    assert Counter({2: 8}) == spread(after, 2, 8)
+    assert after.weigh([1, 0])
+    assert Counter({1: 8, 2: 0}) == spread(after, 2, 8)
+    after.bind(3)
+    after.listen(3)
+    assert after.weigh([0, 0, 1])
+    assert Counter({1: 0, 2: 0, 3: 8}) == spread(after, 3, 8)
+    after.weigh([1, 0, 0])
+    after.close_slot(3)
+    assert Counter({1: 8, 2: 0}) == spread(after, 2, 8)
+    for client in waiting:
+        client.close()
+
+
+def test_another_group_goes_on_with_a_unix_socket(make: Callable[..., Group], tmp_path: Path) -> None:
+    """All slots share it still, and its file is removed at the end: it is ours."""
+    path = tmp_path / "hello.ws"
+    before = make(path=str(path))
+    serve(before, 2)
+    waiting = connect(before)
+    after = make(path=str(path))
+    given = inheritable()
+    after.inherit(left(before.bequeath()))
+    before.keep(None)
+    assert given == inheritable()
+    assert after.shared
+    assert after.socket(1) is after.socket(2)
+    assert 1 == accept_all(after.socket(1))
+    after.close_slot(2)
+    after.bind(2)
+    after.close()
+    assert not path.exists()
+    waiting.close()
+
+
+def test_another_group_goes_on_with_what_systemd_has_opened(make: Callable[..., Group]) -> None:
+    """It is activated still: nothing is probed, bound or made to listen."""
+    before = make()
+    opened = socket.create_server((before.address.host, before.address.port))
+    before.adopt_shared(opened)
+    serve(before, 2)
+    after = make(port=before.address.port)
+    after.inherit(left(before.bequeath()))
+    before.keep(None)
+    assert (True, True, None) == (after.activated, after.shared, after.queue(1))
+    after.probe()
+    after.bind(3)
+    after.listen(3)
+    with connect(after):
+        assert 1 == accept_all(after.socket(3))
+
+
+def test_another_group_knows_that_the_order_is_not_known(make: Callable[..., Group]) -> None:
+    """What was adopted from a former master in another order cannot be weighed later either."""
+    before = make()
+    serve(before, 2)
+    third = make(port=before.address.port)
+    third.adopt(2, before.socket(2).dup())
+    third.bind(1)
+    for slot in (1, 2):
+        third.listen(slot)
+    assert not third.weigh([1, 0])
+    after = make(port=before.address.port)
+    after.inherit(left(third.bequeath()))
+    third.keep(None)
+    assert not after.weigh([1, 0])
+    after.probe()

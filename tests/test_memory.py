@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.master.forks import in_child
-from wsworker import memory
 from wsworker.memory import MFD_NOEXEC_SEAL, Memory, open_memory
 
 
@@ -136,7 +135,7 @@ def test_a_kernel_that_does_not_know_the_seal(monkeypatch: pytest.MonkeyPatch, r
             raise OSError(refused, os.strerror(refused))
         return create(name, flags)
 
-    monkeypatch.setattr(memory.os, "memfd_create", old_kernel)
+    monkeypatch.setattr(os, "memfd_create", old_kernel)
     if refused == errno.EINVAL:
         os.close(open_memory("wsworker-test"))
         assert [os.MFD_CLOEXEC | MFD_NOEXEC_SEAL, os.MFD_CLOEXEC] == asked

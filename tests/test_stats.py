@@ -1,12 +1,14 @@
 """The shared table: seats, folding, and that a fork shares it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from wsworker.bus.mesh.members import Member, Standing
-from wsworker.counters import Adapter, Counters
-from wsworker.stats import Reach, Reading, Table
+from wsworker.counters import COUNTER_LAYOUT, Adapter, Counters
+from wsworker.stats import LAYOUT, MAX_SLOTS, Reach, Reading, Table
 
 
 def test_a_new_seat_reads_as_zero() -> None:
@@ -216,3 +218,43 @@ def test_a_forked_child_writes_into_the_same_table() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert Reading(1.0, 0.0, 2, False, Counters(bytes_out=77)) == table.read(1, 4)
+
+
+def test_a_living_worker_has_its_seat() -> None:
+    """Found by its number, in its own slot only, whichever of the two it has."""
+    table = Table(2)
+    table.claim(1, 7)
+    second = table.claim(1, 8)
+    second.write(1_000_000_000, 0, 3, False, Counters())
+    table.seat(1, 8).count_connections(4, False)
+    assert Reading(1.0, 0.0, 4, False, Counters()) == table.read(1, 8)
+    assert [7, 8] == [table.seat(1, worker).worker for worker in (7, 8)]
+    for slot, worker in ((2, 7), (1, 9)):
+        with pytest.raises(ValueError, match=f"worker {worker} has no seat in slot {slot}"):
+            table.seat(slot, worker)
+
+
+def test_a_table_goes_on_by_its_descriptor() -> None:
+    """All that is in it is found: living workers, and what dead ones have counted."""
+    before = Table(2)
+    before.claim(1, 7).write(1_000_000_000, 0, 3, False, Counters(messages_in=5))
+    before.claim(2, 8).write(1_000_000_000, 0, 1, False, Counters(messages_in=9))
+    before.fold(2, 8)
+    fd = os.dup(before.memory.fd)
+    before.memory.let_go()
+    after = Table(2, fd)
+    assert before.read(1, 7) == after.read(1, 7) == Reading(1.0, 0.0, 3, False, Counters(messages_in=5))
+    assert before.totals(2) == after.totals(2)
+    assert 9 == after.totals(2).messages_in
+    # a worker that lives writes to the same memory
+    before.seat(1, 7).count_connections(4, False)
+    assert 4 == after.readings(1)[0].connections
+
+
+def test_the_layout_has_a_name_of_its_own() -> None:
+    """Room for as many slots as the default table has, and the order of the counters."""
+    assert LAYOUT.startswith(f"{MAX_SLOTS} ")
+    assert str(COUNTER_LAYOUT) == LAYOUT.split()[-1]
+    code = "from wsworker.stats import LAYOUT; print(LAYOUT)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert LAYOUT == told.strip()

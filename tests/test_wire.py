@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -140,6 +144,43 @@ def test_a_line_is_given_out_when_its_newline_comes() -> None:
     assert [] == lines.feed(b"")
     assert [b"ab", b"", b"c"] == lines.feed(b"b\n\nc\nd")
     assert [b"d"] == lines.feed(b"\n")
+
+
+@given(st.lists(MESSAGES, max_size=3), st.integers(0, 2**16), st.integers(0, 2**16))
+def test_another_reader_goes_on_with_the_rest(messages: list[Message], first: int, second: int) -> None:
+    """Wherever the stream is cut: what was fed and is no whole line yet is all that it needs."""
+    stream = b"".join(encode(message) for message in messages)
+    before, between, after = [*parts(stream, [first, second]), b"", b""][:3]
+    one, other = Lines(), Lines()
+    found = one.feed(before) + one.feed(between)
+    assert [] == other.feed(one.rest)
+    found += other.feed(after)
+    assert [line + b"\n" for line in found] == [encode(message) for message in messages]
+    assert b"" == other.rest
+
+
+def test_the_vocabulary_has_a_name_of_its_own() -> None:
+    """It is another one as soon as a word or a field of an order or a report is, and the same in each process."""
+    code = "import wsworker.wire; print(wsworker.wire.CHANNEL)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert wire.CHANNEL == told.strip()
+    changes = {
+        "a word": ('"reopen", "list"]', '"reopen", "list", "dance"]'),
+        "a reason": ('"stop", "quick"]', '"stop", "slow"]'),
+        "a report": ('"changed", "moved"]', '"changed", "moved", "lost"]'),
+        "a field of an order": ("    fds: int = 0", "    files: int = 0"),
+        "a field of a report": ("    total: int = 0", "    total: float = 0"),
+    }
+    source = Path(wire.__file__).read_text()
+    names = {wire.CHANNEL}
+    for what, (old, new) in changes.items():
+        assert 1 == source.count(old), what
+        module = types.ModuleType("wsworker.changed")
+        sys.modules[module.__name__] = module
+        exec(compile(source.replace(old, new), "wire.py", "exec"), module.__dict__)
+        del sys.modules[module.__name__]
+        names.add(module.CHANNEL)
+    assert 1 + len(changes) == len(names)
 
 
 def test_a_character_of_two_bytes_may_be_split() -> None:
@@ -332,7 +373,11 @@ def test_fields_have_their_type(message: Message) -> None:
 @pytest.mark.parametrize(
     ("message", "field", "reason"),
     [
-        (Command("stop"), "name", "'nonsense' is none of status, reload, rebalance, stop, reopen, connections, bus"),
+        (
+            Command("stop"),
+            "name",
+            "'nonsense' is none of status, reload, rebalance, upgrade, stop, reopen, connections, bus",
+        ),
         (Order("go"), "name", "'nonsense' is none of go, drain, take, give, lend, recall, reopen, list"),
         (Order("go"), "why", "'nonsense' is none of reload, replace, scale, stop, quick"),
         (Report("ready"), "name", "'nonsense' is none of ready, failed, leaving, rows, changed, moved"),

@@ -18,7 +18,8 @@ def left(record: Record) -> Record:
     program, as at the moment after the execve.
     """
     adapter = TypeAdapter(type(record))
-    return _copied(adapter.validate_json(adapter.dump_json(record)))
+    made: Record = _copied(adapter.validate_json(adapter.dump_json(record)))
+    return made
 
 
 def _copied(record: Any) -> Any:

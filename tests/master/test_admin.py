@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.master.forks import in_child
+from tests.master.heirs import inheritable, left
 from tests.ports import free_port
 from wsworker.assignment import Desk
 from wsworker.errors import BindError
@@ -182,3 +183,50 @@ def test_a_sample_that_is_less_than_the_last_adds_nothing() -> None:
     for seconds, expected in ((3.0, 3.0), (2.0, 3.0), (3.5, 3.5)):
         cpu.add({1: 1}, {1: sample(seconds)})
         assert {1: expected} == cpu.seconds
+
+
+# The next program in this process
+
+
+def test_another_one_goes_on(admin: Admin) -> None:
+    """Who waits is not lost; counters go on, and the start of the service is its start."""
+    admin.open()
+    admin.post(100.0, lambda: look("before"), {7: sample(1.5)}, 0)
+    showing = admin.bequeath()
+    assert showing is not None
+    host, port = desk_of(admin).listener.getsockname()
+    with socket.create_connection((host, port), 5):
+        given = inheritable()
+        after = Admin(ListenAddress(host, port, ""), "", Table(1))
+        after.inherit(left(showing))
+        assert given == inheritable()
+        desk_of(admin).listener.close()
+        desk_of(after).listener.accept()[0].close()
+    assert "before" == said(after)["status"]["name"]
+    after.post(102.0, lambda: look("after"), {7: sample(2.0)}, 0)
+    assert {"1": 2.0} == said(after)["cpu_seconds"]
+    assert said(after)["started"] == showing.started
+    # workers that have the board from before read what is posted now
+    assert said(after) == said(admin)
+    after.close()
+
+
+def test_where_there_is_none_nothing_is_left() -> None:
+    """And nothing is taken over."""
+    admin = Admin(None, "", Table(1))
+    assert admin.bequeath() is None
+    admin.inherit(None)
+    assert ("", None) == (admin.url, admin.desk)
+
+
+def test_a_fork_lets_go_of_the_board(admin: Admin) -> None:
+    """It reads what is mapped; the descriptor is the master's."""
+    admin.open()
+    admin.post(100.0, lambda: look("here"), {}, 0)
+
+    def worker() -> list[Any]:
+        admin.keep()
+        return [said(admin)["status"]["name"], desk_of(admin).board.memory.fd]
+
+    assert ["here", -1] == in_child(worker)
+    assert desk_of(admin).board.memory.fd >= 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.master.heirs import inheritable, left
 from wsworker.bus.mesh.members import Member, Standing
 from wsworker.errors import RunDirError
 from wsworker.master.berths import Berths
@@ -205,3 +206,27 @@ def test_a_folder_of_somebody_else(folder: Path) -> None:
     os.chown(folder, 65534, 65534)
     with pytest.raises(RunDirError, match="it belongs to somebody else; remove it"):
         make(folder).open(1)
+
+
+def test_others_go_on(folder: Path) -> None:
+    """With the name, the secret and the sockets that workers and programs outside know; slots come and go."""
+    before = make(folder)
+    before.open(2)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(folder / "2.sock"))
+        given = inheritable()
+        after = Berths(folder, "another", SAME, None, lambda: MEMBERS)
+        after.inherit(left(before.bequeath()))
+        assert given == inheritable()
+        assert before.address() == after.address()
+        assert "node" == after.berth(7, 1).node
+        for listener in before._listeners.values():
+            listener.close()
+        os.close(before._descriptor)
+        after.berth(8, 2).listener.accept()[0].close()
+    after.add(3)
+    after.close_slot(2)
+    assert ["1.sock", "3.sock"] == sorted(path.name for path in folder.iterdir())
+    after.renew()
+    after.close()
+    assert not folder.exists()

@@ -29,6 +29,7 @@ from tests.master.forks import (
     stay,
     until,
 )
+from tests.master.heirs import inheritable, left
 from wsworker.master.control import ANSWER_SECONDS, MAX_OTHERS, MAX_UNREAD_BYTES, MAX_WAITING, REQUEST_SECONDS, Control
 from wsworker.wire import MAX_LINE_BYTES, Command, encode
 
@@ -888,3 +889,140 @@ def test_close_in_a_forked_child_does_not_disturb_the_master(desk: Desk, pipe: P
         assert [(True, {"result": "new"})] == replies(new.rest())
         assert 0 == desk.clients()
         assert [] == desk.selector.select(0)
+
+
+# --- the next program in this process -----------------------------------------------------------------------------
+
+
+def heir(desk: Desk) -> Desk:
+    """Return the desk of the next program; the one before is gone, as behind an execve."""
+    given = inheritable()
+    after = Desk(desk.path)
+    after.now = desk.now + 1.0
+    after.control.inherit(left(desk.control.bequeath()))
+    desk.control.close()
+    assert given == inheritable()
+    for caller in desk.callers:
+        caller._desk = after
+    after.callers = desk.callers
+    return after
+
+
+@pytest.fixture
+def handed(desk: Desk) -> Iterator[Callable[[], Desk]]:
+    """Give a function: have another program go on."""
+    made: list[Desk] = []
+
+    def hand_over() -> Desk:
+        made.append(heir(desk))
+        return made[0]
+
+    yield hand_over
+    made[0].close()
+
+
+def test_another_program_answers(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """Who waits for a result gets it, by its token; who comes then gets another one; the file is ours still."""
+    one, one_token = desk.command()
+    two, two_token = desk.command()
+    after = handed()
+    new, new_token = after.command()
+    assert 3 == len({one_token, two_token, new_token})
+    after.control.progress(two_token, {"event": "note"})
+    for token in (new_token, one_token, two_token):
+        after.control.answer(token, {"token": token})
+    assert [(True, {"token": one_token})] == replies(one.rest())
+    assert [(False, {"event": "note"}), (True, {"token": two_token})] == replies(two.rest())
+    assert [(True, {"token": new_token})] == replies(new.rest())
+    assert after.control.is_there()
+    after.control.finish()
+    assert not desk.path.exists()
+
+
+def test_who_waits_has_any_time(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """And who has said nothing yet has as much as a newcomer."""
+    waiting, _ = desk.command()
+    silent = desk.call()
+    after = handed()
+    after.now += REQUEST_SECONDS - 0.1
+    after.control.expire()
+    assert waiting.silent()
+    assert silent.silent()
+    after.now += 0.1
+    after.control.expire()
+    assert waiting.silent()
+    assert b"" == silent.rest()
+
+
+@pytest.mark.parametrize("at", [0, 1, 9, len(STATUS) - 1])
+def test_half_a_command_is_read_to_its_end(desk: Desk, handed: Callable[[], Desk], at: int) -> None:
+    """What was read of it goes along."""
+    caller = desk.call()
+    caller.send(STATUS[:at])
+    after = handed()
+    caller.send(STATUS[at:])
+    after.until(lambda: after.commands)
+    assert [Command("status")] == [command for command, _ in after.commands]
+    after.control.answer(after.commands[0][1], {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(caller.rest())
+
+
+def test_half_a_line_of_any_bytes_goes_along(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """It is garbage, and its sender is told when the line is whole."""
+    caller = desk.call()
+    caller.send(bytes(range(128, 256)))
+    after = handed()
+    caller.send(b"\n")
+    assert "usage" == replies(caller.rest())[0][1]["error"]["code"]
+    assert [] == after.commands
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_was_not_read_is_sent(desk: Desk, handed: Callable[[], Desk], answered: bool) -> None:
+    """In order, and once; the result behind it ends the connection."""
+    late, token = desk.command()
+    bodies = [{"number": number, "text": "é" * 5_000} for number in range(80)]
+    for body in bodies:
+        desk.control.progress(token, body)
+    if answered:
+        desk.control.answer(token, {"result": "ok"})
+    after = handed()
+    if not answered:
+        after.control.answer(token, {"result": "ok"})
+    assert [*((False, body) for body in bodies), (True, {"result": "ok"})] == replies(late.rest())
+    assert 0 == after.clients()
+
+
+def test_who_does_not_read_the_rest_is_cut(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """As before: its result was given."""
+    late, token = desk.command()
+    desk.control.answer(token, {"text": "x" * 900_000})
+    after = handed()
+    assert 1 == after.clients()
+    after.now += REQUEST_SECONDS
+    after.control.expire()
+    assert 0 == after.clients()
+    assert late.rest()
+
+
+def test_who_is_in_the_middle_of_an_answer_in_parts_is_cut(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """It sees the end of the connection before a result; others are not cut."""
+    late, token = desk.command()
+    other, other_token = desk.command()
+    desk.control.answer(token, {"result": "ok"}, [{"text": "x" * 900_000} for _ in range(3)])
+    after = handed()
+    assert 1 == after.clients()
+    data = late.rest()
+    assert data
+    assert b'"final":true' not in data
+    after.control.answer(other_token, {"result": "ok"})
+    assert [(True, {"result": "ok"})] == replies(other.rest())
+
+
+def test_the_reserve_is_taken_anew(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """It does not go along, and is there for the next shortage."""
+    before = len(os.listdir("/proc/self/fd"))
+    after = handed()
+    # the selector of the desk that is gone stays until the end of the test
+    assert 1 == len(os.listdir("/proc/self/fd")) - before
+    assert after.control._reserve is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import faulthandler
 import json
 import logging
@@ -33,6 +34,7 @@ from tests.master.forks import (
     stay,
     until,
 )
+from tests.master.heirs import inheritable, left
 from wsworker.assignment import Assignment
 from wsworker.bus.mesh.members import Member, Standing
 from wsworker.config import Config
@@ -336,6 +338,11 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:  # the one that listed them
             continue
     return found
+
+
+def open_now() -> int:
+    """Return how many descriptors are open, but for tables: those of former tests go when Python gets to it."""
+    return sum("wsworker-table" not in name for name in descriptors().values())
 
 
 def test_a_worker_holds_nothing_of_the_others(make: Make, pipe: Pipe) -> None:
@@ -665,7 +672,7 @@ def test_words_that_were_told_are_not_told_again_at_the_end(make: Make) -> None:
 
 def test_each_worker_has_a_file_of_its_own(make: Make) -> None:
     """And the master lets go of it when the worker is dead."""
-    before = descriptors()
+    before = open_now()
     deck = make(talking)
     deck.spawn(worker=1)
     deck.spawn(worker=2)
@@ -675,7 +682,7 @@ def test_each_worker_has_a_file_of_its_own(make: Make) -> None:
     deck.kill(1)
     deck.kill(2)
     assert not [name for name in descriptors().values() if "wsworker-words" in name]
-    assert 2 == len(descriptors()) - len(before)  # the selector and the listener of the deck
+    assert 2 == open_now() - before  # the selector and the listener of the deck
 
 
 def test_rows_are_handed_on(make: Make) -> None:
@@ -1062,7 +1069,7 @@ def test_a_worker_that_has_read_all_is_not_watched_for_more(make: Make, pipe: Pi
 
 def test_what_waits_for_a_worker_dies_with_it(make: Make) -> None:
     """The master lets go of the descriptors, whatever it is told to send in between."""
-    before = descriptors()
+    before = open_now()
     deck = make(deaf)
     pid = deck.spawn()
     deck.until(lambda: deck.events)
@@ -1073,7 +1080,7 @@ def test_what_waits_for_a_worker_dies_with_it(make: Make) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     deck.tell(Order("drain", "stop"))
     deck.until(lambda: exits(deck))
-    assert 2 == len(descriptors()) - len(before)  # the selector and the listener of the deck
+    assert 2 == open_now() - before  # the selector and the listener of the deck
 
 
 def test_what_waits_for_a_channel_that_is_closed_is_forgotten(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -1285,3 +1292,146 @@ def test_without_room_for_a_process_no_worker_is_spawned() -> None:
 
     reason = "no more processes are allowed; raise TasksMax= of the unit or `ulimit -u`"
     assert [reason, [True, 0, True]] == failing_spawn(crowd)
+
+
+# --- the next program in this process -----------------------------------------------------------------------------
+
+
+def heir(deck: Deck) -> Deck:
+    """Return the deck of the next program; the one before knows of no worker any more."""
+    given = inheritable()
+    after = Deck(obedient)
+    after.table = Table(3, os.dup(deck.table.memory.fd))
+    after.crew._table = after.table
+    after.crew.inherit([left(one) for one in deck.crew.bequeath()])
+    assert given == inheritable()
+    for child in deck.crew._children.values():
+        deck.selector.unregister(child.channel)
+        deck.selector.unregister(child.process.pidfd)
+        child.channel.close()
+        child.words.close()
+        os.close(child.process.pidfd)
+    deck.crew._children.clear()
+    return after
+
+
+@pytest.fixture
+def handed() -> Iterator[Callable[[Deck], Deck]]:
+    """Give a function: have another program go on with the workers of a deck."""
+    made: list[Deck] = []
+
+    def hand_over(deck: Deck) -> Deck:
+        made.append(heir(deck))
+        return made[-1]
+
+    yield hand_over
+    for deck in made:
+        deck.close()
+
+
+Handed = Callable[[Deck], Deck]
+
+
+def test_another_program_goes_on_with_the_workers(make: Make, handed: Handed) -> None:
+    """It is told what they say, they are told what it wants, and what they have counted is theirs."""
+    deck = make(obedient)
+    pids = {worker: deck.spawn(worker, slot) for worker, slot in ((7, 1), (8, 1), (9, 2))}
+    deck.until(lambda: len(deck.events) == 3)
+    after = handed(deck)
+    assert pids == dict(after.crew.pids())
+    assert 4 == after.table.readings(1)[0].connections
+    after.tell(Order("go"), 9)
+    after.until(lambda: after.events)
+    assert [WorkerLeaving(9)] == after.events
+    for worker in pids:
+        after.tell(Order("drain", "stop"), worker)
+    after.until(lambda: not after.crew.pids())
+    assert {WorkerExited(worker, 3) for worker in pids} == set(after.events) - {WorkerLeaving(9)}
+    assert (22, 11) == tuple(after.table.totals(slot).messages_in for slot in (1, 2))
+    assert None is after.table.read(1, 7)
+
+
+def test_another_program_hears_the_rest_of_a_report(make: Make, handed: Handed) -> None:
+    """One that was cut in the middle."""
+    deck = make(in_parts)
+    deck.spawn()
+    deck.until(lambda: deck.events and deck.crew._children[7].lines.rest)
+    after = handed(deck)
+    after.tell(Order("go"))
+    after.until(lambda: after.events)
+    assert [WorkerLeaving(7)] == after.events
+
+
+def test_another_program_reads_the_last_words(make: Make, handed: Handed) -> None:
+    """Those that were not told yet, and no others."""
+    deck = make(talking)
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    assert "in talking" in dump(deck).words
+    after = handed(deck)
+    after.crew.signal(events.Signal(7, "SIGABRT"))
+    after.until(lambda: after.events)
+    (exited,) = after.events
+    assert isinstance(exited, WorkerExited)
+    assert "SIGABRT" == exited.signal
+    assert exited.words.startswith("Fatal Python error: Aborted\n")
+
+
+def test_a_death_in_between_is_heard_of(make: Make, handed: Handed) -> None:
+    """A worker that is dead when the next program begins is reaped by it."""
+    deck = make(obedient)
+    pid = deck.spawn()
+    deck.until(lambda: deck.events)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    after = handed(deck)
+    after.until(lambda: after.events)
+    assert [WorkerExited(7, None, "SIGKILL", dropped=4)] == after.events
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_a_log_is_handed_on_to_workers_of_the_former_program(make: Make, handed: Handed, pipe: Pipe) -> None:
+    """Which file each of them writes to is known."""
+    deck = make(lambda given: hear_orders(given, pipe))
+    deck.spawn()
+    deck.until(lambda: deck.events)
+    after = handed(deck)
+    after.crew.hand_log("elsewhere", 2)
+    after.crew.hand_log("-", 2)
+    after.tell(Order("recall", slot=2))
+    assert ["reopen", "recall"] == [pipe.hear(), pipe.hear()]
+
+
+def hear_orders(given: Assignment, pipe: Pipe) -> int:
+    """Be ready, and tell which orders come."""
+    say(given.channel, Report("ready"))
+    for order in orders(given.channel):
+        pipe.tell(order.name)
+    return 0
+
+
+def test_half_an_order_cannot_be_left(make: Make, pipe: Pipe) -> None:
+    """A worker that reads none is in the way, until it reads again."""
+    gate, opener = os.pipe()
+    deck = make(busy(pipe, gate))
+    deck.spawn(slot=2)
+    deck.until(lambda: deck.events)
+    fill(deck)
+    with pytest.raises(OSError, match="worker 2 reads no orders now; try again") as caught:
+        deck.crew.bequeath()
+    assert errno.EBUSY == caught.value.errno
+    os.write(opener, b"x")
+    deck.until(lambda: not deck.writes())
+    assert [7] == [one.worker for one in deck.crew.bequeath()]
+    os.close(gate)
+    os.close(opener)
+
+
+def test_a_channel_that_is_closed_cannot_be_left(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """There is no descriptor for it; a reload replaces the worker."""
+    deck = make(babbling)
+    deck.spawn()
+    deck.until(lambda: caplog.records)
+    with pytest.raises(OSError, match="worker 1 has closed its channel; reload first"):
+        deck.crew.bequeath()

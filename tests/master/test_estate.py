@@ -88,7 +88,7 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
         assert get_args(Fd) == get_args(hint), hint
         return FDS
     if kind in (Union, types.UnionType):
-        return st.one_of(map(fitting, get_args(hint)))
+        return st.one_of([fitting(each) for each in get_args(hint)])
     if kind is Literal:
         return st.sampled_from(get_args(hint))
     if kind is tuple and get_args(hint)[-1] is not ...:

@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import termios
 from collections.abc import Callable, Iterator
@@ -41,8 +42,9 @@ from tests.master.forks import (
 from tests.ports import free_port
 from wsworker import configfile, log, wire
 from wsworker.assignment import Assignment
+from wsworker.cli.version import version
 from wsworker.errors import WsworkerError
-from wsworker.master import inquiry
+from wsworker.master import inquiry, succession
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.estate import Call
 from wsworker.master.main import Master
@@ -474,8 +476,9 @@ def test_what_the_canary_has_met_is_not_loaded_again(start: Start) -> None:
 def test_nobody_reloads_a_service_that_does_not_follow(start: Start) -> None:
     """A worker that tells of a change all the same is not listened to."""
     daemon = running(start, watchful, config="workers: 2")
-    daemon.child.signal(signal.SIGUSR2)
-    daemon.logged("SIGUSR2 means nothing here")
+    # what the workers have told is read before the signal is
+    daemon.child.signal(signal.SIGUSR1)
+    daemon.logged("SIGUSR1: reopening the log")
     assert ("running", 1) == (daemon.status()["state"], daemon.status()["generation"])
     assert "changed" not in daemon.log.read_text()
 
@@ -507,7 +510,7 @@ def test_a_reload_by_command_is_refused_with_the_place(start: Start) -> None:
     assert "ok" == body["result"]
 
 
-@pytest.mark.parametrize("name", ["stop", "reload", "rebalance", "reopen", "bus"])
+@pytest.mark.parametrize("name", ["stop", "reload", "rebalance", "upgrade", "reopen", "bus"])
 def test_a_command_for_another_service(start: Start, name: wire.CommandName) -> None:
     """Whoever has read another config file of that name means another service; to look is free."""
     daemon = running(start)
@@ -586,14 +589,130 @@ def test_a_reload_changes_the_number_of_workers(start: Start) -> None:
 # --- signals and deaths -------------------------------------------------------------------------------------------
 
 
-def test_a_signal_that_means_nothing_is_logged(start: Start) -> None:
-    """The service goes on as before."""
-    daemon = running(start)
+def saying(folder: Path, lines: str) -> Callable[[], None]:
+    """Return what makes a process one that was started by a script, which says something else by now."""
+    script = folder / "program"
+
+    def be_started_by_it() -> None:
+        sys.orig_argv, sys.argv = [sys.executable, str(script), "start"], [str(script), "start"]
+
+    script.write_text(f"#!{sys.executable}\n{lines}\n")
+    script.chmod(0o755)
+    return be_started_by_it
+
+
+def test_usr2_asks_for_an_upgrade(start: Start, folder: Path) -> None:
+    """The program on disk is asked whether it can take over; if not the service goes on as before."""
+    said = 'import sys; assert sys.argv[1::2] == ["takeover", "--rehearse"]; print(\'{"error": "it is too old"}\')'
+    daemon = running(start, before=saying(folder, said))
     before = daemon.pids()
     daemon.child.signal(signal.SIGUSR2)
-    daemon.logged("SIGUSR2 means nothing here and is ignored")
-    assert "running" == daemon.status()["state"]
+    daemon.logged("upgrade refused: it is too old")
+    assert "SIGUSR2: upgrading" in daemon.log.read_text()
+    assert ("running", 1) == (daemon.status()["state"], daemon.status()["generation"])
     assert before == daemon.pids()
+
+
+def test_an_upgrade_by_command_is_answered(start: Start, folder: Path) -> None:
+    """Why it is refused, also a second one that comes while the first is rehearsed."""
+    gate, opener = os.pipe()
+
+    def before() -> None:
+        os.set_inheritable(gate, True)
+        saying(folder, f'import os; os.read({gate}, 1); print(\'{{"error": "it is too old"}}\')')()
+
+    daemon = running(start, before=before)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.settimeout(DEADLINE_SECONDS)
+        first.connect(str(daemon.socket))
+        first.sendall(encode(Command("upgrade")))
+        daemon.logged("`upgrade` asked")
+        (second,) = daemon.ask(Command("upgrade"))
+        os.write(opener, b"x")
+        with first.makefile("rb") as lines:
+            bodies = [json.loads(line)["body"] for line in lines]
+    prefix = "not upgraded, and nothing has changed:"
+    assert [("upgrade_refused", f"{prefix} an upgrade is under way")] == [
+        (body["error"]["code"], body["error"]["message"]) for body in [second]
+    ]
+    assert [f"{prefix} it is too old"] == [body["error"]["message"] for body in bodies]
+    os.close(gate)
+    os.close(opener)
+
+
+def test_an_upgrade_during_a_reload_is_refused(start: Start, folder: Path, pipe: Pipe) -> None:
+    """No program is asked; the reload goes on."""
+    gate, opener = os.pipe()
+
+    def enter_worker(assignment: Assignment) -> int:
+        if assignment.generation == 2:
+            pipe.tell("boots")
+            os.read(gate, 1)
+        return polite(assignment)
+
+    asked = folder / "asked"
+    daemon = running(start, enter_worker, before=saying(folder, f"open({str(asked)!r}, 'w')"))
+    daemon.child.signal(signal.SIGHUP)
+    assert "boots" == pipe.hear()
+    (body,) = daemon.ask(Command("upgrade"))
+    message = "not upgraded, and nothing has changed: a reload is under way"
+    assert ("refused", "upgrade_refused", message) == (
+        body["result"],
+        body["error"]["code"],
+        body["error"]["message"],
+    )
+    os.write(opener, b"x")
+    until(lambda: daemon.status()["reloads"] == 1 and daemon.status()["state"] == "running")
+    assert not asked.exists()
+    os.close(gate)
+    os.close(opener)
+
+
+def test_what_cannot_be_executed_any_more_takes_nothing_over(start: Start, folder: Path) -> None:
+    """It has rehearsed well and is gone when it is to take over: refused, and the service goes on as before."""
+    lines = 'import os, sys; print(\'{"version": "2.0.0"}\', flush=True); os.unlink(sys.argv[0])'
+    start_by = saying(folder, lines)
+
+    def by_itself() -> None:
+        start_by()
+        # an interpreter would be executed, and find out too late
+        succession.BY_SCRIPT = True  # type: ignore[misc]
+
+    daemon = running(start, config="workers: 2", before=by_itself)
+    before = daemon.pids()
+    (body,) = daemon.ask(Command("upgrade"))
+    message = "not upgraded, and nothing has changed: No such file or directory"
+    assert ("upgrade_refused", message) == (body["error"]["code"], body["error"]["message"])
+    assert before == daemon.pids()
+    daemon.child.signal(signal.SIGUSR1)
+    daemon.logged("the log is reopened")
+    daemon.child.signal(signal.SIGTERM)
+    assert [0, ""] == daemon.end()
+
+
+def test_another_program_goes_on(start: Start, folder: Path) -> None:
+    """The real one, in the same process: who has asked is answered by it, workers of its own follow, a stop is 0."""
+    (folder / "hello.py").write_text("def on_message(connection, data):\n    connection.send(data)\n")
+
+    def before() -> None:
+        sys.orig_argv, sys.argv = [sys.executable, "-m", "wsworker", "start"], ["", "start"]
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+
+    daemon = running(start, config=f"workers: 2\napp_dir: {folder}", before=before)
+    workers, began = daemon.pids(), daemon.status()["uptime"]
+    note, *_, last = daemon.ask(Command("upgrade"))
+    assert {"event": "note", "text": f"wsworker {version()} has taken over from 1.2.3"} == note
+    assert ("ok", 2, 2) == (last["result"], last["generation"], len(last["workers"]))
+    status = daemon.status()
+    assert (daemon.child.pid, version()) == (status["pid"], status["version"])
+    assert status["uptime"] > began
+    until(lambda: len(daemon.pids()) == 2)
+    assert not {*workers} & {*daemon.pids()}
+    assert not refused(daemon.port)
+    daemon.child.signal(signal.SIGTERM)
+    assert 0 == daemon.child.exit_code()
+    assert [daemon.run / "chat.lock"] == [*daemon.run.iterdir()]
 
 
 def listening(pipe: Pipe) -> Callable[[Assignment], int]:
@@ -677,14 +796,14 @@ def test_a_mask_of_whoever_starts_it_does_not_keep_it_from_stopping(start: Start
 
     def block() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1})
 
     daemon = running(start, before=block)
     (pid,) = daemon.pids()
     os.kill(pid, signal.SIGKILL)
     daemon.logged(f"worker 1 (pid {pid}) died: killed by SIGKILL")
-    daemon.child.signal(signal.SIGUSR2)
-    daemon.logged("SIGUSR2 means nothing here")
+    daemon.child.signal(signal.SIGUSR1)
+    daemon.logged("SIGUSR1: reopening the log")
     daemon.child.signal(signal.SIGHUP)
     until(lambda: daemon.status()["reloads"] == 1)
     daemon.child.signal(signal.SIGTERM)
@@ -736,11 +855,11 @@ def test_no_storm_of_signals_drowns_a_stop(start: Start) -> None:
 def test_a_signal_of_daily_life_is_not_even_logged(start: Start) -> None:
     """A resized window, a broken pipe and a dead child are no news."""
     daemon = running(start)
-    for number in (signal.SIGWINCH, signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR2):
+    for number in (signal.SIGWINCH, signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR1):
         daemon.child.signal(number)
         # signals of one moment are not kept in order, so the one that is logged goes alone
         assert "running" == daemon.status()["state"]
-    daemon.logged("SIGUSR2 means nothing")
+    daemon.logged("SIGUSR1: reopening the log")
     text = daemon.log.read_text()
     assert not [name for name in ("SIGWINCH", "SIGPIPE", "SIGCHLD") if name in text]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.master.forks import DEADLINE_SECONDS, in_child
+from tests.master.heirs import inheritable, left
 from tests.master.test_systemd import fill
 from wsworker.config import ListenAddress
 from wsworker.errors import ActivationError, BindError
@@ -347,3 +348,39 @@ def test_close_closes_all(make: Make, tmp_path: Path) -> None:
     ports.close()
     assert [-1] * 4 == [sock.fileno() for sock in sockets]
     assert not (tmp_path / "hello.ws").exists()
+
+
+def test_other_ports_go_on(make: Make, systemd: Systemd, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On every address, without another word to systemd; and what was complained of once is not again."""
+    addresses = (tcp(), unix(tmp_path), tcp())
+    before = make(*addresses)
+    serve(before, 2)
+    kept = systemd.store()
+    listenings, unweighed = before.bequeath()
+    given = inheritable()
+    after = make(*addresses)
+    after.inherit([left(each) for each in listenings], unweighed)
+    assert given == inheritable()
+    same = [[sock.getsockname() for sock in ports.sockets(2)] for ports in (before, after)]
+    assert same[0] == same[1]
+    assert kept == systemd.store()
+    assert (listenings[0].slots, unweighed) == ([1, 2], False)
+    assert (listenings[0].address, after.bequeath()[1]) == (str(addresses[0]), False)
+    other = make(*addresses)
+    other.inherit([left(each) for each in listenings], True)
+    assert other.bequeath()[1] is True
+    for ports in (before, other):
+        for slot in (1, 2):
+            for sock in ports.sockets(slot):
+                sock.close()
+    assert events.SlotAdded(3) == after.add(events.AddSlot(3))
+    assert events.SlotOpened(3) == after.open(events.OpenSlot(3))
+
+
+def test_other_addresses_are_none_of_theirs(make: Make) -> None:
+    """As many as were left: the configuration is the accepted one, so anything else is a fault of ours."""
+    before = make(tcp())
+    serve(before, 1)
+    listenings, _ = before.bequeath()
+    with pytest.raises(ValueError, match="zip"):
+        make().inherit(listenings, False)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.master.forks import Child, Pipe, in_child, stay
+from tests.master.heirs import copy_of
 from wsworker.errors import AlreadyRunning, RunDirError
 from wsworker.master.control import Control
 from wsworker.master.presence import Presence
@@ -268,3 +269,29 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     service.own_pid_file.write_text("1\n")
     service.end()
     assert ("1 1\n", "1\n") == (service.at.pid.read_text(), service.own_pid_file.read_text())
+
+
+# --- the next program in this process -----------------------------------------------------------------------------
+
+
+def test_another_program_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is written or said; what is removed is made again, and at the end all of it is gone."""
+    caplog.set_level("INFO")
+    service = Service(tmp_path)
+    service.presence.show()
+    lock = copy_of(service.presence.lock)
+    service.presence.close()
+    service.presence = Presence.inherit("chat", service.at, str(service.own_pid_file), service.control, None, lock)
+    assert (lock, False) == (service.presence.lock, os.get_inheritable(lock))
+    assert service.is_whole()
+    service.presence.keep()
+    assert [] == caplog.messages
+    shutil.rmtree(service.at.folder)
+    service.own_pid_file.unlink()
+    service.presence.keep()
+    assert service.is_whole()
+    assert [f"the lock in {service.at.folder} was gone and is made again"] == caplog.messages
+    service.end()
+    assert not lock_is_held(service.at)
+    assert [service.at.lock] == [*service.at.folder.iterdir()]
+    assert not service.own_pid_file.exists()

@@ -614,3 +614,38 @@ def test_start_ticks_of_the_dead() -> None:
     with Child(lambda: None) as child:
         child.exit_code()
         assert start_ticks(child.pid) is None
+
+
+# --- the next program in this process ---------------------------------------------------------------------------------
+
+
+def test_another_program_holds_the_lock(run: Paths) -> None:
+    """By the descriptor alone: nobody else can claim it, it can be renewed and is released; no program inherits it."""
+    before = RunDir.claim("chat", run)
+    before.write_pid(os.getpid())
+    lock = os.dup(before.lock)
+    os.set_inheritable(lock, True)
+    before.close()
+    assert lock_is_held(run)
+    after = RunDir.inherit("chat", run, lock)
+    assert (lock, False) == (after.lock, os.get_inheritable(lock))
+    with pytest.raises(AlreadyRunning):
+        RunDir.claim("chat", run)
+    assert not after.renew()
+    shutil.rmtree(run.folder)
+    assert after.renew()
+    after.release()
+    assert not lock_is_held(run)
+    assert [run.lock] == [*run.folder.iterdir()]
+
+
+def test_it_lets_the_group_in_as_well(run: Paths) -> None:
+    """When what somebody has removed is made again."""
+    group = os.getegid()
+    before = RunDir.claim("chat", run, group)
+    after = RunDir.inherit("chat", run, os.dup(before.lock), group)
+    before.close()
+    shutil.rmtree(run.folder)
+    assert after.renew()
+    assert [(group, 0o710), (group, 0o640)] == [mode(run.folder), mode(run.lock)]
+    after.release()

@@ -61,3 +61,24 @@ def test_a_pause_of_the_machine_is_nobody_s_fault(late: float) -> None:
     story.now += 1 + late
     story.tell(events.SlotsRead({1: events.Reading(story.now)}))
     assert until + late == story.supervisor.service.censuses[7].deadline_at
+
+
+def test_what_it_is_about() -> None:
+    """From the start to the end; also a reload that has not begun, as it waits for an old worker to leave."""
+    story = Story(workers=1)
+    said = [story.supervisor.service.busy()]
+
+    def then(*heard: events.Event) -> None:
+        for event in heard:
+            story.tell(event)
+        said.append(story.supervisor.service.busy())
+
+    then(events.WorkerReady(1))
+    then(events.ReloadRequested(story.config))
+    then(events.WorkerReady(2))
+    then(events.ReloadRequested(story.config))
+    then(events.WorkerExited(1, code=0), events.WorkerReady(3), events.WorkerExited(2, code=0))
+    then(events.StopRequested())
+    then(events.WorkerExited(3, code=0))
+    reload, stop = "a reload is under way", "the service stops"
+    assert ["the service starts", "", reload, "", reload, "", stop, stop] == said

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsworker.master.systemd import MOST_WAITING, Notifier, take_descriptors, take_environment
+from wsworker.master.systemd import MOST_WAITING, Notifier, kept_environment, take_descriptors, take_environment
 
 PID = 4242
 FILLER = "STATUS=of another sender"
@@ -380,6 +380,19 @@ def test_take_environment() -> None:
     take_environment(environ)
     take_environment(environ)
     assert environ == {"LISTEN_ADDRESS": "mine", "PATH": "/bin"}
+
+
+def test_what_another_program_in_this_process_is_told() -> None:
+    """All that holds as long as the process lives; descriptors were taken, and would be other ones by then."""
+    told = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "FDSTORE": "512"}
+    taken = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "a", "LISTEN_PID": "1", "LISTEN_PIDFDID": "1"}
+    environ = {"PATH": "/bin", "LISTEN_ADDRESS": "mine"} | taken | told
+    assert told == kept_environment(environ)
+    assert {} == kept_environment({"PATH": "/bin"})
+    # and that is just what the workers must not see
+    rest = environ.copy()
+    take_environment(rest)
+    assert told.keys() == environ.keys() - rest.keys() - taken.keys()
 
 
 # --- descriptors from systemd -------------------------------------------------------------------------------------

@@ -99,3 +99,17 @@ def test_without_descriptors_there_is_none() -> None:
         return [caught.value.errno, len(os.listdir("/proc/self/fd")) - before]
 
     assert [errno.EMFILE, 0] == in_child(master)
+
+
+def test_another_reader_goes_on() -> None:
+    """By the descriptor, and by how much was read: nothing comes twice, nothing is lost, and writing goes on."""
+    before = LastWords()
+    os.write(before.fd, b"one ")
+    assert "one " == before.unread()
+    os.write(before.fd, b"two ")
+    after = LastWords(os.dup(before.fd), before.read)
+    os.write(before.fd, b"three")
+    assert "two three" == after.unread()
+    assert 13 == after.read
+    before.close()
+    after.close()

@@ -227,10 +227,13 @@ class Crew:
     def bequeath(self) -> list[Living]:
         """Return every worker, for the program that goes on in this process.
 
-        Raises OSError (EBUSY) if one of them was told something that it has not read: half of it cannot be left.
+        Raises OSError (EBUSY) if one of them was told something that it has not read, as half of it cannot be left, or
+        if one cannot be told anything.
         """
         for child in self._children.values():
             child.orders.flush()
+            if child.channel.fileno() < 0:
+                raise OSError(errno.EBUSY, f"worker {child.slot} has closed its channel; reload first")
             if child.orders.waits:
                 raise OSError(errno.EBUSY, f"worker {child.slot} reads no orders now; try again")
         return [

@@ -316,8 +316,6 @@ class Master:
                 self._feed(events.UpgradeRequested())
             elif number == signal.SIGCHLD:
                 reap_strangers(self._crew.pids().values())
-            elif number not in SILENT_SIGNALS:
-                logger.info("%s means nothing here and is ignored", name)
 
     def _command(self, command: Command, token: Token) -> None:
         own = self._view.service
