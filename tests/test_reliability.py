@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import pytest
+
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "reliability.md"
 FAULTS: Final = Path(__file__).parent / "system" / "faults"
 HANDOVER: Final = Path(__file__).parent / "system" / "handover"
+UPGRADE: Final = Path(__file__).parent / "system" / "upgrade"
 ROWS: Final = range(1, 53)
 
 _ROW: Final = re.compile(r"^\| *(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
 _MOVE: Final = re.compile(r"^\| *H(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
+_UPGRADE: Final = re.compile(r"^\| *U(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
 _NAME: Final = re.compile(r"`([^`]*)`")
 _FUNCTION: Final = re.compile(r"test_row_(\d\d)_\w+")
 
@@ -74,19 +78,21 @@ def test_the_table_and_the_tests_agree() -> None:
     assert not found, "\n".join(found)
 
 
-def test_the_hand_over_and_its_tests_agree() -> None:
-    """The faults during a hand-over are numbered in order, and name all of its tests, each once."""
-    rows = table(DOCUMENT.read_text(), _MOVE)
+@pytest.mark.parametrize(("row", "folder"), [(_MOVE, HANDOVER), (_UPGRADE, UPGRADE)])
+def test_the_later_tables_and_their_tests_agree(row: re.Pattern[str], folder: Path) -> None:
+    """The faults during a hand-over, or an upgrade, are numbered in order, and name all of its tests, each once."""
+    rows = table(DOCUMENT.read_text(), row)
     assert [*range(1, len(rows) + 1)] == [number for number, _ in rows]
-    named = [test for _, row in rows for test in row.tests]
-    assert sorted(functions(HANDOVER)) == sorted(named)
-    assert all(row.tests for _, row in rows)
+    named = [test for _, found in rows for test in found.tests]
+    assert sorted(functions(folder)) == sorted(named)
+    assert rows
+    assert all(found.tests for _, found in rows)
 
 
 def test_every_row_says_something() -> None:
     """A row has a fault and a promise."""
     text = DOCUMENT.read_text()
-    for number, row in table(text) + table(text, _MOVE):
+    for number, row in table(text) + table(text, _MOVE) + table(text, _UPGRADE):
         assert row.fault, number
         assert row.promise, number
 
