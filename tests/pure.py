@@ -20,7 +20,7 @@ RULES = (
 """Files of master/ whose rules work together: the stories of all of them test each of them."""
 
 PROFILE = "--hypothesis-profile=cover"
-"""With few examples: that a property holds is what `make test` shows, and here each example takes three times as long."""
+"""With few examples: that a property holds is what `make test` shows, and here an example takes three times as long."""
 
 ROOT = Path(__file__).parent.parent
 

@@ -43,19 +43,34 @@ def without_limit() -> Iterator[None]:
 class Memory:
     """Some memory, all zeros at first. name: as /proc shows it; size: in bytes. Raises OSError if it is not to be had.
 
-    fd: of memory that was made before, instead of new one; it is ours from now on. You must call let_go in a fork.
+    fd: of memory that was made before, instead of new one; it is ours from now on. You must call let_go in a fork. It
+    is -1 where a limit on the size of files forbids so large a one: then no other program can go on with this memory.
     """
 
     def __init__(self, name: str, size: int, fd: int | None = None) -> None:
         self.fd = open_memory(name) if fd is None else fd
         try:
             if fd is None:
-                with without_limit():
-                    os.ftruncate(self.fd, size)
+                self._grow(size)
             self.map = mmap.mmap(self.fd, size)
         except (OSError, ValueError):
             self.let_go()
             raise
+
+    def _grow(self, size: int) -> None:
+        try:
+            with without_limit():
+                os.ftruncate(self.fd, size)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            self.let_go()
+
+    def lasting(self) -> int:
+        """Return the descriptor, for the program that goes on in this process. Raises OSError if there is none."""
+        if self.fd < 0:
+            raise OSError(errno.EFBIG, "the service runs under a limit on the size of files (RLIMIT_FSIZE); restart it")
+        return self.fd
 
     def let_go(self) -> None:
         """Close the descriptor, which only the master needs; what is mapped stays. May be called twice."""

@@ -40,12 +40,12 @@ from wsworker.master.estate import (
     service_of,
     settings_of,
 )
+from wsworker.master.inventory import SHARED
 from wsworker.master.restarts import RestartPolicy
 from wsworker.master.roster import ServiceState
 from wsworker.master.service import Service
 from wsworker.sections import AdminConfig, BusConfig
 from wsworker.source import Origin
-from wsworker.stats import LAYOUT
 from wsworker.wire import CHANNEL
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
     return st.builds(hint, **{name: fitting(each) for name, each in get_type_hints(hint, include_extras=True).items()})
 
 
-ESTATES = fitting(Estate).map(lambda estate: replace(estate, format=FORMAT, channel=CHANNEL, layout=LAYOUT))
+ESTATES = fitting(Estate).map(lambda estate: replace(estate, format=FORMAT, channel=CHANNEL, layout=SHARED))
 
 
 def made(**changes: Any) -> Estate:
@@ -120,7 +120,7 @@ def made(**changes: Any) -> Estate:
         settings=settings_of(CONFIG, {"app": Origin("config.yaml", 1, 6)}),
         facts=facts_of(Story(workers=2).serve().supervisor.service),
         table=100,
-        layout=LAYOUT,
+        layout=SHARED,
         ports=[listening, shared],
         unweighed=False,
         lock=110,
@@ -134,7 +134,7 @@ def made(**changes: Any) -> Estate:
     return replace(estate, **changes)
 
 
-def unfit(data: bytes, layout: str = LAYOUT) -> str:
+def unfit(data: bytes, layout: str = SHARED) -> str:
     """Return why an estate cannot be taken over."""
     with pytest.raises(Unfit) as caught:
         decode(data, layout)
@@ -158,7 +158,7 @@ def integers(value: Any) -> Iterator[int]:
 def test_nothing_is_lost_on_the_way(estate: Estate) -> None:
     """Any estate that is encoded is decoded to an equal one, and that in one line of ASCII."""
     data = encode(estate)
-    assert estate == decode(data, LAYOUT)
+    assert estate == decode(data, SHARED)
     assert data.isascii()
 
 
@@ -180,7 +180,7 @@ def test_what_is_no_utf_8_arrives() -> None:
     """A path may hold any byte, and an app any error."""
     estate = made(call=Call("/srv/caf\udce9/config.yaml", "caf\udce9", {"workers": ("-w", "\udcff")}))
     estate = replace(estate, facts=replace(estate.facts, last_reload={"error": {"trace": "\ud800"}}))
-    assert estate == decode(encode(estate), LAYOUT)
+    assert estate == decode(encode(estate), SHARED)
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_field_that_is_missing_is_refused(field: str) -> None:
     document = json.loads(encode(made()))
     del document[field]
     if field == "showing":
-        assert decode(json.dumps(document).encode(), LAYOUT).showing is None
+        assert decode(json.dumps(document).encode(), SHARED).showing is None
     elif field in ("format", "channel", "layout"):
         assert "it speaks otherwise" in unfit(json.dumps(document).encode())
     else:
@@ -245,7 +245,7 @@ def test_the_settings_of_every_example_come_back(path: Path, tmp_path: Path) -> 
     for name in ("certificate.pem", "key.pem"):
         (tmp_path / "service" / name).touch()
     loaded = configfile.load(tmp_path / "service" / "config.yaml", {}, {})
-    estate = decode(encode(made(settings=settings_of(loaded.config, loaded.origins))), LAYOUT)
+    estate = decode(encode(made(settings=settings_of(loaded.config, loaded.origins))), SHARED)
     assert loaded.config == config_of(estate.settings)
     assert loaded.origins == estate.settings.origins
 
@@ -276,7 +276,7 @@ def test_settings_of_every_kind_come_back(tmp_path: Path, lines: str) -> None:
     """Addresses, times, sizes, modes, lists; paths that were relative are found from anywhere."""
     (tmp_path / "config.yaml").write_text(lines)
     loaded = configfile.load(tmp_path / "config.yaml", {}, {})
-    estate = decode(encode(made(settings=settings_of(loaded.config, loaded.origins))), LAYOUT)
+    estate = decode(encode(made(settings=settings_of(loaded.config, loaded.origins))), SHARED)
     assert loaded.config == config_of(estate.settings)
 
 
@@ -286,7 +286,7 @@ def test_the_broker_s_url_comes_back_with_its_secret() -> None:
     config = CONFIG.model_copy(update={"bus": BusConfig(url=url)})
     settings = settings_of(config, {})
     assert "bus.url" not in settings.values
-    back = config_of(decode(encode(made(settings=settings)), LAYOUT).settings)
+    back = config_of(decode(encode(made(settings=settings)), SHARED).settings)
     assert (config, "se/cret") == (back, back.bus.url.password if back.bus.url else "")
     assert config_of(settings_of(CONFIG, {})).bus.url is None
 
@@ -377,7 +377,7 @@ def test_the_story_of_the_facts_is_eventful() -> None:
 def test_a_service_goes_on_from_its_facts() -> None:
     """All of it is as before, and its workers are the same in the roster and in their slots."""
     before = eventful()
-    facts = decode(encode(made(facts=facts_of(before))), LAYOUT).facts
+    facts = decode(encode(made(facts=facts_of(before))), SHARED).facts
     after = service_of(facts, before.config, before.draw, before.policy)
     assert ServiceState.SERVING is after.state
     for each in fields(Service):
@@ -391,7 +391,7 @@ def test_a_service_goes_on_from_its_facts() -> None:
 def test_what_counts_goes_on_counting() -> None:
     """Counters are counters again, also for what has not been counted before."""
     before = eventful()
-    facts = decode(encode(made(facts=facts_of(before))), LAYOUT).facts
+    facts = decode(encode(made(facts=facts_of(before))), SHARED).facts
     after = service_of(facts, before.config, before.draw, RestartPolicy())
     after.restart_reasons[9, "crash"] += 1
     after.end_reload({"result": "partial"})

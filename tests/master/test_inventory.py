@@ -29,14 +29,14 @@ from wsworker.master.control import Control
 from wsworker.master.crew import Crew
 from wsworker.master.estate import Call, Estate, config_of, decode, descriptors, encode, facts_of
 from wsworker.master.events import Event
-from wsworker.master.inventory import Inventory
+from wsworker.master.inventory import SHARED, Inventory
 from wsworker.master.ports import Ports
 from wsworker.master.process import identity
 from wsworker.master.systemd import Notifier
 from wsworker.master.view import Service as Shown
 from wsworker.master.view import View
 from wsworker.sections import AdminConfig
-from wsworker.stats import LAYOUT, Table
+from wsworker.stats import Table
 
 CALL = Call("/srv/hello/config.yaml", "config.yaml", {"workers": ("-w", "1")}, detached=True, follow=True)
 
@@ -166,7 +166,7 @@ def test_all_that_outlives_the_program_is_left(house: House, folder: Path) -> No
         caller.connect(str(folder / "sock"))
         house.until(lambda: len(house.selector.get_map()) == 4)
         estate = house.inventory.bequeath(7, lock.fileno())
-        assert (7, lock.fileno(), CALL, "0.1.0", LAYOUT) == (
+        assert (7, lock.fileno(), CALL, "0.1.0", SHARED) == (
             estate.reply,
             estate.lock,
             estate.call,
@@ -181,7 +181,7 @@ def test_all_that_outlives_the_program_is_left(house: House, folder: Path) -> No
             *[str(folder / "bus"), str(folder / "lock"), "anon_inode"],
             *["socket"] * 6,
         ] == kinds(estate)
-        assert estate == decode(encode(estate), LAYOUT)
+        assert estate == decode(encode(estate), SHARED)
 
 
 def test_another_program_goes_on_with_all_of_it(house: House, folder: Path, config: Config) -> None:
@@ -193,7 +193,7 @@ def test_another_program_goes_on_with_all_of_it(house: House, folder: Path, conf
 
         def heir() -> list[Any]:
             # as behind an execve: the same numbers, and no other object that knows of them
-            left = decode(data, LAYOUT)
+            left = decode(data, SHARED)
             for fd in descriptors(left):
                 os.set_inheritable(fd, True)
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})

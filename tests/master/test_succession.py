@@ -21,10 +21,10 @@ from tests.master.test_estate import made
 from wsworker.master import succession
 from wsworker.master.estate import Estate, Unfit, decode, encode
 from wsworker.master.events import UpgradeRehearsed
+from wsworker.master.inventory import SHARED
 from wsworker.master.process import reap_strangers
 from wsworker.master.succession import REHEARSAL_SECONDS, Rehearsal, execute, read
 from wsworker.memory import open_memory
-from wsworker.stats import LAYOUT
 
 PYTHON = sys.executable
 STARTS = "#!{python}\nimport json, os, signal, sys, time\nsys.path.insert(0, {root!r})\n"
@@ -163,7 +163,7 @@ def test_it_is_given_the_estate_and_nothing_else(stage: Stage, program: Program,
     assert UpgradeRehearsed(7, version="2.0.0") == stage.outcome()
     arguments, estate, blocked, fds, told, stdin = json.loads((tmp_path / "told").read_text())
     assert ["takeover", "3", "--rehearse"] == arguments
-    assert made() == decode(estate.encode(), LAYOUT)
+    assert made() == decode(estate.encode(), SHARED)
     assert [] == blocked
     # the file that it tells by, and the folder that lists them
     assert given <= set(fds)
@@ -349,7 +349,7 @@ def test_another_program_takes_the_process_over(program: Program, tmp_path: Path
     assert [str(tmp_path / name) for name in "abcd"] == [names[fd] for fd in kept]
     assert names[int(file)].startswith("/memfd:wsworker-estate")
     assert str(tmp_path / "other") not in names.values()
-    assert living_estate(*kept) == decode(told["estate"].encode(), LAYOUT)
+    assert living_estate(*kept) == decode(told["estate"].encode(), SHARED)
     assert "caf\udce9" == told["left"]
     mask = int(told["blocked"], 16)
     assert {signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2} == {
@@ -400,7 +400,7 @@ def test_the_estate_is_read_from_its_beginning() -> None:
     """Whoever wrote it stands at its end; it is closed then."""
     file = open_memory("estate")
     os.write(file, encode(made()))
-    assert made() == decode(read(file), LAYOUT)
+    assert made() == decode(read(file), SHARED)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file)
 

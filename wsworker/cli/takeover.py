@@ -51,11 +51,10 @@ def takeover(settings: Settings, descriptor: int, rehearse: bool) -> int:
 def _prepare(settings: Settings, descriptor: int) -> tuple[Prepared, Estate]:
     """Read the estate; return what goes on with it. Raises Unfit."""
     from wsworker.master import estate as estates
-    from wsworker.master import main, succession  # noqa: F401 - the rehearsal is to load what the master needs
-    from wsworker.stats import LAYOUT
+    from wsworker.master import inventory, main, succession  # noqa: F401 - the rehearsal is to load what the master needs
     from wsworker.worker.boot import preload
 
-    left = estates.decode(succession.read(descriptor), LAYOUT)
+    left = estates.decode(succession.read(descriptor), inventory.SHARED)
     call = left.call
     config = estates.config_of(left.settings)
     preload(config)

@@ -105,7 +105,9 @@ class Admin:
         """Return all of it, for the program that goes on in this process; None where there is none."""
         if self._group is None or self._board is None:
             return None
-        return Showing(self._group.bequeath(), self._board.memory.fd, self._cpu.used, self._cpu.last, self._started)
+        return Showing(
+            self._group.bequeath(), self._board.memory.lasting(), self._cpu.used, self._cpu.last, self._started
+        )
 
     def inherit(self, left: Showing | None) -> None:
         """Take over what a former program of this process has left, instead of open."""

@@ -203,7 +203,7 @@ def encode(estate: Estate) -> bytes:
 
 
 def decode(data: bytes, layout: str) -> Estate:
-    """Return the estate in JSON. layout: of the shared table, as this program has it.
+    """Return the estate in JSON. layout: of the shared memory, as this program has it.
 
     Raises Unfit unless this program can go on with it.
     """

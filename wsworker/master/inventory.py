@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from typing import Final
 
+from wsworker import board, stats
 from wsworker.configfile import Loaded
 from wsworker.master.admin import Admin
 from wsworker.master.berths import Berths
@@ -16,7 +18,10 @@ from wsworker.master.events import Token
 from wsworker.master.ports import Ports
 from wsworker.master.service import Service
 from wsworker.master.view import View
-from wsworker.stats import LAYOUT, Table
+from wsworker.stats import Table
+
+SHARED: Final = f"{stats.LAYOUT} {board.LAYOUT}"
+"""How the memory that the master shares with its workers is laid out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Inventory:
             call=self.call,
             settings=settings_of(self.service.config, self.loaded.origins),
             facts=facts_of(self.service),
-            table=self.table.memory.fd,
-            layout=LAYOUT,
+            table=self.table.memory.lasting(),
+            layout=SHARED,
             ports=ports,
             unweighed=unweighed,
             lock=lock,
