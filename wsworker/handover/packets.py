@@ -2,9 +2,9 @@
 
     u8 type | u32 number | u16 part, from 0 | u16 of how many parts | body
 
-All numbers are big-endian. A message that is longer than a packet goes in parts, all but the last one full, and nothing
-goes between them. JSON is UTF-8, in which lone surrogates stand as they are, and fields that are not known are no
-fault, so that a newer version may add some.
+All numbers are big-endian. Packets that are sent at once go together, see worker/pair.py. A message that is longer than
+a packet goes in parts, all but the last one full, and nothing goes between them. JSON is UTF-8, in which lone
+surrogates stand as they are, and fields that are not known are no fault, so that a newer version may add some.
 
     both     1 HELLO    the first one: JSON {"version": of this format, "wsworker": of the package}
     giver    2 KEYS     number is the round | u8 1 if these are the last of it | JSON [[kind, name], ...]

@@ -1,8 +1,8 @@
 """Cork: what goes out to one client, joined into few writes and measured against its limit.
 
 A write to a socket costs far more than the bytes in it. So what is sent while one read is handled stays in `frames`
-and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of 16 KiB
-and more are not worth a copy and are written by themselves. Only a page of plain HTTP goes another way.
+and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of 16
+KiB and more are not worth a copy and are written by themselves. Only a page of plain HTTP goes another way.
 
 A client that does not read must not fill the memory. The transport gets one write; as long as the kernel has not taken
 all of that, what follows stays here, where a frame that goes to many clients is one object, and where the oldest can

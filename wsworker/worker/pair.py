@@ -34,8 +34,10 @@ PASSING_SECONDS: Final = 0.01
 MOST_TOGETHER: Final = 8
 """Packets in a bundle: the other side begins when it has all of it, and connections stand still meanwhile."""
 
-_HEAD: Final = struct.Struct("!I?")
-_BUNDLE_BYTES: Final = _HEAD.size + PACKET_BYTES
+HEAD: Final = struct.Struct("!I?")
+"""Of each packet in a bundle."""
+
+_BUNDLE_BYTES: Final = HEAD.size + PACKET_BYTES
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(MOST_TOGETHER * array.array("i").itemsize)
 # as plain numbers: an operation on an IntFlag takes as long as a system call
 _CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
@@ -80,11 +82,11 @@ class Pair:
             descriptors: list[int] = []
             size = 0
             for packet, descriptor in packets:
-                if parts and (size + _HEAD.size + len(packet) > _BUNDLE_BYTES or len(parts) >= 2 * MOST_TOGETHER):
+                if parts and (size + HEAD.size + len(packet) > _BUNDLE_BYTES or len(parts) >= 2 * MOST_TOGETHER):
                     await self._send(parts, descriptors)
                     parts, descriptors, size = [], [], 0
-                parts += (_HEAD.pack(len(packet), descriptor is not None), packet)
-                size += _HEAD.size + len(packet)
+                parts += (HEAD.pack(len(packet), descriptor is not None), packet)
+                size += HEAD.size + len(packet)
                 if descriptor is not None:
                     descriptors.append(descriptor)
             await self._send(parts, descriptors)
@@ -172,8 +174,8 @@ class Pair:
         """Take the bundle apart; descriptors that belong to a packet are taken out."""
         begin = 0
         while begin < size:
-            behind = begin + _HEAD.size
-            length, has_descriptor = _HEAD.unpack_from(self._buffer, begin) if behind <= size else (size, False)
+            behind = begin + HEAD.size
+            length, has_descriptor = HEAD.unpack_from(self._buffer, begin) if behind <= size else (size, False)
             if length > size - behind:
                 raise WireError("a bundle that ends within a packet")
             begin = behind + length
