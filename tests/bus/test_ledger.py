@@ -63,6 +63,16 @@ def test_some_marks_are_taken_out() -> None:
     assert {} == taken.take_changes()
 
 
+def test_whether_there_are_any() -> None:
+    """None is within what has none."""
+    marks = Marks()
+    assert not marks
+    marks.apply({(ONE, A): 1})
+    assert marks
+    assert marks.of([A])
+    assert not marks.of([EVERYBODY])
+
+
 def test_what_has_no_number_leaves_no_mark() -> None:
     """Else all that follow it would be taken for received."""
     marks = Marks()

@@ -908,6 +908,7 @@ def test_freeze_and_thaw() -> None:
         assert ["a"] == other.next_run(9)
         other.receive(raw(FIN | TEXT, b"c")[4:])
         assert ["b", "c"] == other.next_run(9)
+        assert (True, False) == (other.rests, session.rests)
         # nothing has happened to the one that was frozen
         assert (["a"], ["b"]) == (session.next_run(9), session.next_run(9))
 

@@ -32,8 +32,9 @@ def thawed(hub: Hub, frozen: Frozen) -> Connection:
     """Return a frozen connection as it is in another hub, over all that it travels by."""
     state = states.decode(states.encode(frozen.state))
     assert state == frozen.state
-    frozen.sock.close()
-    connection = freezing.thaw(hub, state, frozen.sock)
+    sock = socket.socket(fileno=frozen.descriptor)
+    sock.close()
+    connection = freezing.thaw(hub, state, sock)
     assert hub.resumed(connection)
     freezing.forget(frozen.connection)
     return connection

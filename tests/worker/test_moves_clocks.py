@@ -21,7 +21,7 @@ from wsworker.handover.packets import Keys, Message, Reader, Ready, State
 from wsworker.wire import Order
 from wsworker.worker import freezing
 from wsworker.worker.connection import Connection
-from wsworker.worker.pair import greeting
+from wsworker.worker.pair import HEAD, MOST_TOGETHER, greeting
 
 LONG_SECONDS = 1.5
 """What a worker that stands still keeps the bus from settling."""
@@ -207,18 +207,22 @@ class Other:
     def say(self, message: Message) -> None:
         """Say something."""
         for packet in packets.encode(message):
-            self._socket.send(packet)
+            self._socket.send(HEAD.pack(len(packet), False) + packet)
 
     def hear_until(self, kind: type[Message]) -> Message:
         """Return the next message of a kind, and drop those before it and all descriptors."""
         while True:
-            packet, descriptors, _, _ = socket.recv_fds(self._socket, 2**20, 1)
-            assert packet, "it has closed"
+            bundle, descriptors, _, _ = socket.recv_fds(self._socket, 2**20, MOST_TOGETHER)
+            assert bundle, "it has closed"
             for descriptor in descriptors:
                 socket.close(descriptor)
-            message = self._reader.feed(packet)
-            if isinstance(message, kind):
-                return message
+            while bundle:
+                length, _ = HEAD.unpack_from(bundle)
+                packet, bundle = bundle[HEAD.size : HEAD.size + length], bundle[HEAD.size + length :]
+                message = self._reader.feed(packet)
+                if isinstance(message, kind):
+                    assert not bundle, "what follows would be lost"
+                    return message
 
     def hear_out(self) -> None:
         """Wait until the other end is closed."""

@@ -113,7 +113,7 @@ def test_an_async_on_resume_and_the_giver_is_gone(run: Run, act: str) -> None:
             assert Ready(1) == await stranger.hear()
             freezing.hold(old.connection)
             frozen = freezing.freeze(old.connection, None)
-            await stranger.say(State(0, states.encode(frozen.state)), descriptor=frozen.sock.fileno())
+            await stranger.say(State(0, states.encode(frozen.state)), descriptor=frozen.descriptor)
             assert Ack((0,)) == await stranger.hear()
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await done.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import select
 import struct
 import termios
@@ -72,7 +73,7 @@ def test_drain_gives_way_to_the_loop(run: Run, returns: bool) -> None:
             if returns:
                 await freezing.give_back(frozen)
             else:
-                frozen.sock.close()
+                os.close(frozen.descriptor)
                 freezing.forget(connection)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await waits

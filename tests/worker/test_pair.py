@@ -11,8 +11,9 @@ from importlib import metadata
 import pytest
 
 from tests.worker.conftest import Run
-from tests.worker.moving import make_pair, no_descriptors
+from tests.worker.moving import descriptors, make_pair, no_descriptors
 from tests.worker.service import DEADLINE_SECONDS
+from wsworker.errors import WireError
 from wsworker.handover.packets import PACKET_BYTES
 from wsworker.worker import pair as module
 from wsworker.worker.pair import Pair, PairClosed, Parcel, greeting
@@ -42,6 +43,64 @@ def test_packets_keep_their_borders_and_their_order(run: Run) -> None:
                 assert Parcel(packet, None, False) == await other.receive()
             await task
         one.close()
+        other.close()
+
+    run(main())
+
+
+def test_packets_that_are_sent_together(run: Run) -> None:
+    """Each comes by itself, with its own descriptor if it has one, in few calls or, if they are large, in more."""
+
+    async def main() -> None:
+        one, other = pairs()
+        with socket.socket() as sock:
+            sent = [b"%d" % number * (number * 700 + 1) for number in range(40)] + [b"x" * PACKET_BYTES] * 4
+            packets = [(packet, sock.fileno() if place % 3 else None) for place, packet in enumerate(sent)]
+            task = asyncio.ensure_future(one.send_all(packets))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                for expected, descriptor in packets:
+                    parcel = await other.receive()
+                    assert (expected, descriptor is None, False) == (parcel[0], parcel[1] is None, parcel[2])
+                    if parcel.descriptor is not None:
+                        assert os.path.sameopenfile(sock.fileno(), parcel.descriptor)
+                        os.close(parcel.descriptor)
+                await task
+        one.close()
+        other.close()
+
+    run(main())
+
+
+def test_what_was_received_and_not_wanted_is_closed(run: Run) -> None:
+    """Who closes an end has no descriptors left of packets that it has not asked for."""
+
+    async def main() -> None:
+        one, other = pairs()
+        with socket.socket() as sock:
+            before = descriptors()
+            await one.send_all([(b"a", None), (b"b", sock.fileno()), (b"c", None), (b"d", sock.fileno())])
+            assert b"a" == (await other.receive()).packet
+            assert len(before) + 2 == len(descriptors())
+            other.close()
+            assert len(before) - 1 == len(descriptors())
+        one.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("bundle", [b"x", b"\0\0\0\1\0", b"\0\0\0\1\1", b"\0\0\0\1\0ab", bytes(5 + PACKET_BYTES + 1)])
+def test_what_is_no_bundle(run: Run, bundle: bytes) -> None:
+    """It is refused, and the descriptors that came with it are closed."""
+
+    async def main() -> None:
+        loop, (ours, theirs) = asyncio.get_running_loop(), make_pair()
+        other = Pair(loop, ours)
+        before = descriptors()
+        socket.send_fds(theirs, [bundle], [theirs.fileno()])
+        with pytest.raises(WireError):
+            await other.receive()
+        assert before == descriptors()
+        theirs.close()
         other.close()
 
     run(main())
@@ -142,17 +201,17 @@ def test_a_lack_that_passes(run: Run, monkeypatch: pytest.MonkeyPatch, number: i
     async def main() -> None:
         one, other = pairs()
         tries = 0
-        send_fds = socket.send_fds
+        sendmsg = socket.socket.sendmsg
 
         def short(*args: object) -> int:
             nonlocal tries
             tries += 1
             if tries < 3:
                 raise OSError(number, os.strerror(number))
-            return send_fds(*args)  # type: ignore[arg-type]
+            return sendmsg(*args)  # type: ignore[arg-type]
 
         monkeypatch.setattr(module, "PASSING_SECONDS", 0.001)
-        monkeypatch.setattr(socket, "send_fds", short)
+        monkeypatch.setattr(socket.socket, "sendmsg", short, raising=False)
         await asyncio.wait_for(one.send(b"x"), DEADLINE_SECONDS)
         assert (b"x", 3) == ((await other.receive()).packet, tries)
         one.close()

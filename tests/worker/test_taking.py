@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -68,10 +69,10 @@ def state_of(number: int, frozen: Frozen) -> State:
 
 async def hand(stranger: Stranger, number: int, frozen: Frozen) -> None:
     """Hand over a connection as a giver does."""
-    await stranger.say(state_of(number, frozen), descriptor=frozen.sock.fileno())
+    await stranger.say(state_of(number, frozen), descriptor=frozen.descriptor)
     assert Ack((number,)) == await stranger.hear()
     await stranger.say(Go((number,)))
-    frozen.sock.close()
+    os.close(frozen.descriptor)
     freezing.forget(frozen.connection)
 
 
@@ -242,7 +243,7 @@ def test_a_descriptor_for_which_there_is_no_room(run: Run) -> None:
                 # the socket that was left is closed a turn later
                 await turns()
                 with no_descriptors():
-                    await stranger.say(state_of(0, frozen), descriptor=frozen.sock.fileno())
+                    await stranger.say(state_of(0, frozen), descriptor=frozen.descriptor)
                     assert Refused(0, "descriptors") == await stranger.hear()
                 await freezing.give_back(frozen)
                 await lives(peer)
@@ -340,7 +341,7 @@ def test_without_a_go_it_is_not_ours(run: Run) -> None:
             async with taken_from_stranger(new) as (stranger, task):
                 await ready(stranger, 1, NEWS)
                 frozen = await frozen_of(old, old.connection)
-                await stranger.say(state_of(0, frozen), descriptor=frozen.sock.fileno())
+                await stranger.say(state_of(0, frozen), descriptor=frozen.descriptor)
                 assert Ack((0,)) == await stranger.hear()
                 assert 1 == len(new)
                 new.hub.worker.publish("news", "it is known there")

@@ -58,6 +58,10 @@ class Marks:
         self._highest: dict[Key, dict[Origin, int]] = {}
         self._changes: dict[tuple[Origin, Key], int] = {}
 
+    def __bool__(self) -> bool:
+        """Whether there is any: else nothing is within them."""
+        return bool(self._highest)
+
     def note(self, publisher: Origin, envelope: Envelope) -> None:
         """Know that a message was received, or published. One without a number leaves no mark: it may come twice."""
         if envelope.number:

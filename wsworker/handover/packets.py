@@ -2,9 +2,9 @@
 
     u8 type | u32 number | u16 part, from 0 | u16 of how many parts | body
 
-All numbers are big-endian. A message that is longer than a packet goes in parts, all but the last one full, and nothing
-goes between them. JSON is UTF-8, in which lone surrogates stand as they are, and fields that are not known are no
-fault, so that a newer version may add some.
+All numbers are big-endian. Packets that are sent at once go together, see worker/pair.py. A message that is longer than
+a packet goes in parts, all but the last one full, and nothing goes between them. JSON is UTF-8, in which lone
+surrogates stand as they are, and fields that are not known are no fault, so that a newer version may add some.
 
     both     1 HELLO    the first one: JSON {"version": of this format, "wsworker": of the package}
     giver    2 KEYS     number is the round | u8 1 if these are the last of it | JSON [[kind, name], ...]
@@ -33,7 +33,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, unique
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from wsworker.bus.topics import EVERYBODY, Key, Kind, check_name
 from wsworker.counters import UNMOVED, Unmoved
@@ -112,8 +112,7 @@ class Marks:
     changes: list[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """A connection. number: from 0 to 2**32 - 1, each once; state: as state.encode gives it."""
 
     number: int
@@ -252,6 +251,9 @@ class Reader:
         kind, number, part, total = _HEAD.unpack_from(packet)
         if not self._parts:
             self._begin(kind, number, total)
+            if total == 1 and not part:
+                # nearly all
+                return self._message(self._type, number, packet[_HEAD.size :])
         if (kind, number, part, total) != (self._type, self._number, len(self._parts), self._total):
             expected = f"part {len(self._parts)} of {self._total} of {self._type.name} {self._number}"
             raise WireError(f"type {kind}, {number}, part {part} of {total}, and not {expected}")
@@ -320,7 +322,10 @@ class Reader:
 def _packets(kind: Type, number: int, body: bytes = b"") -> list[bytes]:
     if len(body) > MOST_BYTES:
         raise ValueError(f"{kind.name} of {len(body)} bytes, and at most {MOST_BYTES} can be sent")
-    total = max(1, -(-len(body) // _PART_BYTES))
+    if len(body) <= _PART_BYTES:
+        # nearly all, in what is done for each connection
+        return [_HEAD.pack(kind, number, 0, 1) + body]
+    total = -(-len(body) // _PART_BYTES)
     return [
         _HEAD.pack(kind, number, part, total) + body[part * _PART_BYTES : (part + 1) * _PART_BYTES]
         for part in range(total)

@@ -1,15 +1,21 @@
 """State: all that a connection is, as one value and as bytes, so that another process can go on from it.
 
-    u16 version | u32 length of the header | header | sections
+    u16 version | numbers | records | lengths | sections
 
-All numbers are big-endian. The header is one JSON object with the fields of ConnectionState. What is binary stands in
-sections behind it, which in the header are replaced by their lengths: the head, what was not decoded, each message that
-was decoded and not handled, the tail, each frame. JSON, because nothing in it can run code on arrival, as pickle would,
-and because a field that is not known can be passed over: a newer version may add some. One that takes or changes a
-field counts VERSION up, and then connections are not moved but drained.
+    numbers     the fields of a connection that are some, each at its own place; two words of bits, and lengths
+    records     those of pulse, quota, control bucket and windows that are there, which the bits say
+    lengths     u32 of each message behind and of each frame; u8 of each message: 1 if it is text
+    sections    id | host | subprotocol | user | head | rest | unread | tail | messages behind | frames
 
-Lone surrogates, which a str of Python may hold, stand in its UTF-8 as they are: two of them that happen to make a pair
-would come back as one character if they were written as escapes.
+All is big-endian; ints and floats have 64 bits. None is, where there may be one, the least of ints, NaN among floats
+and the empty text. One JSON object for all of it was rejected: to write and to read that takes three times as long, and
+thousands of connections move in a second.
+
+The rest is what has no such form: topics, data and hook, those that are not empty, as one JSON object. JSON, because
+nothing in it can run code on arrival, as pickle would, and because a field that is not known can be passed over: a
+newer version may add some there. One that changes anything else counts VERSION up, and then connections are not moved
+but drained. Lone surrogates, which a str of Python may hold, stand in its UTF-8 as they are: two of them that happen to
+make a pair would come back as one character if they were written as escapes.
 
 No clock of this process is one of the other's, so all times are ages: now, less the moment, in seconds or in ticks of
 wheel.py. But for two moments on CLOCK_MONOTONIC, which all processes of a machine share: frozen_at, and the last ping.
@@ -19,9 +25,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
-from math import isfinite
-from typing import Any, Final, NamedTuple, TypeVar, get_args, get_type_hints
+from collections.abc import Iterable
+from math import inf, isfinite, nan
+from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
 from wsworker.bus.topics import check_name
 from wsworker.errors import WireError
@@ -34,13 +40,8 @@ from wsworker.worker.watch import WatchState
 
 VERSION: Final = 1
 
-LARGEST: Final = 2**63
-"""Ints in the fields are nearer to 0: what is counted here is counted in 64 bits elsewhere."""
-
-Record = TypeVar("Record")
-
-_START: Final = struct.Struct("!HI")
-_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+NO_INT: Final = -(2**63)
+"""Stands for None among ints, all of which have to be above it, and below 2**63."""
 
 
 class ConnectionState(NamedTuple):
@@ -82,86 +83,144 @@ class ConnectionState(NamedTuple):
     frozen_at: float
 
 
-def _shape(record: type) -> dict[str, tuple[type, ...]]:
-    """Return the fields of a record, and which types each of them may have."""
-    return {name: get_args(hint) or (hint,) for name, hint in get_type_hints(record).items()}
+class _Numbers(NamedTuple):
+    """What always stands there. records: which there are; behind, frames: how many."""
+
+    records: int
+    flags: int
+    port: int
+    control: int
+    behind: int
+    frames: int
+    opened_age: float
+    frozen_at: float
+    active_age: int
+    bytes_in: int
+    messages_in: int
+    bytes_out: int
+    messages_out: int
+    checked: int
+    unsigned: int
+    message: int
+    stuck: int
 
 
-_SPECIAL: Final = frozenset(["head", "remote", "session", "tail", "frames", "topics", "data", "hook"])
-_RECORDS: Final = (Windows, WatchState, PulseState, QuotaState, BucketState)
-_SHAPES: Final[Mapping[type, Mapping[str, tuple[type, ...]]]] = {record: _shape(record) for record in _RECORDS}
-_PLAIN: Final = {
-    name: kinds
-    for name, kinds in _shape(ConnectionState).items()
-    if name not in _SPECIAL and not set(kinds) & set(_RECORDS)
-}
-"""The fields that stand in the header as they are, and their types."""
+_START: Final = struct.Struct("!H")
+_NUMBERS: Final = struct.Struct("!BBHIIIdd9q")
+_LENGTHS: Final = struct.Struct("!8I")
+_PAUSED: Final = 1
+_FULL: Final = 2
+_CODES: Final = {int: "q", float: "d"}
+_NONES: Final = {int: NO_INT, float: nan}
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
-_DICT: Final = (dict,)
-_DICT_OR_NONE: Final = (dict, type(None))
-_INT: Final = (int,)
-_NUMBERS: Final = (int, float)
-_RIGHT: Final[set[tuple[type, ...]]] = set()
-"""Types of the fields of records that were found to be right; there are few."""
 
-_LIST: Final = (list,)
+class _Form:
+    """How a record of nothing but ints and floats stands in bytes; fields of it may be None."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        hints = get_type_hints(kind)
+        types = [(get_args(hint) or (hint,))[0] for hint in hints.values()]
+        self._kind = kind
+        self._nones = [_NONES[each] for each in types]
+        self._needed = [name for name, hint in hints.items() if not get_args(hint)]
+        self._struct = struct.Struct("!" + "".join(_CODES[each] for each in types))
+        self.size = self._struct.size
+
+    def pack(self, record: Any) -> bytes:
+        """Return a record as bytes."""
+        pairs = zip(record, self._nones, strict=True)
+        return self._struct.pack(*[none if value is None else value for value, none in pairs])
+
+    def unpack(self, data: bytes, begin: int) -> Any:
+        """Return the record that stands in data from begin on. Raises WireError."""
+        # neither what stands for None nor an infinity
+        found = [
+            value if -inf < value < inf and value != NO_INT else None for value in self._struct.unpack_from(data, begin)
+        ]
+        record = self._kind._make(found)
+        for name in self._needed:
+            if getattr(record, name) is None:
+                raise WireError(f"{name} is no number")
+        return record
+
+
+_FORMS: Final = [_Form(kind) for kind in (PulseState, QuotaState, BucketState, Windows)]
+"""Of the records, in the order in which they stand there, which is that of their bits from the lowest on."""
 
 
 def encode(state: ConnectionState) -> bytes:
-    """Return the state as bytes. Raises nothing if data and hook are what they must be."""
-    behind = [(type(message) is str, _binary(message)) for message in state.session.behind]
-    header = {name: getattr(state, name) for name in _PLAIN} | {
-        "remote": state.remote,
-        "topics": state.topics,
-        "data": state.data,
-        "hook": state.hook,
-        "watch": state.watch._asdict() | {"pulse": _as_dict(state.watch.pulse)},
-        "quota": _as_dict(state.quota),
-        "control_bucket": _as_dict(state.control_bucket),
-        "windows": _as_dict(state.session.windows),
-        "texts": [is_text for is_text, _ in behind],
-        "head": len(state.head),
-        "unread": len(state.session.unread),
-        "behind": [len(message) for _, message in behind],
-        "tail": len(state.tail),
-        "frames": [len(frame) for frame in state.frames],
-    }
-    text = _JSON.encode(header).encode(errors="surrogatepass")
-    sections = [state.head, state.session.unread, *(message for _, message in behind), state.tail, *state.frames]
-    return b"".join([_START.pack(VERSION, len(text)), text, *sections])
+    """Return the state as bytes. Raises nothing if data and hook are what they must be, and what has 64 bits fits."""
+    session = state.session
+    bits, records = _packed((state.watch.pulse, state.quota, state.control_bucket, session.windows))
+    sections = [
+        state.id.encode(),
+        state.remote[0].encode(),
+        (state.subprotocol or "").encode(),
+        (state.user or "").encode(),
+        state.head,
+        _rest(state),
+        session.unread,
+        state.tail,
+    ]
+    lengths = _LENGTHS.pack(*map(len, sections))
+    if session.behind or state.frames:
+        several = [*map(_binary, session.behind), *state.frames]
+        lengths += struct.pack(f"!{len(several)}I", *map(len, several))
+        lengths += bytes([isinstance(message, str) for message in session.behind])
+        sections += several
+    return b"".join([_START.pack(VERSION), _numbers(state, bits), records, lengths, *sections])
 
 
 def decode(data: bytes) -> ConnectionState:
     """Return the state in these bytes. WireError for anything else, VersionError for another version."""
     if len(data) < _START.size:
         raise WireError(f"a state of {len(data)} bytes")
-    version, size = _START.unpack_from(data)
+    (version,) = _START.unpack_from(data)
     if version != VERSION:
         raise VersionError(f"version {version} of a connection's state, and not {VERSION}")
-    begin = _START.size + size
-    if begin > len(data):
-        raise WireError("a header that is longer than the state")
-    header = _header(data[_START.size : begin])
-    texts, behind, frames = _list(header, "texts", bool), _list(header, "behind", int), _list(header, "frames", int)
-    if len(texts) != len(behind):
-        raise WireError("of some messages nobody knows whether they are text")
-    lengths = [_one(header, "head", _INT), _one(header, "unread", _INT), *behind, _one(header, "tail", _INT), *frames]
-    head, unread, *rest = _sections(data, begin, lengths)
-    tail, messages, parts = rest[len(behind)], rest[: len(behind)], rest[len(behind) + 1 :]
-    both = zip(messages, texts, strict=True)
+    try:
+        numbers = _Numbers._make(_NUMBERS.unpack_from(data, _START.size))
+        (pulse, quota, bucket, windows), begin = _unpacked(numbers.records, data)
+        texts, sections = _sections(data, begin, numbers)
+        id_, host, subprotocol, user = [each.decode() for each in sections[:4]]
+        behind = tuple([each.decode() if is_text else each for is_text, each in zip(texts, sections[8:], strict=False)])
+    except struct.error:
+        raise WireError("a state that ends too early") from None
+    except UnicodeDecodeError:
+        raise WireError("a text that is not UTF-8") from None
+    if not (isfinite(numbers.opened_age) and isfinite(numbers.frozen_at)):
+        raise WireError("a time that is no number")
+    if numbers.control > numbers.frames:
+        raise WireError("more control frames than frames")
+    if windows is not None and not windows.right:
+        raise WireError("windows that nobody can have agreed on")
+    topics, values, hook = _read_rest(sections[5])
     return ConnectionState(
-        head=head,
-        session=SessionState(unread, tuple(_message(part, is_text) for part, is_text in both), _windows(header)),
-        tail=tail,
-        frames=tuple(parts),
-        remote=_remote(header),
-        topics=tuple(_name(topic) for topic in _list(header, "topics", str)),
-        data=_one(header, "data", _DICT),
-        hook=_one(header, "hook", _DICT_OR_NONE),
-        watch=_watch(header),
-        quota=_optional(QuotaState, header, "quota"),
-        control_bucket=_optional(BucketState, header, "control_bucket"),
-        **_fields(header, len(parts)),
+        id=id_,
+        head=sections[4],
+        remote=(host, numbers.port),
+        subprotocol=subprotocol or None,
+        session=SessionState(sections[6], behind, windows),
+        tail=sections[7],
+        frames=tuple(sections[8 + len(texts) :]),
+        control=numbers.control,
+        user=_name(user, "a user") if user else None,
+        topics=topics,
+        data=values,
+        hook=hook,
+        paused=numbers.flags & _PAUSED > 0,
+        full=numbers.flags & _FULL > 0,
+        opened_age=numbers.opened_age,
+        active_age=numbers.active_age,
+        watch=_watch(numbers, pulse),
+        quota=quota,
+        control_bucket=bucket,
+        bytes_in=numbers.bytes_in,
+        messages_in=numbers.messages_in,
+        bytes_out=numbers.bytes_out,
+        messages_out=numbers.messages_out,
+        frozen_at=numbers.frozen_at,
     )
 
 
@@ -169,118 +228,125 @@ def _binary(message: str | bytes) -> bytes:
     return message.encode() if isinstance(message, str) else message
 
 
-def _as_dict(record: Any) -> dict[str, Any] | None:
-    return None if record is None else record._asdict()
+def _packed(records: Iterable[Any]) -> tuple[int, bytes]:
+    """Return the records that are there as bytes, and the bits that say which."""
+    bits, parts = 0, b""
+    for place, record in enumerate(records):
+        if record is not None:
+            bits |= 1 << place
+            parts += _FORMS[place].pack(record)
+    return bits, parts
 
 
-def _header(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text.decode(errors="surrogatepass"))
-    except (ValueError, RecursionError):
-        raise WireError("a header that is not JSON") from None
-    if type(header) is not dict:
-        raise WireError("a header that is no object")
-    return header
+def _unpacked(bits: int, data: bytes) -> tuple[list[Any], int]:
+    """Return the records, None for those that are not there, and where they end."""
+    if bits >> len(_FORMS):
+        raise WireError("records that nobody knows")
+    begin, found = _START.size + _NUMBERS.size, []
+    for place, form in enumerate(_FORMS):
+        if bits & 1 << place:
+            found.append(form.unpack(data, begin))
+            begin += form.size
+        else:
+            found.append(None)
+    return found, begin
 
 
-def _sections(data: bytes, begin: int, lengths: list[int]) -> list[bytes]:
-    """Return what the lengths say, which must be all that there is."""
-    if min(lengths) < 0 or sum(lengths) != len(data) - begin:
-        raise WireError("sections that are not as long as the header says")
-    found = []
+def _sections(data: bytes, begin: int, numbers: _Numbers) -> tuple[bytes, list[bytes]]:
+    """Return which of the messages are text, and the sections, behind which nothing stands."""
+    lengths: tuple[int, ...] = _LENGTHS.unpack_from(data, begin)
+    begin += _LENGTHS.size
+    texts = b""
+    if numbers.behind or numbers.frames:
+        more = struct.Struct(f"!{numbers.behind + numbers.frames}I")
+        lengths += more.unpack_from(data, begin)
+        begin += more.size
+        texts = data[begin : begin + numbers.behind]
+        begin += numbers.behind
+    sections = []
     for length in lengths:
-        found.append(data[begin : begin + length])
+        sections.append(data[begin : begin + length])
         begin += length
-    return found
+    if begin != len(data):
+        raise WireError("sections that are not as long as the lengths say")
+    return texts, sections
 
 
-def _message(data: bytes, is_text: bool) -> str | bytes:
+def _watch(numbers: _Numbers, pulse: PulseState | None) -> WatchState:
+    unsigned, message, stuck = numbers.unsigned, numbers.message, numbers.stuck
+    return WatchState(
+        checked=numbers.checked,
+        unsigned=None if unsigned == NO_INT else unsigned,
+        message=None if message == NO_INT else message,
+        stuck=None if stuck == NO_INT else stuck,
+        pulse=pulse,
+    )
+
+
+def _rest(state: ConnectionState) -> bytes:
+    """Return what is no number and no text, if there is any, as bytes."""
+    rest: dict[str, Any] = {}
+    if state.topics:
+        rest["topics"] = state.topics
+    if state.data:
+        rest["data"] = state.data
+    if state.hook is not None:
+        rest["hook"] = state.hook
+    return _JSON.encode(rest).encode(errors="surrogatepass") if rest else b""
+
+
+def _read_rest(text: bytes) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any] | None]:
+    """Return topics, data and hook."""
+    if not text:
+        return (), {}, None
     try:
-        return data.decode() if is_text else data
-    except UnicodeDecodeError:
-        raise WireError("a text that is not UTF-8") from None
+        rest = json.loads(text.decode(errors="surrogatepass"))
+    except (ValueError, RecursionError):
+        raise WireError("a rest that is not JSON") from None
+    if type(rest) is not dict:
+        raise WireError("a rest that is no object")
+    topics = _one(rest, "topics", list, [])
+    for topic in topics:
+        if type(topic) is not str:
+            raise WireError("a topic that is no text")
+        _name(topic, "a topic")
+    hook = _one(rest, "hook", dict, None)
+    return tuple(topics), _one(rest, "data", dict, {}), hook
 
 
-def _fields(header: dict[str, Any], frames: int) -> dict[str, Any]:
-    """Return the fields that stand in the header as they are."""
-    values = dict(zip(_PLAIN, _values(ConnectionState, header, _PLAIN), strict=True))
-    if not 0 <= values["control"] <= frames:
-        raise WireError("more control frames than frames")
-    if values["user"] is not None:
-        _name(values["user"], "a user")
-    return values
+def _one(rest: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    """Return one value, if it is of this type, or the default if there is none."""
+    if name not in rest:
+        return default
+    if type(rest[name]) is not kind:
+        raise WireError(f"{name} is not a {kind.__name__}")
+    return rest[name]
 
 
-def _remote(header: dict[str, Any]) -> tuple[str, int]:
-    pair = _one(header, "remote", _LIST)
-    if len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not int or not 0 <= pair[1] < 2**16:
-        raise WireError("remote is not a host and a port")
-    return pair[0], pair[1]
+def _numbers(state: ConnectionState, bits: int) -> bytes:
+    watch = state.watch
+    return _NUMBERS.pack(
+        bits,
+        (_PAUSED if state.paused else 0) | (_FULL if state.full else 0),
+        state.remote[1],
+        state.control,
+        len(state.session.behind),
+        len(state.frames),
+        state.opened_age,
+        state.frozen_at,
+        state.active_age,
+        state.bytes_in,
+        state.messages_in,
+        state.bytes_out,
+        state.messages_out,
+        watch.checked,
+        NO_INT if watch.unsigned is None else watch.unsigned,
+        NO_INT if watch.message is None else watch.message,
+        NO_INT if watch.stuck is None else watch.stuck,
+    )
 
 
-def _windows(header: dict[str, Any]) -> Windows | None:
-    windows = _optional(Windows, header, "windows")
-    if windows is not None and not windows.right:
-        raise WireError("windows that nobody can have agreed on")
-    return windows
-
-
-def _watch(header: dict[str, Any]) -> WatchState:
-    values = _one(header, "watch", _DICT)
-    return _record(WatchState, values | {"pulse": _optional(PulseState, values, "pulse")})
-
-
-def _optional(kind: type[Record], header: dict[str, Any], name: str) -> Record | None:
-    values = _one(header, name, _DICT_OR_NONE)
-    return None if values is None else _record(kind, values)
-
-
-def _record(kind: type[Record], values: dict[str, Any]) -> Record:
-    """Return one of our records of plain values."""
-    return kind(*_values(kind, values, _SHAPES[kind]))
-
-
-def _values(owner: type, values: dict[str, Any], shape: Mapping[str, tuple[type, ...]]) -> list[Any]:
-    """Return the values of the fields of a record, in its order; as for _one.
-
-    Nearly all are of types that were right before, and then they are looked at together: there are forty of each
-    connection.
-    """
-    try:
-        found = [values[name] for name in shape]
-        is_right = (owner, *map(type, found)) in _RIGHT
-    except KeyError:
-        is_right = False
-    if is_right and all(-LARGEST < value < LARGEST for value in found if value.__class__ in _NUMBERS):
-        return found
-    found = [_one(values, name, kinds) for name, kinds in shape.items()]
-    if all(type(value) is type(values[name]) for name, value in zip(shape, found, strict=True)):
-        _RIGHT.add((owner, *map(type, found)))
-    return found
-
-
-def _list(header: dict[str, Any], name: str, kind: type[Record]) -> list[Record]:
-    values = _one(header, name, _LIST)
-    if any(type(value) is not kind for value in values):
-        raise WireError(f"{name} is not a list of {kind.__name__}")
-    return values  # type: ignore[no-any-return]
-
-
-def _one(values: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
-    """Return one value, if it is of this type; an int will do for a float, a bool for neither."""
-    if name not in values:
-        raise WireError(f"{name} is missing")
-    value = values[name]
-    if type(value) is int and not -LARGEST < value < LARGEST:
-        raise WireError(f"{name} is out of range")
-    if type(value) is int and int not in kinds and float in kinds:
-        value = float(value)
-    if type(value) not in kinds or (type(value) is float and not isfinite(value)):
-        raise WireError(f"{name} is not a {' or '.join(kind.__name__ for kind in kinds)}")
-    return value
-
-
-def _name(name: str, what: str = "a topic") -> str:
+def _name(name: str, what: str) -> str:
     try:
         check_name(name, what)
     except ValueError as error:

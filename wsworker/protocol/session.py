@@ -109,6 +109,11 @@ class Session(Greeting):
             return "closing"
         return "fragment" if self.in_message else None
 
+    @property
+    def rests(self) -> bool:
+        """Whether next_run and next_event give nothing before something is received: nothing has come that waits."""
+        return self.lane and not self.unread and not self.behind and not self.eof
+
     def freeze(self) -> SessionState:
         """Return all that thaw needs to go on from here; only without a hindrance.
 
@@ -117,7 +122,7 @@ class Session(Greeting):
         go on, if no other does.
         """
         assert self.hindrance is None, f"a session is not frozen while there is a {self.hindrance}"
-        unread = bytes(memoryview(self.unread)[self._position :])
+        unread = bytes(memoryview(self.unread)[self._position :]) if self.unread else b""
         return SessionState(unread, tuple(self.behind), Windows.agreed(self.extensions))
 
     @classmethod
@@ -128,15 +133,19 @@ class Session(Greeting):
         max_size is now; a frame that is not whole is not.
         """
         session = cls(max_size, fast=fast)
-        session._phase = "frames"
-        session._opening = None
-        session.unread = state.unread
-        session.behind = list(state.behind)
-        if state.windows is not None:
-            session.extensions = (state.windows.extension(),)
-            session.window_bits = state.windows.local
-        session.lane = fast
+        session.go_on(state)
         return session
+
+    def go_on(self, state: SessionState) -> None:
+        """Go on where another session was frozen; only one that has received nothing yet. As for thaw."""
+        self._phase = "frames"
+        self._opening = None
+        self.unread = state.unread
+        self.behind = list(state.behind)
+        if state.windows is not None:
+            self.extensions = (state.windows.extension(),)
+            self.window_bits = state.windows.local
+        self.lane = self._fast
 
     def accept(self, subprotocol: str | None) -> bool:
         """Answer a Handshake with 101, as Greeting does, and open the fast lane."""

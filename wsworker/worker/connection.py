@@ -280,6 +280,13 @@ class Connection(Vigil):
             self._home.schedule(self, self._ticks_left())
         for wish in wishes or ():
             self._grant(wish)
+        if self._holds == MOVING and self._stage == "open" and self._session.rests and not self._delivery.busy:
+            # nearly all: nothing waits for the turn that _let_go asks for
+            self._holds = 0
+            self._delivery.release()
+            self._rested(False)
+            self._read(True)
+            return
         self._let_go(MOVING)
         if not self._holds & PAUSED:
             self._delivery.release()

@@ -1,9 +1,8 @@
 """Cork: what goes out to one client, joined into few writes and measured against its limit.
 
 A write to a socket costs far more than the bytes in it. So what is sent while one read is handled stays in `frames`
-and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of
-16 KiB and more are not worth a copy and are written by themselves. Only a page of
-plain HTTP goes another way.
+and leaves in one transport.write at the end; what is sent elsewhere leaves at the end of the loop's tick. Frames of 16
+KiB and more are not worth a copy and are written by themselves. Only a page of plain HTTP goes another way.
 
 A client that does not read must not fill the memory. The transport gets one write; as long as the kernel has not taken
 all of that, what follows stays here, where a frame that goes to many clients is one object, and where the oldest can
@@ -313,9 +312,7 @@ class Cork:
         """
         assert not self._transport.is_closing(), "all would be forgotten"
         assert not self.size, "it comes first"
-        self._paused = True
-        self.episode = full
-        self._tail = tail
+        self._paused, self.episode, self._tail = True, full, tail
         self.frames.extend(frames)
         self._session.control += control
         self._passed = len(tail)
@@ -326,10 +323,12 @@ class Cork:
 
         It may be choked or an episode begin, as the limit may be another one, and an episode may be over.
         """
-        self._transport = transport
-        self._paused = False
+        self._transport, self._paused = transport, False
         self._set_mark()
         tail, self._tail = self._tail, b""
+        if not (self.size or self.frames or self.episode or self.choked or self._drainers or self._session.finished):
+            self.progress = True  # nearly all: nothing is to be written or told
+            return
         if tail:
             # counted where it was begun
             self._write(tail)

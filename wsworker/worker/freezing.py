@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Set
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from wsworker.bus.topics import Key
 from wsworker.counters import Unmoved
@@ -26,7 +27,6 @@ from wsworker.handover import jsonable
 from wsworker.handover.state import ConnectionState
 from wsworker.protocol.rates import Bucket
 from wsworker.protocol.request import Address, Request
-from wsworker.protocol.session import Session
 from wsworker.worker.arrival import Arrival
 from wsworker.worker.connection import Connection
 from wsworker.worker.cork import Cork
@@ -37,6 +37,8 @@ from wsworker.worker.limbo import Limbo, Wishes
 from wsworker.worker.parting import Parting
 from wsworker.worker.quota import Quota
 from wsworker.worker.watch import Watch
+
+_NO_KEYS: Final[Set[Key]] = frozenset()
 
 
 def hindrance(connection: Connection) -> Unmoved | None:
@@ -60,11 +62,14 @@ def may_go(connection: Connection) -> bool:
     return connection._session.hindrance in (None, "fragment")
 
 
-def keys(connection: Connection) -> set[Key]:
+def keys(connection: Connection) -> Set[Key]:
     """Return what a connection wants to hear of, beside what everybody does."""
-    wanted = {Key("topic", topic) for topic in connection._topics or ()}
-    if connection.user is not None:
-        wanted.add(Key("user", connection.user))
+    topics, user = connection._topics, connection._user
+    if not topics and user is None:
+        return _NO_KEYS
+    wanted = {Key("topic", topic) for topic in topics or ()}
+    if user is not None:
+        wanted.add(Key("user", user))
     return wanted
 
 
@@ -88,18 +93,19 @@ def check_data(connection: Connection) -> None:
     data: object = connection.data
     if type(data) not in (dict, jsonable.Checked):
         raise TypeError(f"connection.data is a {type(data).__name__}, and no dict")
-    jsonable.check(data)
+    if data:
+        jsonable.check(data)
 
 
 class Frozen(NamedTuple):
-    """A connection that was taken out of its worker. sock: its socket, which you must close or give_back.
+    """A connection that was taken out of its worker. descriptor: of its socket, which you must close or give_back.
 
     parting: says how much of the tail of the state has gone out all the same; see settled.
     """
 
     connection: Connection
     state: ConnectionState
-    sock: socket.socket
+    descriptor: int
     parting: Parting
 
     async def settled(self) -> ConnectionState:
@@ -115,13 +121,14 @@ def freeze(connection: Connection, hook: dict[str, Any] | None) -> Frozen:
     when there is no descriptor left, and then nothing has changed.
     """
     home, transport = connection._home, connection._transport
-    sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    descriptor = os.dup(transport.get_extra_info("socket").fileno())
     cork = connection._cork
     cork.flush()
     buffered = cork.buffered
     tail, frames, control = cork.take_rest()
     session = connection._session.freeze()
-    behind = (*connection._delivery.take_waiting(), *session.behind)
+    if waiting := connection._delivery.take_waiting():
+        session = session._replace(behind=(*waiting, *session.behind))
     now, tick, watch = home.loop.time(), home.tick, connection._watch
     assert watch is not None, "it is open"
     quota, bucket = connection._quota, connection._control
@@ -130,7 +137,7 @@ def freeze(connection: Connection, hook: dict[str, Any] | None) -> Frozen:
         head=connection.request._head,
         remote=(connection.remote.host, connection.remote.port),
         subprotocol=connection.subprotocol,
-        session=session._replace(behind=behind),
+        session=session,
         tail=tail,
         frames=tuple(frames),
         control=control,
@@ -157,17 +164,17 @@ def freeze(connection: Connection, hook: dict[str, Any] | None) -> Frozen:
     home.cancel(connection)
     connection._wishes = Wishes(buffered, cork.limit)
     connection._enter("moving")
-    connection._session.behind = list(behind)
+    connection._session.behind = list(session.behind)
     # if it comes back, none is in line any more
     connection._holds &= ~QUEUE_FULL
-    return Frozen(connection, state, sock, parting)
+    return Frozen(connection, state, descriptor, parting)
 
 
 async def give_back(frozen: Frozen) -> None:
     """Go on here with a connection that was frozen; its socket is ours from now on."""
     connection, state = frozen.connection, await frozen.settled()
     connection._cork.put_rest(state.tail, state.frames, state.control, state.full)
-    await land(connection, frozen.sock)
+    await land(connection, socket.socket(fileno=frozen.descriptor))
 
 
 def forget(connection: Connection) -> None:
@@ -208,7 +215,8 @@ def thaw(hub: Hub, state: ConnectionState, sock: socket.socket) -> Connection:
     connection._stage = "open"
     connection._holds = MOVING | (PAUSED if state.paused else 0)
     connection._held, connection._idles_on = True, not state.paused
-    connection._session = session = Session.thaw(state.session, settings.max_size)
+    session = connection._session
+    session.go_on(state.session)
     connection._transport = limbo = Limbo()
     connection._cork = cork = Cork(connection, session, limbo, settings.send_buffer, hub.counters)
     cork.put_rest(state.tail, state.frames, state.control, state.full)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -31,7 +33,7 @@ from wsworker.worker import freezing
 from wsworker.worker.connection import Connection
 from wsworker.worker.freezing import Frozen
 from wsworker.worker.hub import Hub
-from wsworker.worker.pair import Pair, PairClosed, greeting
+from wsworker.worker.pair import MOST_TOGETHER, Pair, PairClosed, greeting
 
 WINDOW: Final = 32
 WINDOW_AGAIN: Final = WINDOW // 2
@@ -243,36 +245,40 @@ class Lane:
             while True:
                 await self._to_write.wait()
                 self._to_write.clear()
-                while self._outbox:
-                    item = self._outbox.popleft()
-                    match item:
-                        case int():
-                            await self._send_state(item)
-                        case Go():
-                            await self._let_go(item)
-                        case _:
-                            await self._send(replace(item, count=self._sent) if isinstance(item, Done) else item)
+                await self._write_all()
         # the reader hears of it as well
 
-    async def _send_state(self, number: int) -> None:
+    async def _write_all(self) -> None:
+        """Send what is to be sent, several packets together."""
+        bundle: list[tuple[bytes, int | None]] = []
+        while self._outbox:
+            item = self._outbox.popleft()
+            if isinstance(item, int):
+                bundle += await self._state_packets(item)
+            else:
+                message = replace(item, count=self._sent) if isinstance(item, Done) else item
+                bundle += [(packet, None) for packet in packets.encode(message)]
+            if isinstance(item, Go) or len(bundle) >= MOST_TOGETHER or not self._outbox:
+                await self._pair.send_all(bundle)
+                bundle = []
+            if isinstance(item, Go):
+                # nothing comes between the two
+                self._let_go(item)
+
+    async def _state_packets(self, number: int) -> list[tuple[bytes, int | None]]:
+        """Return the packets of a connection, none if it has none and comes back."""
         frozen = self._flying[number]
         state = await frozen.settled()
         try:
             message = State(number, states.encode(state))
             parts = packets.encode(message)
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError, struct.error):
             # more than fits into any message, or user code has changed what stands in its data since it was checked
             if number in self._flying:
                 self._return(number, "error")
-            return
+            return []
         self._sent += 1
-        for part in parts[:-1]:
-            await self._pair.send(part)
-        await self._pair.send(parts[-1], frozen.sock.fileno())
-
-    async def _send(self, message: Message) -> None:
-        for part in packets.encode(message):
-            await self._pair.send(part)
+        return [*((part, None) for part in parts[:-1]), (parts[-1], frozen.descriptor)]
 
     async def _read(self) -> None:
         try:
@@ -310,13 +316,12 @@ class Lane:
             case _:
                 self._has_ended = True
 
-    async def _let_go(self, message: Go) -> None:
-        """Say that connections are the other's, and know it: nothing comes between the two."""
-        await self._send(message)
+    def _let_go(self, message: Go) -> None:
+        """Know that connections are the other's, as it was said."""
         now = monotonic()
         for number in message.numbers:
             frozen = self._take_out(number)
-            frozen.sock.close()
+            os.close(frozen.descriptor)
             self.moved += 1
             self.pause_seconds = max(self.pause_seconds, now - frozen.state.frozen_at)
             asked = frozen.connection._wishes
@@ -344,4 +349,7 @@ class Lane:
 
 def _size(frozen: Frozen) -> int:
     state = frozen.state
-    return sum(map(len, (state.tail, *state.frames, *state.session.behind, state.session.unread)))
+    size = len(state.tail) + len(state.session.unread)
+    if state.frames or state.session.behind:
+        size += sum(map(len, (*state.frames, *state.session.behind)))
+    return size

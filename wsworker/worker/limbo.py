@@ -21,6 +21,8 @@ from wsworker.protocol.frames import Shared
 class Limbo(asyncio.Transport):
     """The transport of a connection that has none yet. aborted: it was dropped meanwhile."""
 
+    __slots__ = ("aborted",)
+
     def __init__(self) -> None:
         super().__init__()
         self.aborted = False

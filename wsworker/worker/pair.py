@@ -1,7 +1,12 @@
 """Pair: one end of the socket pair by which connections move from one worker to another. Packets, one at a time.
 
-SOCK_SEQPACKET keeps the borders of packets and brings a descriptor with the packet that it was sent with; when the
-other end is closed or its process has died, it ends behind all that was sent before. See unix(7).
+SOCK_SEQPACKET keeps the borders of what is sent and brings descriptors with what they were sent with; when the other
+end is closed or its process has died, it ends behind all that was sent before. See unix(7).
+
+A system call for each packet would cost as much as making it. So what is sent at once travels as a bundle, one after
+the other:
+
+    u32 length of a packet | u8 1 if a descriptor belongs to it | the packet
 """
 
 from __future__ import annotations
@@ -12,10 +17,13 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Final, NamedTuple
 
+from wsworker.errors import WireError
 from wsworker.handover.packets import PACKET_BYTES, Hello
 
 PASSING: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
@@ -23,7 +31,17 @@ PASSING: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 PASSING_SECONDS: Final = 0.01
 
-_INT_BYTES: Final = array.array("i").itemsize
+MOST_TOGETHER: Final = 8
+"""Packets in a bundle: the other side begins when it has all of it, and connections stand still meanwhile."""
+
+HEAD: Final = struct.Struct("!I?")
+"""Of each packet in a bundle."""
+
+_BUNDLE_BYTES: Final = HEAD.size + PACKET_BYTES
+_RIGHTS_BYTES: Final = socket.CMSG_SPACE(MOST_TOGETHER * array.array("i").itemsize)
+# as plain numbers: an operation on an IntFlag takes as long as a system call
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNC: Final = int(socket.MSG_TRUNC)
 
 
 class PairClosed(Exception):
@@ -48,32 +66,58 @@ class Pair:
         self._sending = asyncio.Lock()
         self._reset = False
         self._awaits: set[asyncio.Future[None]] = set()
+        self._received: deque[Parcel] = deque()
+        # kept: to have one of this size anew for each bundle takes longer than all else here
+        self._buffer = bytearray(_BUNDLE_BYTES)
+        self._view = memoryview(self._buffer)
 
     async def send(self, packet: bytes, descriptor: int | None = None) -> None:
         """Send a packet behind those that are being sent; descriptor: goes along, and stays yours. PairClosed."""
+        await self.send_all([(packet, descriptor)])
+
+    async def send_all(self, packets: Sequence[tuple[bytes, int | None]]) -> None:
+        """Send packets, each with its descriptor, as send does, and in few calls if they are small."""
         async with self._sending:
-            while True:
-                try:
-                    socket.send_fds(self._socket, [packet], [] if descriptor is None else [descriptor])
-                except BlockingIOError:
-                    await self._until(self._loop.add_writer, self._loop.remove_writer)
-                except OSError as error:
-                    if error.errno not in PASSING:
-                        raise PairClosed from None
-                    await asyncio.sleep(PASSING_SECONDS)
-                else:
-                    return
+            parts: list[bytes] = []
+            descriptors: list[int] = []
+            size = 0
+            for packet, descriptor in packets:
+                if parts and (size + HEAD.size + len(packet) > _BUNDLE_BYTES or len(parts) >= 2 * MOST_TOGETHER):
+                    await self._send(parts, descriptors)
+                    parts, descriptors, size = [], [], 0
+                parts += (HEAD.pack(len(packet), descriptor is not None), packet)
+                size += HEAD.size + len(packet)
+                if descriptor is not None:
+                    descriptors.append(descriptor)
+            await self._send(parts, descriptors)
+
+    async def _send(self, parts: list[bytes], descriptors: list[int]) -> None:
+        # as socket.send_fds has it
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        while True:
+            try:
+                self._socket.sendmsg(parts, rights)
+            except BlockingIOError:
+                await self._until(self._loop.add_writer, self._loop.remove_writer)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise PairClosed from None
+                await asyncio.sleep(PASSING_SECONDS)
+            else:
+                return
 
     async def receive(self) -> Parcel:
-        """Return the next packet. Raises PairClosed. Only one may wait at a time."""
+        """Return the next packet. Raises PairClosed, and WireError for no bundle. Only one may wait at a time."""
         while (parcel := self.receive_now()) is None:
             await self._until(self._loop.add_reader, self._loop.remove_reader)
         return parcel
 
     def receive_now(self) -> Parcel | None:
-        """Return the next packet if it is there. Raises PairClosed."""
+        """Return the next packet if it is there. Raises PairClosed, WireError."""
+        if self._received:
+            return self._received.popleft()
         try:
-            return self._receive()
+            self._receive()
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -81,9 +125,14 @@ class Pair:
             return self.receive_now()
         except OSError:
             raise PairClosed from None
+        return self._received.popleft()
 
     def close(self) -> None:
         """Close this end; who waits in send or receive gets PairClosed."""
+        for parcel in self._received:
+            if parcel.descriptor is not None:
+                os.close(parcel.descriptor)
+        self._received.clear()
         if self._socket.fileno() >= 0:
             for waiter in self._awaits:
                 if not waiter.done():
@@ -103,19 +152,36 @@ class Pair:
             raise PairClosed
         self._reset = True
 
-    def _receive(self) -> Parcel:
-        data, messages, flags, _ = self._socket.recvmsg(
-            PACKET_BYTES + 1, socket.CMSG_SPACE(_INT_BYTES), socket.MSG_CMSG_CLOEXEC
-        )
-        descriptors = array.array("i")
+    def _receive(self) -> None:
+        """Read what is there, one bundle."""
+        size, messages, flags, _ = self._socket.recvmsg_into([self._buffer], _RIGHTS_BYTES, _CLOEXEC)
+        rights = array.array("i")
         for level, kind, content in messages:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(content[: len(content) - len(content) % _INT_BYTES])
-        if not data:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                rights.frombytes(content[: len(content) - len(content) % rights.itemsize])
+        descriptors = deque(rights)
+        try:
+            if not size:
+                raise PairClosed
+            if flags & _TRUNC:
+                raise WireError(f"a bundle of more than {_BUNDLE_BYTES} bytes")
+            self._part(size, descriptors)
+        finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise PairClosed
-        return Parcel(data, descriptors[0] if descriptors else None, bool(flags & socket.MSG_CTRUNC))
+
+    def _part(self, size: int, descriptors: deque[int]) -> None:
+        """Take the bundle apart; descriptors that belong to a packet are taken out."""
+        begin = 0
+        while begin < size:
+            behind = begin + HEAD.size
+            length, has_descriptor = HEAD.unpack_from(self._buffer, begin) if behind <= size else (size, False)
+            if length > size - behind:
+                raise WireError("a bundle that ends within a packet")
+            begin = behind + length
+            descriptor = descriptors.popleft() if has_descriptor and descriptors else None
+            lost = has_descriptor and descriptor is None
+            self._received.append(Parcel(bytes(self._view[behind:begin]), descriptor, lost))
 
     async def _until(self, watch: Callable[..., object], unwatch: Callable[[socket.socket], object]) -> None:
         """Wait until the socket can be read or written."""

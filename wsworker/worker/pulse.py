@@ -66,13 +66,17 @@ class Pulse:
     def thaw(cls, state: PulseState, interval: int, timeout: int, now: int, chance: float) -> Pulse:
         """Return a pulse that goes on where another was frozen; a ping that would be later than the interval is not."""
         pulse = cls(interval, timeout, now, chance)
-        if state.left <= _varied(interval, 1.0):
-            pulse._ping_at = now + state.left
-        pulse.asked_at = None if state.asked is None else now - state.asked
-        pulse.count = state.pings
-        pulse._sent_at = state.sent
-        pulse.round_trip = state.round_trip
+        pulse.go_on(state, now)
         return pulse
+
+    def go_on(self, state: PulseState, now: int) -> None:
+        """Go on where another pulse was frozen; only one that was made at this tick. As for thaw."""
+        if state.left <= _varied(self._interval, 1.0):
+            self._ping_at = now + state.left
+        self.asked_at = None if state.asked is None else now - state.asked
+        self.count = state.pings
+        self._sent_at = state.sent
+        self.round_trip = state.round_trip
 
     def check(self, now: int, chance: float) -> Verdict:
         """Say what is due at tick now: a ping that you must send with payload(), the end for silence, or nothing."""

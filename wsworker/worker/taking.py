@@ -93,16 +93,17 @@ class Taking:
                 until = monotonic() + TURN_SECONDS
             if parcel is None:
                 parcel = await self._pair.receive()
+            packet, descriptor, _ = parcel
             try:
-                message = self._packets.feed(parcel.packet)
+                message = self._packets.feed(packet)
                 if isinstance(message, State):
-                    sock, parcel = _socket(parcel.descriptor), parcel._replace(descriptor=None)
+                    sock, descriptor = _socket(descriptor), None
                     await self._take(message, sock)
                 elif message is not None:
                     await self._obey(message)
             finally:
-                if parcel.descriptor is not None:
-                    os.close(parcel.descriptor)
+                if descriptor is not None:
+                    os.close(descriptor)
             if isinstance(message, Done):
                 self._has_settled = self._has_settled and message.settled
                 return
@@ -221,9 +222,10 @@ class Taking:
         post = self._hub.post
         keys = [EVERYBODY, *freezing.keys(connection)]
         marks = self._marks.of(keys)
-        for publisher, envelope in self._log.missed(marks, keys):
+        for publisher, envelope in self._log.missed(marks, keys) if self._log.size else ():
             post.replay(connection, publisher, envelope)
-        post.shadow(connection, marks)
+        if marks:
+            post.shadow(connection, marks)
 
     def _grant(self, number: int, data: bytes) -> None:
         """Do what the old code has asked of a connection since it was frozen."""

@@ -124,7 +124,7 @@ class Watch:
         watch._message_at = now - state.message if spans.message and state.message is not None else None
         watch._stuck_at = None if state.stuck is None else now - state.stuck
         if watch.pulse is not None and state.pulse is not None:
-            watch.pulse = Pulse.thaw(state.pulse, spans.ping_interval, spans.ping_timeout, now, chance)
+            watch.pulse.go_on(state.pulse, now)
         return watch
 
     def message_began(self, now: int) -> bool:
