@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import errno
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -153,6 +154,13 @@ class Deck:
         assert {} == dict(self.selector.get_map())
         self.listener.close()
         self.selector.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Let go of the tables now, which hang in cycles: other tests count descriptors."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

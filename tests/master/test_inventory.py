@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import shutil
@@ -128,6 +129,13 @@ class House:
         for part in (self.ports, self.berths, self.admin):
             part.close()
         self.selector.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Let go of the tables now, which hang in cycles: other tests count descriptors."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
