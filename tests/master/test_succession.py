@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -88,6 +89,8 @@ class Stage:
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     """Give one; at the end nothing of it is watched, and no process is left."""
+    # what tests before this one have left to the collector closes its descriptors now, and not in the middle
+    gc.collect()
     before = sorted(os.listdir("/proc/self/fd"))
     staged = Stage()
     yield staged
