@@ -125,6 +125,15 @@ class Released(Daemon):
                 opened.append(os.readlink(f"/proc/{master}/fd/{descriptor}").partition(":[")[0])
         return sorted(opened)
 
+    def check_closed_on_exec(self) -> None:
+        """Fail if the master has something open that a program which it starts would inherit."""
+        of_master = Path("/proc") / str(self.master)
+        for descriptor in descriptors(self.master):
+            with suppress(FileNotFoundError):
+                flags = (of_master / "fdinfo" / str(descriptor)).read_text().partition("flags:")[2].split()[0]
+                what = os.readlink(of_master / "fd" / str(descriptor))
+                assert descriptor <= 2 or int(flags, 8) & os.O_CLOEXEC, what
+
     def release(self) -> str:
         """Return the release that a new client is served by; the app must be WHICH."""
         return self.echo("").split()[1]

@@ -153,11 +153,7 @@ def test_descriptors(make_released: MakeReleased) -> None:
         eventually(lambda: opened == daemon.open_in_master(), "what was open before")
         assert inherited == daemon.echo("ls /proc/self/fd")
         eventually(lambda: of_workers == open_in_workers(daemon), "what workers had before")
-    # what the master itself would hand on
-    for descriptor in os.listdir(f"/proc/{daemon.master}/fdinfo"):
-        if int(descriptor) > 2:
-            flags = (Path("/proc") / str(daemon.master) / "fdinfo" / descriptor).read_text().split("flags:\t")[1]
-            assert int(flags.split()[0], 8) & os.O_CLOEXEC, os.readlink(f"/proc/{daemon.master}/fd/{descriptor}")
+    daemon.check_closed_on_exec()
 
 
 def open_in_workers(daemon: Released) -> list[int]:

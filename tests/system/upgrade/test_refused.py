@@ -188,6 +188,8 @@ def test_the_app_does_not_start_under_it(make_released: MakeReleased) -> None:
         assert "too new for me" in outcome.err
         status = daemon.wait_rested()
         assert (NEW, master, workers, 1) == (status["version"], status["pid"], daemon.workers, status["generation"])
+        # with what the new release has taken over of them
+        daemon.check_closed_on_exec()
         assert OLD == release_of(client)
         daemon.write_app(WHICH)
         assert 0 == daemon.cli("reload").code
