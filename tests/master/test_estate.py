@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.master.test_supervisor import Story
@@ -65,7 +65,7 @@ Two that make a pair are joined to the character they stand for, as JSON does it
 WORDS = st.text(max_size=5)
 """Of keys, which are ours."""
 VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | TIMES | TEXTS,
+    st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=2),
     max_leaves=3,
 )
@@ -106,6 +106,8 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
     return st.builds(hint, **{name: fitting(each) for name, each in get_type_hints(hint, include_extras=True).items()})
 
 
+UNSHRUNK = [phase for phase in Phase if phase is not Phase.shrink]
+"""To make one smaller takes longer than any test may."""
 ESTATES = fitting(Estate).map(lambda estate: replace(estate, format=FORMAT, channel=CHANNEL, layout=SHARED))
 
 
@@ -153,7 +155,7 @@ def integers(value: Any) -> Iterator[int]:
 # --- on the way ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, phases=UNSHRUNK)
 @given(ESTATES)
 def test_nothing_is_lost_on_the_way(estate: Estate) -> None:
     """Any estate that is encoded is decoded to an equal one, and that in one line of ASCII."""
@@ -162,7 +164,7 @@ def test_nothing_is_lost_on_the_way(estate: Estate) -> None:
     assert data.isascii()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, phases=UNSHRUNK)
 @given(ESTATES)
 def test_all_descriptors_are_known(estate: Estate) -> None:
     """Those in records inside of records and in mappings too, none twice, and nothing else is taken for one."""
