@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from tests.worker.conftest import Run
-from tests.worker.moving import Move, Place, Stranger, make_pair, move, nothing_left, two
+from tests.worker.moving import Move, Place, Stranger, lane_to_stranger, make_pair, move, nothing_left, two
 from tests.worker.service import DEADLINE_SECONDS, make_app, text, until
 from wsworker.bus.bus import Loopback
 from wsworker.bus.ledger import Marks
 from wsworker.bus.topics import EVERYBODY, Envelope, Key, Origin
-from wsworker.handover.packets import Bye, Done, Hello, Keys, Ready
+from wsworker.handover.packets import Ack, Bye, Done, Go, Hello, Keys, Ready, State
+from wsworker.worker import freezing
+from wsworker.worker import lane as lanes
 from wsworker.worker.connection import Connection
+from wsworker.worker.lane import Lane
 from wsworker.worker.taking import Taking
 
 NEWS, OTHER = Key("topic", "news"), Key("topic", "other")
@@ -35,9 +38,87 @@ class Away(Loopback):
         return False
 
 
+class Slow(Loopback):
+    """The bus to workers that hear what was published when they may, or when nobody waits any more."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__([], origin)
+        self.asked: list[float] = []
+        self.may_hear = asyncio.Event()
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait."""
+        self.asked.append(seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.may_hear.wait()
+        except TimeoutError:
+            return False
+
+
+async def offered(lane: Lane, stranger: Stranger, connection: Connection) -> int:
+    """Give a connection, and have the stranger say that it could have it; return its number."""
+    freezing.hold(connection)
+    lane.give(connection, None)
+    message = await stranger.hear_until(State)
+    assert isinstance(message, State)
+    await stranger.say(Ack((message.number,)))
+    return message.number
+
+
 def gaps_of(place: Place) -> int:
     """Return how many gaps a worker knows of."""
     return sum(place.hub.counters.bus_gaps.values())
+
+
+# Order
+
+
+def test_what_was_published_is_heard_before_others_may_publish(run: Run) -> None:
+    """A connection is let go of when all have heard what was published where it was; at once, if nothing was."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (old, _):
+            for _ in range(3):
+                await old.service.open()
+            first, second, third = old.connections
+            bus = Slow(old.origin)
+            await old.hub.post.exchange.join("broker", bus, "the broker")
+            async with lane_to_stranger(old) as (lane, stranger, _):
+                assert Go((await offered(lane, stranger, first),)) == await stranger.hear()
+                assert [] == bus.asked
+                old.hub.worker.publish("news", "1")
+                number = await offered(lane, stranger, second)
+                await until(lambda: bus.asked)
+                assert 1 == lane.moved
+                bus.may_hear.set()
+                assert Go((number,)) == await stranger.hear()
+                assert Go((await offered(lane, stranger, third),)) == await stranger.hear()
+                assert 1 == len(bus.asked)
+
+    run(main())
+
+
+def test_a_worker_that_does_not_hear_keeps_nobody_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patience is that of all connections together."""
+
+    async def main() -> None:
+        monkeypatch.setattr(lanes, "ORDER_SECONDS", 0.2)
+        async with two(make_app(on_message=echo)) as (old, _):
+            for _ in range(2):
+                await old.service.open()
+            first, second = old.connections
+            bus = Slow(old.origin)
+            await old.hub.post.exchange.join("broker", bus, "the broker")
+            async with lane_to_stranger(old) as (lane, stranger, _):
+                old.hub.worker.publish("news", "1")
+                assert Go((await offered(lane, stranger, first),)) == await stranger.hear()
+                old.hub.worker.publish("news", "2")
+                assert Go((await offered(lane, stranger, second),)) == await stranger.hear()
+                assert 2 == len(bus.asked)
+                assert 0.2 == bus.asked[0] > 0.1 > bus.asked[1]
+
+    run(main())
 
 
 # Gaps

@@ -164,6 +164,11 @@ class Exchange:
         self._flush()
         return all(await asyncio.gather(*(trunk.bus.settle(seconds) for trunk in self._trunks)))
 
+    @property
+    def published(self) -> int:
+        """The number of what was published here last."""
+        return self._number
+
     def note(self, ledger: Ledger) -> None:
         """Have it note what comes and what is published here from now on, before it is delivered; once each."""
         self._ledgers = (*self._ledgers, ledger)

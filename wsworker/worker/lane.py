@@ -4,7 +4,8 @@ The other one greets first: whether both speak the same version is known before 
 keys, see bus/ledger.py, and connections: marks and states go out in the order in which they came about, at most WINDOW
 of them unanswered, so that neither side has more than that many descriptors under way.
 
-A connection is this worker's until it has said GO, in answer to the other's word that it could have it. What is not
+A connection is this worker's until it has said GO, in answer to the other's word that it could have it. Before that all
+workers have heard what was published here: what its client makes the other one publish comes behind it. What is not
 gone by then comes back, whenever that is: if the other one dies or does not answer, or when there is no more time.
 """
 
@@ -42,6 +43,9 @@ WINDOW_AGAIN: Final = WINDOW // 2
 WINDOW_BYTES: Final = 1024 * 1024
 """Of what they have to be sent or handled, beyond the last one: each waits for those before it."""
 
+ORDER_SECONDS: Final = 1.0
+"""Of a lane, all in all: for a worker that stands still the clients of all others must not wait."""
+
 CHANGES_PER_MESSAGE: Final = 5000
 RETURN_SECONDS: Final = 5.0
 
@@ -74,6 +78,10 @@ class Lane:
         self._next_number = self._sent = 0
         self._flying: dict[int, Frozen] = {}
         self._acked: set[int] = set()
+        self._due: list[int] = []  # of those, what GO is not said of yet
+        self._to_release = asyncio.Event()
+        self._heard = 0  # all others have what was published here up to this number
+        self._patience = ORDER_SECONDS
         self._flying_bytes = 0
         self._filled = False
         self.returning: dict[Connection, asyncio.Task[None]] = {}
@@ -111,7 +119,7 @@ class Lane:
 
     async def greet(self, seconds: float) -> None:
         """Exchange greetings, so long at most; it is not open any more if that fails."""
-        self._tasks = [self._hub.loop.create_task(act) for act in (self._read(), self._write())]
+        self._tasks = [self._hub.loop.create_task(act) for act in (self._read(), self._write(), self._release())]
         self._put(greeting())
         if not await self.until(lambda: self._greeted or not self.open, seconds):
             self._break("it does not answer")
@@ -309,12 +317,29 @@ class Lane:
                 for number in numbers:
                     self._must_fly(number)
                 self._acked.update(numbers)
-                self._put(Go(numbers))
+                self._due += numbers
+                self._to_release.set()
             case Refused(number, reason):
                 self._must_fly(number)
                 self._return(number, reason)
             case _:
                 self._has_ended = True
+
+    async def _release(self) -> None:
+        """Let go of what the other one can have, once all others have heard what was published here before.
+
+        What user code publishes there for the same client comes over another link, and would overtake it.
+        """
+        loop, exchange = self._hub.loop, self._hub.post.exchange
+        while True:
+            await self._to_release.wait()
+            self._to_release.clear()
+            numbers, self._due = tuple(self._due), []
+            published, began_at = exchange.published, loop.time()
+            if published != self._heard and await exchange.settle(self._patience):
+                self._heard = published
+            self._patience = max(0.0, self._patience - (loop.time() - began_at))
+            self._put(Go(numbers))
 
     def _let_go(self, message: Go) -> None:
         """Know that connections are the other's, as it was said."""

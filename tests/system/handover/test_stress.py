@@ -109,3 +109,57 @@ async def _pass_by(daemon: Daemon, number: int) -> None:
                 await until(lambda rider=rider: rider.ended, "it has left")  # type: ignore[misc]
         finally:
             rider.leave()
+
+
+BUSY = """
+import time
+
+
+def on_message(connection, data):
+    if data == "busy":
+        time.sleep(0.02)
+    else:
+        obey(connection, data)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_what_is_said_on_the_way(make_daemon: MakeDaemon) -> None:
+    """What clients publish before and after they have moved is heard in its order, also by workers that are busy."""
+    daemon = make_daemon(app(1, messages=BUSY), workers=3).start()
+    asyncio.run(_speak(daemon))
+    assert "may be missing" not in daemon.log
+
+
+async def _speak(daemon: Daemon) -> None:
+    listeners = [Rider(f"l{number}") for number in range(30)]
+    speakers = [Rider(f"s{number}") for number in range(12)]
+    busy = [Rider(f"b{number}") for number in range(9)]
+    async with Company(daemon, [*listeners, *speakers, *busy]) as company:
+        for listener in listeners:
+            listener.send("join news")
+        await company.hears("news", listeners)
+        tasks = [asyncio.create_task(act) for act in (_shout(speakers), _keep_busy(busy))]
+        for version in range(2, 10):
+            document = await company.reload(app(version, messages=BUSY))
+            assert {} == document["drained"], document
+        for task in tasks:
+            task.cancel()
+        await company.settle()
+        await company.quieten()
+        company.check()
+        company.check_heard("news", listeners)
+
+
+async def _shout(speakers: list[Rider]) -> None:
+    while True:
+        for speaker in speakers:
+            speaker.say("say", "news")
+        await asyncio.sleep(0.002)
+
+
+async def _keep_busy(riders: list[Rider]) -> None:
+    while True:
+        for rider in riders:
+            rider.send("busy")
+        await asyncio.sleep(0.2)
