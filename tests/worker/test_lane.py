@@ -302,6 +302,31 @@ def test_data_that_changes_under_way(run: Run) -> None:
     run(main())
 
 
+def test_one_without_a_state_stands_alone(run: Run) -> None:
+    """Nothing is said of it, it goes on here, and the pair is there for the others."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (old, _):
+            peers = [await old.service.open() for _ in range(2)]
+            first, second = old.connections
+            first.data["cart"] = []
+            async with lane_to_stranger(old) as (lane, stranger, back):
+                give(lane, first)
+                first.data["cart"].append(object())
+                await until(lambda: back)
+                assert [(first, "error")] == back
+                await lives(peers[0])
+                assert lane.open
+                give(lane, second)
+                message = await stranger.hear_until(State)
+                assert isinstance(message, State)
+                await stranger.say(Ack((message.number,)))
+                assert Go((message.number,)) == await stranger.hear()
+                await until(lambda: lane.moved)
+
+    run(main())
+
+
 def test_more_than_any_message_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a connection stays, and the others move."""
 

@@ -71,6 +71,21 @@ def test_packets_that_are_sent_together(run: Run) -> None:
     run(main())
 
 
+def test_no_packets_at_all(run: Run) -> None:
+    """Nothing is sent: a bundle of 0 bytes would look like the end of the pair."""
+
+    async def main() -> None:
+        one, other = pairs()
+        await one.send_all([])
+        assert other.receive_now() is None
+        await one.send(b"x")
+        assert (b"x", None, False) == await other.receive()
+        one.close()
+        other.close()
+
+    run(main())
+
+
 def test_what_was_received_and_not_wanted_is_closed(run: Run) -> None:
     """Who closes an end has no descriptors left of packets that it has not asked for."""
 

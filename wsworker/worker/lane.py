@@ -266,7 +266,8 @@ class Lane:
             else:
                 message = replace(item, count=self._sent) if isinstance(item, Done) else item
                 bundle += [(packet, None) for packet in packets.encode(message)]
-            if isinstance(item, Go) or len(bundle) >= MOST_TOGETHER or not self._outbox:
+            # empty: the state of one that stood alone could not be encoded
+            if bundle and (isinstance(item, Go) or len(bundle) >= MOST_TOGETHER or not self._outbox):
                 await self._pair.send_all(bundle)
                 bundle = []
             if isinstance(item, Go):

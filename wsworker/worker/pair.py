@@ -76,7 +76,7 @@ class Pair:
         await self.send_all([(packet, descriptor)])
 
     async def send_all(self, packets: Sequence[tuple[bytes, int | None]]) -> None:
-        """Send packets, each with its descriptor, as send does, and in few calls if they are small."""
+        """Send packets, each with its descriptor, as send does, and in few calls if they are small; nothing for none."""
         async with self._sending:
             parts: list[bytes] = []
             descriptors: list[int] = []
@@ -89,7 +89,9 @@ class Pair:
                 size += HEAD.size + len(packet)
                 if descriptor is not None:
                     descriptors.append(descriptor)
-            await self._send(parts, descriptors)
+            if parts:
+                # nothing at all would look like the end of the pair
+                await self._send(parts, descriptors)
 
     async def _send(self, parts: list[bytes], descriptors: list[int]) -> None:
         # as socket.send_fds has it
