@@ -17,7 +17,7 @@ from tests.certificates import Authority
 from tests.worker.clock import arrive, on_the_clock, passes, turns
 from tests.worker.conftest import Run
 from tests.worker.lines import Line, on_a_line, thawed
-from tests.worker.moving import Move, Place, move, texts, two
+from tests.worker.moving import Move, Place, descriptors, move, texts, two
 from tests.worker.service import (
     Journal,
     Service,
@@ -33,6 +33,7 @@ from tests.worker.service import (
 from wsworker.bus.topics import Origin
 from wsworker.worker import freezing
 from wsworker.worker.connection import Connection
+from wsworker.worker.cork import Cork
 from wsworker.worker.intake import MOVING
 from wsworker.worker.limbo import Limbo
 
@@ -388,6 +389,37 @@ def test_no_descriptor_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
             assert "x" == await peer.message()
             service.hub.worker.publish("news", "y")
             assert "y" == await peer.message()
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", ["freeze", "give_back"])
+def test_a_bug_leaves_no_descriptor(run: Run, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """The duplicate of the socket is closed, and whoever called is told."""
+
+    async def main() -> None:
+        async with serving(make_app(on_message=echo)) as service:
+            await service.open()
+            connection = service.connection
+            freezing.hold(connection)
+            frozen = freezing.freeze(connection, None) if where == "give_back" else None
+            before = descriptors()
+
+            def wrong(*args: object) -> None:
+                raise AssertionError("a bug")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Cork, "put_rest" if frozen else "take_rest", wrong)
+                with pytest.raises(AssertionError, match="a bug"):
+                    if frozen:
+                        await freezing.give_back(frozen)
+                    else:
+                        freezing.freeze(connection, None)
+            if frozen:
+                assert str(frozen.descriptor) not in descriptors()
+                connection.connection_lost(None)
+            else:
+                assert before == descriptors()
 
     run(main())
 

@@ -120,8 +120,16 @@ def freeze(connection: Connection, hook: dict[str, Any] | None) -> Frozen:
     hook: what on_handover gave, which is JSON as its data is. It has been held, and has no hindrance. Raises OSError
     when there is no descriptor left, and then nothing has changed.
     """
+    descriptor = os.dup(connection._transport.get_extra_info("socket").fileno())
+    try:
+        return _freeze(connection, hook, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _freeze(connection: Connection, hook: dict[str, Any] | None, descriptor: int) -> Frozen:
     home, transport = connection._home, connection._transport
-    descriptor = os.dup(transport.get_extra_info("socket").fileno())
     cork = connection._cork
     cork.flush()
     buffered = cork.buffered
@@ -172,9 +180,15 @@ def freeze(connection: Connection, hook: dict[str, Any] | None) -> Frozen:
 
 async def give_back(frozen: Frozen) -> None:
     """Go on here with a connection that was frozen; its socket is ours from now on."""
-    connection, state = frozen.connection, await frozen.settled()
-    connection._cork.put_rest(state.tail, state.frames, state.control, state.full)
-    await land(connection, socket.socket(fileno=frozen.descriptor))
+    connection = frozen.connection
+    try:
+        state = await frozen.settled()
+        connection._cork.put_rest(state.tail, state.frames, state.control, state.full)
+        sock = socket.socket(fileno=frozen.descriptor)
+    except BaseException:
+        os.close(frozen.descriptor)
+        raise
+    await land(connection, sock)
 
 
 def forget(connection: Connection) -> None:
