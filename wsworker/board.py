@@ -32,7 +32,7 @@ _LENGTH, _CHECKSUM, _POSTED, _AREA_WORDS = range(4)
 _AREAS: Final = 2
 _HEAD_BYTES: Final = (_FIRST + _AREAS * _AREA_WORDS) * _WORD_BYTES
 
-LAYOUT: Final = f"{_AREA_WORDS} {_HEAD_BYTES} {AREA_BYTES}"
+LAYOUT: Final = f"number length checksum posted {_AREA_WORDS} {_HEAD_BYTES} {AREA_BYTES}"
 """Tells one layout from another: programs with the same one can share a board."""
 
 

@@ -116,7 +116,6 @@ class Group:
         own = {} if self.shared else {slot: sock.fileno() for slot, sock in self._sockets.items()}
         common = self._common.fileno() if self._common else None
         return Listening(
-            address=str(self.address),
             activated=self.activated,
             slots=[*self._sockets],
             sockets=own,

@@ -45,7 +45,8 @@ _REACHES: Final = {adapter: _BUS + number * _REACH_WORDS for number, adapter in 
 _DOWN: Final = 1
 _UP: Final = 2
 
-LAYOUT: Final = f"{MAX_SLOTS} {SEATS_PER_SLOT} {_BUS} {len(ADAPTERS)} {_REACH_WORDS} {COUNTER_LAYOUT}"
+_FIELDS: Final = "folds, counters; worker standing beat lag connections full send; up links queued lag keys; counters"
+LAYOUT: Final = f"{MAX_SLOTS} {SEATS_PER_SLOT} {len(ADAPTERS)} {_REACH_WORDS} {COUNTER_LAYOUT} {_FIELDS}"
 """Tells one layout from another: programs with the same one can share a table."""
 
 LOST: Final = "1006"

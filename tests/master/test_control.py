@@ -939,6 +939,30 @@ def test_another_program_answers(desk: Desk, handed: Callable[[], Desk]) -> None
     assert not desk.path.exists()
 
 
+def test_nobody_gets_the_token_of_one_who_has_left(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """Else the result that the other one had asked for would be this one's."""
+    gone, token = desk.command()
+    gone.sock.close()
+    desk.until(lambda: not desk.clients())
+    after = handed()
+    new, new_token = after.command()
+    after.control.answer(token, {"result": "not yours"})
+    assert new_token > token
+    after.control.answer(new_token, {"result": "yours"})
+    assert [(True, {"result": "yours"})] == replies(new.rest())
+
+
+def test_a_character_that_is_half_sent_goes_on(desk: Desk, handed: Callable[[], Desk]) -> None:
+    """Answers are UTF-8, and the kernel takes bytes."""
+    slow, token = desk.command()
+    words = "д" * 200_000
+    desk.control.progress(token, {"text": words})
+    desk.control.progress(token, {"text": "x" + words})
+    after = handed()
+    after.control.answer(token, {"result": "ok"})
+    assert [(False, {"text": words}), (False, {"text": "x" + words}), (True, {"result": "ok"})] == replies(slow.rest())
+
+
 def test_who_waits_has_any_time(desk: Desk, handed: Callable[[], Desk]) -> None:
     """And who has said nothing yet has as much as a newcomer."""
     waiting, _ = desk.command()

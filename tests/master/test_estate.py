@@ -113,8 +113,8 @@ ESTATES = fitting(Estate).map(lambda estate: replace(estate, format=FORMAT, chan
 
 def made(**changes: Any) -> Estate:
     """Return an estate whose descriptors are those from 100 to 116, in no order."""
-    listening = Listening("127.0.0.1:80", False, [1, 2], {1: 101, 2: 102}, None, [1, 2], [], True, None)
-    shared = Listening("unix:/x", False, [1, 2], {}, 103, [1, 2], [], True, (1, 2))
+    listening = Listening(False, [1, 2], {1: 101, 2: 102}, None, [1, 2], [], True, None)
+    shared = Listening(False, [1, 2], {}, 103, [1, 2], [], True, (1, 2))
     living = [Living(7, 1, 4242, 104, 105, 106, 0, "-", ""), Living(8, 2, 4243, 107, 108, 109, 0, "-", "")]
     estate = Estate(
         version="0.1.0",
@@ -126,11 +126,14 @@ def made(**changes: Any) -> Estate:
         ports=[listening, shared],
         unweighed=False,
         lock=110,
-        commanding=Commanding(111, (1, 3), [Caller(112, 5, True, False, "", "")]),
+        commanding=Commanding(111, (1, 3), 6, [Caller(112, 5, True, False, "", "")]),
         reply=5,
         meeting=Meeting("node", "00", 113, {1: 114}),
         living=living,
         began_at=9.5,
+        folder="/run/wsworker",
+        terminal=0,
+        log_dropped=3,
         showing=Showing(replace(shared, common=115), 116, {1: 20}, {7: 20}, 17.0),
     )
     return replace(estate, **changes)

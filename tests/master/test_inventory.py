@@ -33,6 +33,7 @@ from wsworker.master.events import Event
 from wsworker.master.inventory import SHARED, Inventory
 from wsworker.master.ports import Ports
 from wsworker.master.process import identity
+from wsworker.master.signals import SignalCatcher
 from wsworker.master.systemd import Notifier
 from wsworker.master.view import Service as Shown
 from wsworker.master.view import View
@@ -94,6 +95,8 @@ class House:
             admin=self.admin,
             control=self.control,
             crew=self.crew,
+            catcher=SignalCatcher(self.selector),
+            folder=folder,
         )
 
     def open(self) -> None:
@@ -174,12 +177,13 @@ def test_all_that_outlives_the_program_is_left(house: House, folder: Path) -> No
         caller.connect(str(folder / "sock"))
         house.until(lambda: len(house.selector.get_map()) == 4)
         estate = house.inventory.bequeath(7, lock.fileno())
-        assert (7, lock.fileno(), CALL, "0.1.0", SHARED) == (
+        assert (7, lock.fileno(), CALL, "0.1.0", SHARED, str(folder)) == (
             estate.reply,
             estate.lock,
             estate.call,
             estate.version,
             estate.layout,
+            estate.folder,
         )
         service = house.inventory.service
         assert (facts_of(service), service.config) == (estate.facts, config_of(estate.settings))

@@ -690,6 +690,17 @@ def test_what_cannot_be_executed_any_more_takes_nothing_over(start: Start, folde
     assert [0, ""] == daemon.end()
 
 
+def test_what_systemd_has_not_read_is_not_lost(start: Start, folder: Path) -> None:
+    """What waits for room waits in this program: refused, until there is room."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(folder / "notify"))
+        script = saying(folder, 'print(\'{"version": "2.0.0"}\')')
+        daemon = running(start, config="workers: 14", before=script, environ={"NOTIFY_SOCKET": str(folder / "notify")})
+        (body,) = daemon.ask(Command("upgrade"))
+        assert body["error"]["message"].endswith("systemd reads no messages now; try again")
+        assert 14 == len(daemon.pids())
+
+
 def test_another_program_goes_on(start: Start, folder: Path) -> None:
     """The real one, in the same process: who has asked is answered by it, workers of its own follow, a stop is 0."""
     (folder / "hello.py").write_text("def on_message(connection, data):\n    connection.send(data)\n")

@@ -365,7 +365,7 @@ def test_other_ports_go_on(make: Make, systemd: Systemd, tmp_path: Path, caplog:
     assert same[0] == same[1]
     assert kept == systemd.store()
     assert (listenings[0].slots, unweighed) == ([1, 2], False)
-    assert (listenings[0].address, after.bequeath()[1]) == (str(addresses[0]), False)
+    assert after.bequeath()[1] is False
     other = make(*addresses)
     other.inherit([left(each) for each in listenings], True)
     assert other.bequeath()[1] is True

@@ -150,6 +150,7 @@ def test_the_environment_says_where_the_files_are(environ: dict[str, str], folde
 def test_a_configured_socket_leaves_the_other_files_where_they_are() -> None:
     """`control_socket` moves the socket alone."""
     assert at(Path("/run/x"), Path("/srv/control")) == paths("chat", "/srv/control", {"RUNTIME_DIRECTORY": "/run/x"}, 0)
+    assert at(Path("/run/y")) == paths("chat", "auto", {"RUNTIME_DIRECTORY": "/run/x"}, 0, Path("/run/y"))
 
 
 def test_a_client_also_looks_where_systemd_would_put_the_files() -> None:

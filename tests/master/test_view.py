@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.master.forks import Child, in_child
-from wsworker import brokers
+from wsworker import brokers, log
 from wsworker.config import Config
 from wsworker.counters import Adapter, Counters
 from wsworker.judging import validate
@@ -94,6 +94,11 @@ def shown(
     )
     made: dict[str, Any] = json.loads(json.dumps(body))
     return made
+
+
+def test_lost_lines_of_a_former_program_count() -> None:
+    """A counter never goes back, whatever runs in the process."""
+    assert 5 == View(SERVICE, Table(2), 5).log_dropped() - log.dropped()
 
 
 def test_the_service_and_the_supervisor_s_view() -> None:

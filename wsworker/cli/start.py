@@ -210,12 +210,15 @@ class Prepared:
         """Be the master of a service that runs, as a former program of this process was; return the exit code."""
         from wsworker import log
 
+        self.settings.color = estate.call.color
         log.prefer_color(self.settings.colored())
         descriptor = log.set_up(self.loaded.config.log)
         if self.daemon:
             log.redirect_output(descriptor)
         ended = self._master(lambda degraded: None, lambda: None, estate).run()
-        if ended.error:
+        if ended.error and self.daemon:
+            logger.error("%s", ended.error)
+        elif ended.error:
             self.settings.failure(_failure_of(ended.code, ended.error))
         return ended.code
 
@@ -286,7 +289,9 @@ class Prepared:
         from wsworker.worker.main import run
 
         preload(self.loaded.config)
-        warn(self.loaded)
+        if estate is None:
+            # else the reload that follows does, with what is on disk
+            warn(self.loaded)
 
         def load_again() -> Loaded:
             loaded = load(self.path, self.environ, self.flags)
@@ -294,7 +299,7 @@ class Prepared:
             return loaded
 
         path, shown = str(self.loaded.path), self.loaded.shown
-        call = Call(path, shown, dict(self.flags), self.daemon, self.follow)
+        call = Call(path, shown, dict(self.flags), self.daemon, self.follow, self.settings.color)
         return Master(
             self.loaded,
             load_again,

@@ -132,16 +132,16 @@ class Control:
                 client.commanded,
                 client.answered,
                 client.lines.rest.decode("latin-1"),
-                client.output.decode(),
+                client.output.decode("latin-1"),
             )
             for client in self._clients.values()
             if not client.later
         ]
-        return Commanding(self._listener.fileno(), self._bound, callers)
+        return Commanding(self._listener.fileno(), self._bound, self._next_token, callers)
 
     def inherit(self, left: Commanding) -> None:
         """Take over what a former program of this process has left, instead of open."""
-        self._listener, self._bound = socket.socket(fileno=left.listener), left.bound
+        self._listener, self._bound, self._next_token = socket.socket(fileno=left.listener), left.bound, left.next_token
         self._listener.set_inheritable(False)
         self._take_reserve()
         self._listen()
@@ -150,11 +150,10 @@ class Control:
             connection.set_inheritable(False)
             client = Client(connection, caller.token, self._now() + REQUEST_SECONDS)
             client.commanded, client.answered = caller.commanded, caller.answered
-            client.output = caller.output.encode()
+            client.output = caller.output.encode("latin-1")
             client.lines.feed(caller.rest.encode("latin-1"))
             if client.waits:
                 client.give_up_at = None
-            self._next_token = max(self._next_token, caller.token + 1)
             self._clients[client.token] = client
             self._watch(client)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +32,7 @@ from wsworker.wire import CHANNEL
 from wsworker.writing import written
 
 FORMAT: Final = 1
+"""To be raised whenever a field is added, taken or means something else: a field that is not known is passed over."""
 
 Fd = Annotated[int, "descriptor"]
 """A descriptor that the next program goes on with; every field of this type is kept open for it."""
@@ -81,7 +83,6 @@ class Listening:
     slots: in their order; sockets: by slot; common: the one that they share; file: device and inode of a unix socket's.
     """
 
-    address: str
     activated: bool
     slots: list[int]
     sockets: dict[int, Fd]
@@ -131,10 +132,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Commanding:
-    """The control socket and its callers; see control.Control. bound: device and inode of its file."""
+    """The control socket and its callers; see control.Control. bound: device and inode of its file.
+
+    next_token: of the next caller; one of those who have left must not be meant by it.
+    """
 
     listener: Fd
     bound: tuple[int, int]
+    next_token: Token
     callers: list[Caller]
 
 
@@ -154,7 +159,7 @@ class Call:
     """How the service was started.
 
     path, shown: of the config file, absolute and as it was given. flags: as configfile.load takes them. detached: it
-    runs in the background. follow: it reloads when its files change.
+    runs in the background. follow: it reloads when its files change. color: as `--color` says.
     """
 
     path: str
@@ -162,6 +167,7 @@ class Call:
     flags: dict[str, tuple[str, str]] = field(default_factory=dict)
     detached: bool = False
     follow: bool = False
+    color: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,8 @@ class Estate:
     """All of it.
 
     version: of the program that has left it. reply: of who waits for the outcome. began_at: seconds on CLOCK_MONOTONIC.
+    folder: the run directory. terminal: the descriptor that is our controlling terminal. log_dropped: lines of the log
+    that the master has lost.
     mask: signals that are to be blocked once it has been taken over; signals: those that were caught and not acted on.
     """
 
@@ -186,6 +194,9 @@ class Estate:
     meeting: Meeting
     living: list[Living]
     began_at: float
+    folder: str
+    terminal: int | None
+    log_dropped: int
     mask: list[int] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
     showing: Showing | None = None
@@ -193,13 +204,16 @@ class Estate:
     format: int = FORMAT
 
 
-_ADAPTER: Final[Callable[[], TypeAdapter[Estate]]] = lambda: TypeAdapter(Estate)  # noqa: E731 - made when it is needed
+@cache
+def _adapter() -> TypeAdapter[Estate]:
+    # not at the import, which every start would pay for
+    return TypeAdapter(Estate)
 
 
 def encode(estate: Estate) -> bytes:
     """Return the estate as JSON."""
     # not by dump_json, which refuses what Python makes of a path or of words of the app that are no UTF-8
-    return json.dumps(_ADAPTER().dump_python(estate, mode="json")).encode()
+    return json.dumps(_adapter().dump_python(estate, mode="json")).encode()
 
 
 def decode(data: bytes, layout: str) -> Estate:
@@ -217,7 +231,7 @@ def decode(data: bytes, layout: str) -> Estate:
     if (heads.get("format"), heads.get("channel"), heads.get("layout")) != (FORMAT, CHANNEL, layout):
         raise Unfit(f"it speaks otherwise with its workers than {before}, which runs; restart the service instead")
     try:
-        return _ADAPTER().validate_python(heads)
+        return _adapter().validate_python(heads)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise Unfit(f"it does not understand what {before}, which runs, knows ({where}); restart instead") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from wsworker import board, stats
@@ -17,6 +18,7 @@ from wsworker.master.estate import Call, Estate, facts_of, settings_of
 from wsworker.master.events import Token
 from wsworker.master.ports import Ports
 from wsworker.master.service import Service
+from wsworker.master.signals import SignalCatcher
 from wsworker.master.view import View
 from wsworker.stats import Table
 
@@ -38,6 +40,8 @@ class Inventory:
     admin: Admin
     control: Control
     crew: Crew
+    catcher: SignalCatcher
+    folder: Path
 
     def bequeath(self, reply: Token | None, lock: int) -> Estate:
         """Return all that another program in this process needs.
@@ -60,6 +64,9 @@ class Inventory:
             meeting=self.berths.bequeath(),
             living=self.crew.bequeath(),
             began_at=self.view.service.began_at,
+            folder=str(self.folder),
+            terminal=self.catcher.terminal,
+            log_dropped=self.view.log_dropped(),
             showing=self.admin.bequeath(),
         )
 
@@ -71,4 +78,5 @@ class Inventory:
         self.admin.inherit(left.showing)
         self.crew.inherit(left.living)
         self.control.inherit(left.commanding)
+        self.catcher.terminal = left.terminal
         signal.pthread_sigmask(signal.SIG_SETMASK, left.mask)

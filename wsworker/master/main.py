@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
@@ -94,7 +95,8 @@ class Master:
         self._settled: Callable[[str], None] | None = settled
         config = with_number_of_workers(loaded.config)
         self._config = config
-        self._paths = paths(config.name, config.control_socket, os.environ, os.geteuid())
+        folder = Path(estate.folder) if estate else None
+        self._paths = paths(config.name, config.control_socket, os.environ, os.geteuid(), folder)
         self._selector = selectors.DefaultSelector()
         draw = random.Random().random  # noqa: S311 - it spreads restarts in time
         before = service_of(estate.facts, config, draw, RestartPolicy()) if estate else None
@@ -127,7 +129,7 @@ class Master:
             bus=view.broker(config),
             began_at=estate.began_at if estate else self._now,
         )
-        self._view = view.View(service, self._table)
+        self._view = view.View(service, self._table, estate.log_dropped if estate else 0)
         node = estate.meeting.node if estate else f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(4)}"
         self._berths = Berths(self._paths.bus, node, self._identity, self._group, self._table.members)
         self._crew = Crew(
@@ -161,6 +163,8 @@ class Master:
             admin=self._admin,
             control=self._control,
             crew=self._crew,
+            catcher=self._catcher,
+            folder=self._paths.folder,
         )
 
     def run(self) -> Exit:
@@ -249,7 +253,7 @@ class Master:
         deadline = self._supervisor.next_deadline()
         if deadline is not None and deadline <= self._now:
             self._feed(events.DeadlinePassed())
-        self._admin.post(self._now, self._look, self._view.samples, log.dropped())
+        self._admin.post(self._now, self._look, self._view.samples, self._view.log_dropped())
 
     def _read_if_due(self) -> None:
         self._now = time.monotonic()
@@ -396,8 +400,8 @@ class Master:
         try:
             estate = self._inventory.bequeath(action.reply, self._presence.lock)
             return self._rehearsal.start(action.reply, estate, os.environ | self._environ)
-        except OSError as error:
-            return events.UpgradeRehearsed(action.reply, error=error.strerror or str(error))
+        except (OSError, ValueError) as error:
+            return events.UpgradeRehearsed(action.reply, error=_clause(error))
 
     def _succeed(self, action: events.Succeed) -> None:
         self._heir = (action.reply,)
@@ -406,14 +410,16 @@ class Master:
         """Execute the program on disk; it returns only if that fails."""
         self._heir = ()
         self._notifier.flush()
+        if self._notifier.waits:
+            return events.UpgradeRehearsed(reply, error="systemd reads no messages now; try again")
         log.flush()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         caught = [*self._catcher.caught()]
         try:
             estate = self._inventory.bequeath(reply, self._presence.lock)
             execute(replace(estate, mask=sorted(mask), signals=caught), os.environ | self._environ)
-        except OSError as error:
-            return events.UpgradeRehearsed(reply, error=error.strerror or str(error))
+        except (OSError, ValueError) as error:
+            return events.UpgradeRehearsed(reply, error=_clause(error))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for number in caught:
@@ -491,7 +497,7 @@ class Master:
             time.time(),
             queues=self._ports.queue,
             steering=self._ports.steering,
-            log_dropped=log.dropped(),
+            log_dropped=self._view.log_dropped(),
         )
         return document, status
 
@@ -521,6 +527,11 @@ class Master:
 
     def _end(self, action: Exit) -> None:
         self._exit = action
+
+
+def _clause(error: OSError | ValueError) -> str:
+    """Return why the estate cannot be left. A ValueError: it cannot be written, which is a bug and costs nobody."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 PERFORM: Final[Mapping[type, Callable[[Master, Any], Event | None]]] = {

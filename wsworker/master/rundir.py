@@ -62,9 +62,9 @@ class Paths:
         return self.lock.with_suffix(".bus")
 
 
-def paths(name: str, control_socket: str, environ: Mapping[str, str], uid: int) -> Paths:
-    """Return the files of a service. control_socket: "auto" or an absolute path; nothing is looked up on disk."""
-    folder = _folder(environ, uid)
+def paths(name: str, control_socket: str, environ: Mapping[str, str], uid: int, folder: Path | None = None) -> Paths:
+    """Return the files of a service. control_socket: "auto" or an absolute path; folder: if it is known already."""
+    folder = folder or _folder(environ, uid)
     socket = folder / f"{name}.sock" if control_socket == "auto" else Path(control_socket)
     return Paths(folder, folder / f"{name}.lock", socket, folder / f"{name}.pid")
 

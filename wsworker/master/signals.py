@@ -43,12 +43,15 @@ MOST_OF_A_KIND: Final = 16
 
 
 class SignalCatcher:
-    """The signals of one process. selector: what its loop waits in; the data of each key there is called when ready."""
+    """The signals of one process. selector: what its loop waits in; the data of each key there is called when ready.
+
+    terminal: the descriptor that was our controlling terminal at the start, None if there was none.
+    """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._caught: deque[int] = deque()
-        self._terminal = next((fd for fd in (0, 1, 2) if _controls_us(fd)), None)
+        self.terminal = next((fd for fd in (0, 1, 2) if _controls_us(fd)), None)
 
     def catch(self, numbers: Collection[int]) -> None:
         """Catch these from now on; the main thread, once, and before the first fork.
@@ -75,10 +78,10 @@ class SignalCatcher:
 
     def terminal_hung_up(self) -> bool:
         """Whether the terminal of a foreground start is gone: the kernel sends HUP then too. tcgetpgrp(3), EIO."""
-        if self._terminal is None:
+        if self.terminal is None:
             return False
         try:
-            os.tcgetpgrp(self._terminal)
+            os.tcgetpgrp(self.terminal)
         except OSError as error:
             return error.errno == errno.EIO
         return False

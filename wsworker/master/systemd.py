@@ -125,6 +125,11 @@ class Notifier:
         if self.watchdog_seconds is not None:
             self._send("WATCHDOG=1", lasting=False)
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything has found no room yet."""
+        return bool(self._waiting)
+
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
         while self._waiting and self._sent(self._waiting[0]):

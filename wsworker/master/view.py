@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from wsworker import log
 from wsworker.config import Config
 from wsworker.counters import Adapter, Counters
 from wsworker.stats import Reach, Table
@@ -100,10 +101,12 @@ class Rates:
 class View:
     """What the master itself sees of a service, and the document that joins it with what the supervisor knows.
 
-    You must call measure about once a second. samples: of the living workers, by id, the newest of each.
+    log_dropped: lines of the log that a former program of this process has lost. You must call measure about once a
+    second. samples: of the living workers, by id, the newest of each.
     """
 
-    def __init__(self, service: Service, table: Table) -> None:
+    def __init__(self, service: Service, table: Table, log_dropped: int = 0) -> None:
+        self._log_dropped = log_dropped
         self.service = service
         self.samples: dict[int, Sample] = {}
         self.rates = Rates()
@@ -116,6 +119,10 @@ class View:
         if now >= self._sample_at:
             self._sample_at = now + SAMPLE_SECONDS
             sample(self.samples, pids, now)
+
+    def log_dropped(self) -> int:
+        """Return how many lines of the log the master has lost."""
+        return self._log_dropped + log.dropped()
 
     def rss(self, worker: int) -> int:
         """Return the resident bytes of a worker as last measured, 0 of one that was not measured yet."""
