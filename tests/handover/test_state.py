@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ sessions = st.builds(
 @st.composite
 def drawn(draw: st.DrawFn) -> ConnectionState:
     """Return any state."""
-    frames = draw(st.lists(st.binary(max_size=20), max_size=4))
+    frames = draw(st.lists(st.binary(min_size=2, max_size=20), max_size=4))
     return ConnectionState(
         id=draw(texts),
         head=draw(st.binary(max_size=40)),
@@ -238,6 +239,8 @@ def test_a_newer_one_may_say_more() -> None:
         ({"opened_age": math.inf}, "a time that is no number"),
         ({"frozen_at": math.nan}, "a time that is no number"),
         ({"records": 16 + 15}, "records that nobody knows"),
+        ({"flags": 4}, "flags that nobody knows"),
+        ({"flags": 128 + 1}, "flags that nobody knows"),
         ({"behind": 1}, "sections that are not as long as the lengths say"),
         ({"behind": 2**32 - 1}, "a state that ends too early"),
         ({"frames": 2**32 - 1}, "a state that ends too early"),
@@ -254,9 +257,12 @@ def test_numbers_that_are_wrong(numbers: dict[str, Any], why: str) -> None:
     ("change", "why"),
     [
         ({"quota": QUOTA._replace(messages=math.nan)}, "messages is no number"),
-        ({"quota": QUOTA._replace(bytes=-math.inf)}, "bytes is no number"),
+        ({"quota": QUOTA._replace(bytes=-math.inf)}, "an infinite number in a QuotaState"),
+        ({"quota": QUOTA._replace(emptied=math.inf)}, "an infinite number in a QuotaState"),
         ({"quota": QUOTA._replace(rate_bytes=NO_INT)}, "rate_bytes is no number"),
         ({"control_bucket": BucketState(1.0, math.nan)}, "age is no number"),
+        ({"frames": (b"frame", b"")}, "a frame of less than 2 bytes"),
+        ({"frames": (b"x", b"frame"), "control": 0}, "a frame of less than 2 bytes"),
         ({"session": SessionState(windows=Windows(15, 8))}, "windows that nobody can have agreed on"),
         ({"session": SessionState(windows=Windows(16, 9))}, "windows that nobody can have agreed on"),
         ({"user": "a\nb"}, "a user has no control characters: 'a\\nb'"),
@@ -269,6 +275,35 @@ def test_fields_that_are_wrong(change: dict[str, Any], why: str) -> None:
     with pytest.raises(WireError) as caught:
         decode(encode(PLAIN._replace(**change)))
     assert why == caught.value.reason
+
+
+def test_the_least_of_ints_is_none_among_ints_alone() -> None:
+    """As a float it is a number."""
+    state = PLAIN._replace(quota=QUOTA._replace(messages=float(NO_INT), emptied=float(NO_INT)))
+    assert state == decode(encode(state))
+
+
+def test_a_message_is_text_or_binary() -> None:
+    """By a byte that is 0 or 1."""
+    kinds, data = b"\1\0w1-1", encode(PLAIN)
+    assert 1 == data.count(kinds)
+    with pytest.raises(WireError) as caught:
+        decode(data.replace(kinds, b"\1\2w1-1"))
+    assert "a message that is neither text nor binary" == caught.value.reason
+
+
+def test_what_cannot_be_said() -> None:
+    """A text that is not UTF-8, and a number without a place; an empty name is none."""
+    texts: list[dict[str, Any]] = [{name: "\ud800"} for name in ("id", "subprotocol", "user")]
+    for change in (*texts, {"remote": ("\ud800", 1)}):
+        with pytest.raises(UnicodeEncodeError):
+            encode(PLAIN._replace(**change))
+    large: list[dict[str, Any]] = [{"remote": ("h", 65536)}, {"bytes_in": 2**63}, {"control": -1}]
+    for change in large:
+        with pytest.raises(struct.error):
+            encode(PLAIN._replace(**change))
+    other = decode(encode(PLAIN._replace(user="", subprotocol="")))
+    assert (None, None) == (other.user, other.subprotocol)
 
 
 @pytest.mark.parametrize("place", [b"ada", "é".encode()])

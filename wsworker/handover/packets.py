@@ -22,8 +22,9 @@ A connection is the giver's until its GO is sent, and the taker's from then on. 
 and one who decides: a giver that ends the pair has back what it has not said GO for, and the taker forgets that.
 
 A giver may be older than its taker, or newer after a way back. So HELLO says the version of the format, its form is for
-ever, and nothing else is sent before that of the other side has come. Both are workers of one service: what is wrong is
-a bug, and ends the pair. Nothing is kept that was not announced within bounds.
+ever, as is the head of the bundle in which it comes (u32 length | u8 1 if with a descriptor, see worker/pair.py), and
+nothing else is sent before that of the other side has come. Both are workers of one service: what is wrong is a bug,
+and ends the pair. Nothing is kept that was not announced within bounds.
 """
 
 from __future__ import annotations
@@ -234,11 +235,6 @@ class Reader:
         self._number = 0
         self._total = 0
         self._parts: list[bytes] = []
-
-    @property
-    def within(self) -> bool:
-        """Whether a message has begun and not ended: of the giver's a State may be, and then it has no descriptor."""
-        return len(self._parts) > 0
 
     def feed(self, packet: bytes) -> Message | None:
         """Return the message that this packet completes, or None.

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
-from math import inf, isfinite, nan
+from math import inf, isfinite, isnan, nan
 from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
 from wsworker.bus.topics import check_name
@@ -108,6 +108,7 @@ class _Numbers(NamedTuple):
 _START: Final = struct.Struct("!H")
 _NUMBERS: Final = struct.Struct("!BBHIIIdd9q")
 _LENGTHS: Final = struct.Struct("!8I")
+_LEAST_FRAME_BYTES: Final = 2  # RFC 6455 section 5.2
 _PAUSED: Final = 1
 _FULL: Final = 2
 _CODES: Final = {int: "q", float: "d"}
@@ -134,10 +135,11 @@ class _Form:
 
     def unpack(self, data: bytes, begin: int) -> Any:
         """Return the record that stands in data from begin on. Raises WireError."""
-        # neither what stands for None nor an infinity
-        found = [
-            value if -inf < value < inf and value != NO_INT else None for value in self._struct.unpack_from(data, begin)
-        ]
+        values = self._struct.unpack_from(data, begin)
+        if inf in values or -inf in values:
+            raise WireError(f"an infinite number in a {self._kind.__name__}")
+        # the float that equals NO_INT is a number as any other
+        found = [None if isnan(value) or (value == NO_INT and type(value) is int) else value for value in values]
         record = self._kind._make(found)
         for name in self._needed:
             if getattr(record, name) is None:
@@ -150,7 +152,12 @@ _FORMS: Final = [_Form(kind) for kind in (PulseState, QuotaState, BucketState, W
 
 
 def encode(state: ConnectionState) -> bytes:
-    """Return the state as bytes. Raises nothing if data and hook are what they must be, and what has 64 bits fits."""
+    """Return the state as bytes.
+
+    '' as user or subprotocol comes back as None. Raises UnicodeEncodeError for a lone surrogate in id, host,
+    subprotocol or user, struct.error for a number that does not fit its place, and what the JSON encoder does for data
+    or hook that jsonable.check has not passed: TypeError, ValueError, RecursionError.
+    """
     session = state.session
     bits, records = _packed((state.watch.pulse, state.quota, state.control_bucket, session.windows))
     sections = [
@@ -191,6 +198,8 @@ def decode(data: bytes) -> ConnectionState:
         raise WireError("a text that is not UTF-8") from None
     if not (isfinite(numbers.opened_age) and isfinite(numbers.frozen_at)):
         raise WireError("a time that is no number")
+    if numbers.flags & ~(_PAUSED | _FULL):
+        raise WireError("flags that nobody knows")
     if numbers.control > numbers.frames:
         raise WireError("more control frames than frames")
     if windows is not None and not windows.right:
@@ -263,12 +272,17 @@ def _sections(data: bytes, begin: int, numbers: _Numbers) -> tuple[bytes, list[b
         begin += more.size
         texts = data[begin : begin + numbers.behind]
         begin += numbers.behind
+    if begin + sum(lengths) != len(data):
+        raise WireError("sections that are not as long as the lengths say")
+    if texts and max(texts) > 1:
+        raise WireError("a message that is neither text nor binary")
+    # lengths alone, with nothing behind them, would else be millions of frames to go through
+    if numbers.frames and min(lengths[-numbers.frames :]) < _LEAST_FRAME_BYTES:
+        raise WireError(f"a frame of less than {_LEAST_FRAME_BYTES} bytes")
     sections = []
     for length in lengths:
         sections.append(data[begin : begin + length])
         begin += length
-    if begin != len(data):
-        raise WireError("sections that are not as long as the lengths say")
     return texts, sections
 
 
