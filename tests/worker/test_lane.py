@@ -21,6 +21,7 @@ from wsworker.handover.packets import Ack, Bye, Done, Go, Hello, Keys, Marks, Re
 from wsworker.handover.wishes import Wish
 from wsworker.worker import freezing
 from wsworker.worker.connection import Connection
+from wsworker.worker.freezing import Frozen
 from wsworker.worker.lane import WINDOW, WINDOW_AGAIN, Lane
 from wsworker.worker.limbo import Limbo
 
@@ -325,6 +326,58 @@ def test_one_without_a_state_stands_alone(run: Run) -> None:
                 await until(lambda: lane.moved)
 
     run(main())
+
+
+@pytest.mark.parametrize("word", [Ack((0,)), Refused(0, "full")])
+def test_a_taker_that_answers_before_it_was_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, word: Ack | Refused
+) -> None:
+    """It cannot have what it has not been sent: the pair ends, and the connection goes on here."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (old, _):
+            peer = await old.service.open()
+            gate, settled = asyncio.Event(), Frozen.settled
+
+            async def later(self: Frozen) -> states.ConnectionState:
+                await gate.wait()
+                return await settled(self)
+
+            monkeypatch.setattr(Frozen, "settled", later)
+            async with lane_to_stranger(old) as (lane, stranger, back):
+                connection = old.connection
+                give(lane, connection)
+                await stranger.say(word)
+                assert await lane.until(lambda: not lane.open, DEADLINE_SECONDS)
+                gate.set()
+                await until(lambda: back)
+                assert [(connection, None)] == back
+                await lives(peer)
+
+    run(main())
+    assert "connection 0 is not on its way" in caplog.text
+
+
+def test_a_bug_in_the_writer(run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told, and what is on its way comes back at once."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (old, _):
+            peer = await old.service.open()
+
+            def wrong(state: object) -> bytes:
+                raise AssertionError("of all things")
+
+            monkeypatch.setattr(states, "encode", wrong)
+            async with lane_to_stranger(old) as (lane, _, back):
+                give(lane, old.connection)
+                await until(lambda: back)
+                assert not lane.open
+                await lives(peer)
+
+    run(main())
+    assert "a bug in wsworker: a hand-over" in caplog.text
+    assert "of all things" in caplog.text
 
 
 def test_more_than_any_message_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

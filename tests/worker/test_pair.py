@@ -103,6 +103,24 @@ def test_what_was_received_and_not_wanted_is_closed(run: Run) -> None:
     run(main())
 
 
+def test_a_copy_lets_go_of_what_was_received(run: Run) -> None:
+    """Also of what nobody has asked for yet, or it would hold a client's socket open."""
+
+    async def main() -> None:
+        one, other = pairs()
+        with socket.socket() as sock:
+            before = descriptors()
+            await one.send_all([(b"a", None), (b"b", sock.fileno())])
+            assert b"a" == (await other.receive()).packet
+            assert len(before) + 1 == len(descriptors())
+            other.let_go()
+            assert len(before) - 1 == len(descriptors())
+        other._socket.detach()
+        one.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("bundle", [b"x", b"\0\0\0\1\0", b"\0\0\0\1\1", b"\0\0\0\1\0ab", bytes(5 + PACKET_BYTES + 1)])
 def test_what_is_no_bundle(run: Run, bundle: bytes) -> None:
     """It is refused, and the descriptors that came with it are closed."""

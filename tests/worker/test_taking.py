@@ -15,7 +15,18 @@ import pytest
 
 from tests.worker.clock import turns
 from tests.worker.conftest import Run
-from tests.worker.moving import Place, Stranger, make_pair, move, no_descriptors, nothing_left, scene, texts, two
+from tests.worker.moving import (
+    Place,
+    Stranger,
+    descriptors,
+    make_pair,
+    move,
+    no_descriptors,
+    nothing_left,
+    scene,
+    texts,
+    two,
+)
 from tests.worker.service import DEADLINE_SECONDS, Journal, Peer, make_app, text, until
 from wsworker.bus import ledger
 from wsworker.bus.topics import Envelope, Key, Origin
@@ -27,6 +38,7 @@ from wsworker.worker import freezing
 from wsworker.worker import taking as module
 from wsworker.worker.connection import Connection
 from wsworker.worker.freezing import Frozen
+from wsworker.worker.pair import PairClosed
 from wsworker.worker.taking import Taking
 
 NEWS = Key("topic", "news")
@@ -396,6 +408,71 @@ def test_a_log_that_is_too_small_tells_a_gap(run: Run, monkeypatch: pytest.Monke
                 await stranger.hear_until(Bye)
             await until(lambda: gaps)
             assert [frozenset(["news"])] == gaps
+
+    run(main())
+
+
+def test_a_giver_that_breaks_the_rules_hears_so_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pair is closed before the bus settles, so that it lets go of nothing that is not taken."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (old, new):
+            peer = await old.service.open()
+            async with taken_from_stranger(new) as (stranger, task):
+                await ready(stranger, 1, NEWS)
+                frozen = await frozen_of(old, old.connection)
+                await stranger.say(state_of(0, frozen), descriptor=frozen.descriptor)
+                assert Ack((0,)) == await stranger.hear()
+                gate = asyncio.Event()
+
+                async def settle(seconds: float) -> bool:
+                    return await gate.wait()
+
+                monkeypatch.setattr(new.hub.post.exchange, "settle", settle)
+                await stranger.pair.send(b"x")
+                with pytest.raises(PairClosed):
+                    await stranger.hear()
+                assert not task.done()
+                gate.set()
+                assert 0 == await asyncio.wait_for(task, DEADLINE_SECONDS)
+            assert 0 == len(new)
+            assert nothing_left(new)
+            await freezing.give_back(frozen)
+            await lives(peer)
+
+    run(main())
+
+
+def test_cancelled_with_a_descriptor_in_hand(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed."""
+
+    async def main() -> None:
+        async with two(make_app(on_message=echo)) as (_, new):
+            ours, theirs = make_pair()
+            stranger = Stranger(new.hub, ours, "giver")
+            monkeypatch.setattr(module, "TURN_SECONDS", -1.0)
+            taking = Taking(new.hub, theirs)
+            task = asyncio.ensure_future(taking.run())
+            await stranger.greet()
+            await until(lambda: taking._pair._awaits)
+            waits = asyncio.Event()
+
+            async def acknowledge() -> None:
+                waits.set()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(taking, "_acknowledge", acknowledge)
+            with socket.socket() as sock:
+                before = descriptors()
+                await stranger.say(Marks([]))
+                await stranger.say(State(0, b"x"), descriptor=sock.fileno())
+                await asyncio.wait_for(waits.wait(), DEADLINE_SECONDS)
+                assert len(before) + 1 == len(descriptors())
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert len(before) - 1 == len(descriptors())
+            stranger.die()
 
     run(main())
 

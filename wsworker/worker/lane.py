@@ -76,6 +76,7 @@ class Lane:
         self._gaps = 0  # that this worker had been told of when the first round began
         self._round = self._ready_round = 0
         self._next_number = self._sent = 0
+        self._handed = 0  # the states of those below it are sent, or about to be: the other one may know of them
         self._flying: dict[int, Frozen] = {}
         self._acked: set[int] = set()
         self._due: list[int] = []  # of those, what GO is not said of yet
@@ -249,25 +250,32 @@ class Lane:
         self._to_write.set()
 
     async def _write(self) -> None:
-        with contextlib.suppress(PairClosed):
+        try:
             while True:
                 await self._to_write.wait()
                 self._to_write.clear()
                 await self._write_all()
-        # the reader hears of it as well
+        except PairClosed:
+            # the reader hears of it as well
+            pass
+        except Exception as error:
+            self._break_of_bug(error)
 
     async def _write_all(self) -> None:
         """Send what is to be sent, several packets together."""
         bundle: list[tuple[bytes, int | None]] = []
+        handed = self._handed
         while self._outbox:
             item = self._outbox.popleft()
             if isinstance(item, int):
                 bundle += await self._state_packets(item)
+                handed = item + 1
             else:
                 message = replace(item, count=self._sent) if isinstance(item, Done) else item
                 bundle += [(packet, None) for packet in packets.encode(message)]
             # empty: the state of one that stood alone could not be encoded
             if bundle and (isinstance(item, Go) or len(bundle) >= MOST_TOGETHER or not self._outbox):
+                self._handed = handed
                 await self._pair.send_all(bundle)
                 bundle = []
             if isinstance(item, Go):
@@ -305,8 +313,7 @@ class Lane:
         except WireError as error:
             self._break(f"a bug in wsworker: {error}")
         except Exception as error:
-            logger.error("a bug in wsworker: a hand-over", exc_info=error)
-            self._break("it is told above")
+            self._break_of_bug(error)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -357,8 +364,12 @@ class Lane:
         self._moves.set()
 
     def _must_fly(self, number: int) -> None:
-        if number not in self._flying or number in self._acked:
+        if number not in self._flying or number in self._acked or number >= self._handed:
             raise WireError(f"connection {number} is not on its way")
+
+    def _break_of_bug(self, error: Exception) -> None:
+        logger.error("a bug in wsworker: a hand-over", exc_info=error)
+        self._break("it is told above")
 
     def _break(self, why: str) -> None:
         """Give it up: what is on its way comes back."""

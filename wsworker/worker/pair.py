@@ -7,6 +7,9 @@ A system call for each packet would cost as much as making it. So what is sent a
 the other:
 
     u32 length of a packet | u8 1 if a descriptor belongs to it | the packet
+
+The head of the first bundle, in which each side greets, is for ever, as the HELLO in it is: versions are compared only
+when it has been read, see packets.py.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class Pair:
         await self.send_all([(packet, descriptor)])
 
     async def send_all(self, packets: Sequence[tuple[bytes, int | None]]) -> None:
-        """Send packets, each with its descriptor, as send does, and in few calls if they are small; nothing for none."""
+        """Send packets, each with its descriptor, as send does, in few calls if they are small; nothing for none."""
         async with self._sending:
             parts: list[bytes] = []
             descriptors: list[int] = []
@@ -131,10 +134,7 @@ class Pair:
 
     def close(self) -> None:
         """Close this end; who waits in send or receive gets PairClosed."""
-        for parcel in self._received:
-            if parcel.descriptor is not None:
-                os.close(parcel.descriptor)
-        self._received.clear()
+        self._drop_received()
         if self._socket.fileno() >= 0:
             for waiter in self._awaits:
                 if not waiter.done():
@@ -144,9 +144,17 @@ class Pair:
             self._socket.close()
 
     def let_go(self) -> None:
-        """Close the descriptor, and nothing else, in a process that user code has forked."""
+        """Close the descriptors, and nothing else, in a process that user code has forked."""
+        self._drop_received()
         with contextlib.suppress(OSError):
             os.close(self._socket.fileno())
+
+    def _drop_received(self) -> None:
+        """Close what came with packets that nobody has asked for."""
+        while self._received:
+            descriptor = self._received.popleft().descriptor
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _mind_reset(self) -> None:
         """Know that it has died with something unread; what it had sent before stands behind this error, once."""

@@ -68,15 +68,17 @@ class Taking:
 
     async def run(self) -> int:
         """Take what comes until the other side has no more, or has died; return how many have come."""
+        is_over = False
         try:
             await self._say(greeting())
             await self._serve()
+            is_over = True
         except PairClosed:
             pass
         except WireError as error:
             logger.warning("connections of another worker are not taken: %s", error)
         finally:
-            await self._end()
+            await self._end(is_over)
         return len(self._here)
 
     def let_go(self) -> None:
@@ -87,15 +89,16 @@ class Taking:
         until = monotonic() + TURN_SECONDS
         while True:
             parcel = self._pair.receive_now()
-            if parcel is None or monotonic() > until:
-                await self._acknowledge()
-                await asyncio.sleep(0)
-                until = monotonic() + TURN_SECONDS
-            if parcel is None:
-                parcel = await self._pair.receive()
-            packet, descriptor, _ = parcel
+            descriptor = None if parcel is None else parcel.descriptor
             try:
-                message = self._packets.feed(packet)
+                if parcel is None or monotonic() > until:
+                    await self._acknowledge()
+                    await asyncio.sleep(0)
+                    until = monotonic() + TURN_SECONDS
+                if parcel is None:
+                    parcel = await self._pair.receive()
+                    descriptor = parcel.descriptor
+                message = self._packets.feed(parcel.packet)
                 if isinstance(message, State):
                     sock, descriptor = _socket(descriptor), None
                     await self._take(message, sock)
@@ -235,8 +238,12 @@ class Taking:
 
     # The end
 
-    async def _end(self) -> None:
+    async def _end(self, is_over: bool) -> None:
+        """Forget what is not ours, and let go of what was kept for those that are. is_over: the giver has no more."""
         hub, exchange = self._hub, self._hub.post.exchange
+        if not is_over:
+            # before anything else: nobody is here any more for what the giver would still let go of
+            self._pair.close()
         hub.expected -= self._expected
         for connection, sock in self._offered.values():
             # the other worker has died, or goes on with it
@@ -256,8 +263,9 @@ class Taking:
             exchange.missed("mesh", gap.keys, gap.lost or None)
         if not self._has_settled:
             exchange.missed("mesh", None, None)
-        await self._say(Bye())
-        self._pair.close()
+        if is_over:
+            await self._say(Bye())
+            self._pair.close()
 
     async def _say(self, message: Message) -> None:
         """Tell the giver something. If it hears nothing any more, it may have said before that some are ours: read on.
