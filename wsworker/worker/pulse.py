@@ -53,7 +53,7 @@ class Pulse:
         self.round_trip: float | None = None
 
     def freeze(self, now: int) -> PulseState:
-        """Return what thaw needs to go on from here, whatever its tick."""
+        """Return what go_on needs to go on from here, whatever its tick."""
         return PulseState(
             left=self._ping_at - now,
             asked=None if self.asked_at is None else now - self.asked_at,
@@ -62,15 +62,11 @@ class Pulse:
             round_trip=self.round_trip,
         )
 
-    @classmethod
-    def thaw(cls, state: PulseState, interval: int, timeout: int, now: int, chance: float) -> Pulse:
-        """Return a pulse that goes on where another was frozen; a ping that would be later than the interval is not."""
-        pulse = cls(interval, timeout, now, chance)
-        pulse.go_on(state, now)
-        return pulse
-
     def go_on(self, state: PulseState, now: int) -> None:
-        """Go on where another pulse was frozen; only one that was made at this tick. As for thaw."""
+        """Go on where another pulse was frozen; only one that was made at this tick.
+
+        A ping that would be later than the interval allows is not: that of this one stays.
+        """
         if state.left <= _varied(self._interval, 1.0):
             self._ping_at = now + state.left
         self.asked_at = None if state.asked is None else now - state.asked
