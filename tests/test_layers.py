@@ -172,6 +172,7 @@ ORDER = [
     Place(3, " ", "master/view.py"),
     Place(3, " ", "master/admin.py"),
     Place(3, " ", "master/inventory.py"),
+    Place(3, " ", "master/invocation.py"),
     Place(3, " ", "master/succession.py"),
     Place(3, " ", "master/main.py"),
     Place(4, " ", "worker/copies.py"),

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 
 import click
@@ -218,6 +219,38 @@ def test_the_program(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main()
     assert 3 == caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("code", "known"),
+    [
+        ("main()", True),
+        ("run(sys.argv[1:])", True),
+        ("run(['status'])", False),
+        ("sys.argv = ['wsworker', 'status']; main()", False),
+    ],
+    ids=["the script", "its arguments", "others", "put in place"],
+)
+def test_the_words_of_the_start_are_known(place: Place, code: str, known: bool) -> None:
+    """A command knows by which words it was started, unless another program has said its arguments."""
+    given = "status" if known else ""
+    lines = f"""
+        import sys
+        from wsworker.cli.main import main, run
+        from wsworker.cli import ask
+        from wsworker.master import invocation
+        def locate(*_):
+            print(invocation.words() == [*sys.orig_argv[:2]])
+            raise SystemExit
+        ask.locate = locate
+        {code}
+    """
+    script = place.folder / "run.py"
+    script.write_text(textwrap.dedent(lines))
+    ended = subprocess.run(
+        [sys.executable, script, *given.split()], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (f"{known}\n", "") == (ended.stdout, ended.stderr)
 
 
 def test_as_a_module(program: Callable[..., Result]) -> None:

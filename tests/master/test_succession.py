@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -113,6 +114,14 @@ def test_it_says_its_version(stage: Stage, program: Program) -> None:
     assert UpgradeRehearsed(None, version="2.0.0") == stage.outcome()
 
 
+@pytest.mark.parametrize("behind", ["ResourceWarning: unclosed", "{}", "7", '{"version": ""}', "[1]", "{"])
+def test_what_an_interpreter_says_behind_it_is_passed_over(stage: Stage, program: Program, behind: str) -> None:
+    """As with PYTHONDEVMODE: the last line that is an outcome counts."""
+    program(f"print(json.dumps({{'error': 'first'}}))\n{VERSION}print({behind!r})\n")
+    stage.start()
+    assert UpgradeRehearsed(7, version="2.0.0") == stage.outcome()
+
+
 def test_it_says_why_it_cannot(stage: Stage, program: Program) -> None:
     """In words of its own."""
     program('print(json.dumps({"error": "it has no setting \'turbo\'"}))\nsys.exit(1)\n')
@@ -133,6 +142,7 @@ def test_it_says_why_it_cannot(stage: Stage, program: Program) -> None:
         ("print('{\"version\": null}')\n", '{"version": null}'),
         (r"sys.stdout.buffer.write(b'\xff\n')" + "\n", "\ufffd"),
         ("print('x' * 200_000 + '\\nthe end')\n", "the end"),
+        ("print('[' * 9000)\n", "[" * 9000),
         ("", "it said nothing"),
         ("os.kill(os.getpid(), 9)\n", "it said nothing"),
         ("broken syntax\n", 'SyntaxError: invalid syntax (File "{path}", line 4)'),
@@ -173,6 +183,22 @@ def test_it_is_given_the_estate_and_nothing_else(stage: Stage, program: Program,
     assert 2 == len(set(fds) - given)
     assert told in set(fds) - given
     assert "" == stdin
+
+
+def test_a_start_by_another_program_cannot_be_repeated(
+    stage: Stage, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither rehearsed nor executed: its words would be a guess."""
+    path = program(VERSION)
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(path)])
+    assert UpgradeRehearsed(7, error=succession.UNKNOWN_START) == stage.start()
+
+    def master() -> list[str]:
+        with pytest.raises(OSError, match="restart it instead") as caught:
+            execute(made(), os.environ)
+        return [str(caught.value)]
+
+    assert [succession.UNKNOWN_START] == in_child(master)
 
 
 def test_one_at_a_time(stage: Stage, program: Program) -> None:
@@ -259,6 +285,45 @@ def test_without_the_script_its_interpreter_says_so(
     error = stage.outcome().error
     assert error.startswith("the new program does not start: ")
     assert f"can't open file '{script}'" in error
+
+
+def test_what_the_loop_has_still_at_hand_is_passed_over(stage: Stage, program: Program) -> None:
+    """It was found readable, and was then ended; or another one has begun, of which there is nothing to read."""
+    program("print('noise', flush=True)\ntime.sleep(60)\n")
+    stage.start()
+    until(lambda: bool(stage.selector.select(0)))
+    ((key, _),) = stage.selector.select(0)
+    stage.rehearsal.finish("the service stops")
+    key.data()
+    assert [UpgradeRehearsed(7, error="the service stops")] == stage.told
+    stage.reap()
+    stage.told.clear()
+    program("time.sleep(60)\n")
+    stage.start()
+    key.data()
+    assert [] == stage.told
+    stage.rehearsal.finish("the service stops")
+    stage.told.clear()
+    stage.reap()
+
+
+def test_a_rehearsal_that_cannot_be_held_is_killed(program: Program) -> None:
+    """Without a pidfd nobody could end it later."""
+
+    def master() -> list[Any]:
+        stage = Stage()
+        estate = made()
+        encode(estate)
+        free = [fd for fd in range(1000) if not Path(f"/proc/self/fd/{fd}").exists()]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[3], hard))
+        outcome = stage.start(estate=estate)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        _, status = os.waitpid(-1, 0)
+        return [outcome.error if outcome else "none", os.waitstatus_to_exitcode(status)]
+
+    program("time.sleep(60)\n")
+    assert ["no descriptor for it: Too many open files", -signal.SIGKILL] == in_child(master)
 
 
 @pytest.mark.parametrize("room", range(4), ids=["nothing", "no pipe", "half a pipe", "no pidfd"])
@@ -362,6 +427,7 @@ def test_another_program_takes_the_process_over(program: Program, tmp_path: Path
 
 def test_a_program_that_cannot_be_executed(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says why, and all is as before: no descriptor would be inherited, none is left."""
+    program(HEIR)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     monkeypatch.setattr(succession, "BY_SCRIPT", False)
 
@@ -376,6 +442,62 @@ def test_a_program_that_cannot_be_executed(program: Program, tmp_path: Path, mon
         return [same, [os.get_inheritable(fd) for fd in kept], blocked == proc_status("self", "SigBlk")]
 
     assert [True, [False] * 4, True] == in_child(master)
+
+
+def test_a_script_that_is_gone_is_not_executed(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interpreter would be, and would end; a module or code is nothing that can be looked at."""
+    script = program(HEIR)
+    script.unlink()
+    monkeypatch.setattr(succession, "BY_SCRIPT", False)
+
+    def master() -> list[str]:
+        with pytest.raises(OSError, match="cannot be read") as caught:
+            execute(made(), os.environ)
+        return [str(caught.value)]
+
+    assert [f"{script} cannot be read any more; install it again"] == in_child(master)
+    for words in (["-m", "wsworker"], ["-Im", "wsworker"], ["-mwsworker"], ["-c", "main()"], ["-"]):
+        monkeypatch.setattr(sys, "orig_argv", [sys.executable, *words, "start", "-w", "2"])
+        succession._check_program()
+    for words in (["-I", "gone.py"], ["-X", "dev", "gone.py"]):
+        monkeypatch.setattr(sys, "orig_argv", [sys.executable, *words, "start", "-w", "2"])
+        with pytest.raises(OSError, match=r"gone\.py cannot be read"):
+            succession._check_program()
+
+
+def test_a_descriptor_that_is_not_open(program: Program, tmp_path: Path) -> None:
+    """Nothing is executed, and nothing is left of the try: neither the file of the estate, nor what is inheritable."""
+    program(HEIR)
+
+    def master() -> list[Any]:
+        kept = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC) for name in "abc"]
+        estate = living_estate(*kept, 999)
+        encode(estate)
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            execute(estate, os.environ | {"TOLD": str(tmp_path / "told")})
+        return [before == sorted(os.listdir("/proc/self/fd")), [os.get_inheritable(fd) for fd in kept]]
+
+    assert [True, [False] * 3] == in_child(master)
+    assert not (tmp_path / "told").exists()
+
+
+def test_an_estate_for_which_there_is_no_room(program: Program) -> None:
+    """A file in memory that cannot be written is closed again."""
+
+    def master() -> list[Any]:
+        encode(made())
+        before = sorted(os.listdir("/proc/self/fd"))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        with pytest.raises(OSError, match="File too large"):
+            execute(made(), os.environ)
+        return [before == sorted(os.listdir("/proc/self/fd"))]
+
+    program(HEIR)
+    assert [True] == in_child(master)
 
 
 def test_without_a_descriptor_nothing_is_executed(program: Program, tmp_path: Path) -> None:
@@ -411,7 +533,7 @@ def test_the_estate_is_read_from_its_beginning() -> None:
 @pytest.mark.parametrize("descriptor", [-1, 999, 2**40], ids=["negative", "closed", "too big"])
 def test_no_descriptor_of_a_file(descriptor: int) -> None:
     """Somebody has called the command by hand."""
-    with pytest.raises(Unfit, match="it is what a master calls, and nobody else; use `wsworker upgrade`"):
+    with pytest.raises(Unfit, match="`takeover` is what a master calls, and nobody else; use `wsworker upgrade`"):
         read(descriptor)
 
 
@@ -444,23 +566,60 @@ def test_the_words_are_those_of_the_start(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert [python, "-m", "wsworker"] == words(["python3", "-m", "wsworker"], monkeypatch, 0, python)
 
 
+@pytest.mark.parametrize(
+    ("head", "before"),
+    [
+        ("#!/venv/bin/python", ["/venv/bin/python"]),
+        ("#! /venv/bin/python ", ["/venv/bin/python"]),
+        ("#!/venv/bin/python -P", ["/venv/bin/python", "-P"]),
+        ("#!/usr/bin/env python", ["python"]),
+        ("#!/usr/bin/env -S python -P -s", ["python", "-P", "-s"]),
+        ("#!/usr/bin/env sh", [str(shutil.which("sh"))]),
+        ("#!/bin/sh\n'''exec' /venv/bin/python \"$0\" \"$@\"\n' '''", ["/venv/bin/python"]),
+        ("#!/bin/sh\n'''exec' \"/my venv/bin/python\" \"$0\" \"$@\"\n' '''", ["/my venv/bin/python"]),
+        (f"#!/bin/sh\n'''exec' /{'x' * 4000}/python \"$0\" \"$@\"\n' '''", [f"/{'x' * 4000}/python"]),
+    ],
+)
 def test_a_script_that_names_its_interpreter_is_executed_itself(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str, before: list[str]
 ) -> None:
     """As a link may lead to one of another environment by then; also if its first lines are pip's for a long path."""
     script = tmp_path / "wsworker"
-    for head in ("#!/venv/bin/python\n", "#!/bin/sh\n'''exec' /venv/bin/python \"$0\" \"$@\"\n' '''\n"):
-        script.write_text(f"{head}import sys\n")
-        found = words(["/venv/bin/python", str(script), "start"], monkeypatch, 1, "/venv/bin/python")
-        assert [str(script)] == found
+    script.write_text(f"{head}\nimport sys\n")
+    script.chmod(0o755)
+    assert [str(script)] == words([*before, str(script), "start"], monkeypatch, 1, "/venv/bin/python")
+    # unless the system would not: then somebody has named the interpreter
+    script.chmod(0o644)
+    found = words([*before, str(script), "start"], monkeypatch, 1, "/venv/bin/python")
+    assert ["/venv/bin/python", *before[1:], str(script)] == found
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "#!/other/bin/python",
+        "import sys  # /venv/bin/python",
+        "#!/venv/bin/python3",
+        "#!/venv/bin/python -P",
+        "#!/my/venv/bin/python",
+        "#!/other/bin/python\n# /venv/bin/python",
+        "#!/usr/bin/env python",
+        "#!/usr/bin/env -S",
+        "#!/usr/bin/env",
+        '#!/bin/sh\nexec python "$0" # /venv/bin/python',
+        '#!/bin/sh\nexec /venv/bin/python3 "$0" "$@"',
+        "#!/bin/sh\n'''exec' \"/venv/bin/python",
+        "#!/bin/sh",
+        "#!",
+        "",
+    ],
+)
 def test_a_script_that_names_another_interpreter_is_given_to_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str
 ) -> None:
-    """Somebody has chosen the interpreter, and the script may not even be executable."""
+    """Somebody has chosen the interpreter."""
     script = tmp_path / "wsworker"
-    for head in ("#!/other/bin/python\n", "import sys  # /venv/bin/python\n"):
-        script.write_text(head)
-        found = words(["/venv/bin/python", str(script), "start"], monkeypatch, 1, "/venv/bin/python")
-        assert ["/venv/bin/python", str(script)] == found
+    script.write_text(head)
+    script.chmod(0o755)
+    found = words(["/venv/bin/python", str(script), "start"], monkeypatch, 1, "/venv/bin/python")
+    assert ["/venv/bin/python", str(script)] == found

@@ -21,6 +21,7 @@ import click
 from wsworker.cli import streams
 from wsworker.cli.failures import BROKEN_PIPE, INTERRUPTED, OK, describe
 from wsworker.cli.options import Settings, global_options
+from wsworker.master import invocation
 
 COMPLETION: Final = """\
 \b
@@ -126,7 +127,8 @@ def run(arguments: Sequence[str]) -> int:
     streams.prepare()
     settings = Settings()
     try:
-        return _run(settings, arguments)
+        with invocation.given(arguments):
+            return _run(settings, arguments)
     except OSError as error:
         if not _is_of_output(error):
             raise

@@ -19,11 +19,14 @@ import contextlib
 import json
 import os
 import selectors
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
+from wsworker.master import invocation
 from wsworker.master.estate import Estate, Unfit, descriptors, encode
 from wsworker.master.events import Token, UpgradeRehearsed
 from wsworker.memory import open_memory, without_limit
@@ -34,8 +37,10 @@ REHEARSAL_SECONDS: Final = 30.0
 MOST_BYTES: Final = 64 * 1024
 """As much as is kept of what a rehearsal says; a traceback may come before its last line."""
 
-HEAD_BYTES: Final = 1024
-"""Of a script; pip writes three lines of shell where a path is too long for the first one."""
+HEAD_BYTES: Final = 8192
+"""Of a script; pip writes three lines of shell where a path, PATH_MAX at most, is too long for the first one."""
+
+UNKNOWN_START: Final = "it was started by a program of its own and not by `wsworker`; restart it instead"
 
 IN_CHILD: Final = 3
 """The number under which a rehearsal has the estate."""
@@ -62,6 +67,8 @@ class Rehearsal:
         """Begin; the outcome is told later, or returned if there is none to wait for. environ: of the new program."""
         if self._pipe >= 0:
             return UpgradeRehearsed(reply, error="an upgrade is under way")
+        if not invocation.words():
+            return UpgradeRehearsed(reply, error=UNKNOWN_START)
         try:
             file = _in_memory(estate)
         except OSError as error:
@@ -81,13 +88,19 @@ class Rehearsal:
         try:
             pid = os.posix_spawn(words[0], words, dict(environ), file_actions=actions, setsigmask=())
             # it is reaped like any other stranger, and its end is seen by the end of the pipe
-            self._pidfd = os.pidfd_open(pid)
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError as error:
+                os.kill(pid, signal.SIGKILL)
+                os.close(reader)
+                return UpgradeRehearsed(reply, error=f"no descriptor for it: {error.strerror}")
         except OSError as error:
             os.close(reader)
             return UpgradeRehearsed(reply, error=f"{words[0]} cannot be executed: {error.strerror}")
         finally:
             os.close(writer)
             os.close(file)
+        os.set_blocking(reader, False)
         self._pipe, self._reply, self._said = reader, reply, b""
         self._give_up_at = self._now() + REHEARSAL_SECONDS
         self._selector.register(reader, selectors.EVENT_READ, self._read)
@@ -113,7 +126,13 @@ class Rehearsal:
         self._pipe = self._pidfd = -1
 
     def _read(self) -> None:
-        data = os.read(self._pipe, MOST_BYTES)
+        # the loop may have found it readable before it was ended, and even before another one was begun
+        if self._pipe < 0:
+            return
+        try:
+            data = os.read(self._pipe, MOST_BYTES)
+        except BlockingIOError:
+            return
         self._said = (self._said + data)[-MOST_BYTES:]
         if not data:
             self._end("")
@@ -132,6 +151,7 @@ def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
 
     You must have blocked all signals.
     """
+    _check_program()
     file = _in_memory(estate)
     kept = {*descriptors(estate), file}
     try:
@@ -143,7 +163,9 @@ def execute(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
         os.execve(words[0], words, dict(environ))  # noqa: S606 - these are the words that have started us
     finally:
         for descriptor in kept:
-            os.set_inheritable(descriptor, False)
+            # one that is not open has brought us here
+            with contextlib.suppress(OSError):
+                os.set_inheritable(descriptor, False)
         os.close(file)
 
 
@@ -155,31 +177,51 @@ def read(descriptor: int) -> bytes:
             return file.read()
     except (OSError, ValueError, TypeError, OverflowError):
         # open(2) takes no such number, or Python does not
-        raise Unfit("it is what a master calls, and nobody else; use `wsworker upgrade`") from None
+        raise Unfit("`takeover` is what a master calls, and nobody else; use `wsworker upgrade`") from None
 
 
 def _in_memory(estate: Estate) -> int:
+    data = encode(estate)
     file = open_memory("wsworker-estate")
-    with without_limit(), open(file, "wb", closefd=False) as output:
-        output.write(encode(estate))
+    try:
+        with without_limit(), open(file, "wb", closefd=False) as output:
+            output.write(data)
+    except OSError:
+        os.close(file)
+        raise
     return file
 
 
-def _words() -> list[str]:
-    """Return the words that this program was started by, without its own arguments."""
-    return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
-
-
 def _names_interpreter() -> bool:
-    """Say whether this program is a script that was executed itself, and named our interpreter. execve(2)."""
-    words = _words()
+    """Say whether this program is a script that can be executed itself, by the very words that have started it."""
+    *interpreter, script = invocation.words() or [""]
     try:
-        with open(words[-1], "rb") as file:
-            head = file.read(HEAD_BYTES)
-    except (OSError, ValueError, IndexError):
+        with open(script, "rb") as file:
+            head = os.fsdecode(file.read(HEAD_BYTES))
+    except (OSError, ValueError):
         return False
-    interpreter = os.fsencode(" ".join(words[:-1]))
-    return head.startswith(b"#!") and interpreter != b"" and interpreter in head
+    return interpreter in _interpreters(head) and os.access(script, os.X_OK)
+
+
+def _interpreters(head: str) -> list[list[str]]:
+    """Return by which words the interpreter may have been executed that a script names; none if it names none.
+
+    execve(2), "Interpreter scripts": all that follows the first word is one argument.
+    """
+    first, second, *_ = [*head.splitlines(), "", ""]
+    if not first.startswith("#!"):
+        return []
+    program, *argument = [word.rstrip() for word in first[2:].split(None, 1)] or [""]
+    if program == "/bin/sh":
+        # as pip writes it: '''exec' PYTHON "$0" "$@"
+        with contextlib.suppress(ValueError):
+            command, *named, script, arguments = shlex.split(second)
+            return [named] if (command, script, arguments) == ("exec", "$0", "$@") else []
+    if argument and os.path.basename(program) == "env":
+        name, *options = argument[0].removeprefix("-S").split() or [""]
+        # as env(1) hands it on, or as a program in between does that has looked it up
+        return [[name, *options], [shutil.which(name) or name, *options]]
+    return [[program, *argument]]
 
 
 BY_SCRIPT: Final = _names_interpreter()
@@ -188,21 +230,39 @@ BY_SCRIPT: Final = _names_interpreter()
 
 def _program() -> list[str]:
     """Return the words that start the program on disk, without its arguments."""
-    words = _words()
+    words = invocation.words()
     return words[-1:] if BY_SCRIPT else [sys.executable, *words[1:]]
 
 
+def _check_program() -> None:
+    """Raise OSError if the program on disk cannot be started, as far as can be told without starting it.
+
+    An interpreter is executed in any case, and then ends if its script has gone since the rehearsal.
+    """
+    words = invocation.words()
+    if not words:
+        raise OSError(UNKNOWN_START)
+    before, last = words[-2:]
+    # `-m MODULE` and `-c CODE`, also behind other flags; `-` and what stands in one word with its flag
+    named_otherwise = last.startswith("-") or (before[:1] == "-" and before[1:].isalpha() and before[-1] in "cm")
+    if not named_otherwise and not os.access(last, os.R_OK):
+        raise OSError(f"{last} cannot be read any more; install it again")
+
+
 def _outcome(said: bytes) -> tuple[str, str]:
-    """Return the version and the error that a rehearsal has told of; without an error there is a version."""
+    """Return the version and the error that a rehearsal has told of; without an error there is a version.
+
+    Its interpreter may be told to say something, too, as by PYTHONDEVMODE, even behind that.
+    """
     lines = said.decode(errors="replace").rstrip().splitlines()
+    for line in reversed(lines):
+        try:
+            outcome = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(outcome, dict) and (outcome.get("version") or outcome.get("error")):
+            return str(outcome.get("version") or ""), str(outcome.get("error") or "")
     last = lines[-1] if lines else "it said nothing"
-    try:
-        outcome = json.loads(last)
-        version, error = outcome.get("version"), outcome.get("error")
-    except (ValueError, AttributeError):
-        version = error = None
-    if not (version or error):
-        places = [line.strip() for line in lines if line.startswith("  File ")]
-        place = f" ({places[-1]})" if places else ""
-        return "", f"the new program does not start: {last}{place}"
-    return str(version or ""), str(error or "")
+    places = [line.strip() for line in lines if line.startswith("  File ")]
+    place = f" ({places[-1]})" if places else ""
+    return "", f"the new program does not start: {last}{place}"
