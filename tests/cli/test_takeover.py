@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Place, Result
+from tests.master.forks import readable
 from tests.master.test_estate import made
 from wsworker import configfile
 from wsworker.cli.main import COMMANDS, HIDDEN
@@ -20,7 +21,7 @@ from wsworker.cli.version import version
 from wsworker.master.estate import Call, Estate, encode, settings_of
 from wsworker.memory import open_memory
 
-BY_HAND = "it is what a master calls, and nobody else; use `wsworker upgrade`"
+BY_HAND = "`takeover` is what a master calls, and nobody else; use `wsworker upgrade`"
 
 
 def given(data: bytes, *arguments: str) -> Result:
@@ -100,6 +101,54 @@ def test_a_config_file_that_is_gone(place: Place, estate: Estate) -> None:
     code, said = rehearsed(encode(estate))
     assert 1 == code
     assert "config.yaml: error: no such file; create it" in said["error"]
+
+
+def test_a_log_that_cannot_be_opened(place: Place, estate: Estate) -> None:
+    """The new program could not go on without it: it says so before anything has happened."""
+    file = place.folder / "logs" / "x.log"
+    estate.settings.values["log.file"] = str(file)
+    words = f"cannot open the log file {file}: No such file or directory; change `log.file` or make it writable"
+    assert (1, {"error": words}) == rehearsed(encode(estate))
+    file.parent.mkdir()
+    assert (0, {"version": version()}) == rehearsed(encode(estate))
+
+
+WAITS = """
+import os, sys
+from wsworker.cli import takeover
+from wsworker.cli.main import run
+# where the rehearsal reads the configuration
+takeover.load = lambda *_: [print("there", flush=True), os.read(0, 1)]
+sys.exit(run(sys.argv[1:]))
+"""
+
+PARENT = """
+import os, subprocess, sys
+started = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], pass_fds=[int(sys.argv[3])])
+print(started.pid, flush=True)
+started.wait()
+"""
+
+
+def test_a_rehearsal_ends_with_its_master(estate: Estate) -> None:
+    """Nobody would hear what it says, whatever it waits for."""
+    file = open_memory("estate")
+    os.write(file, encode(estate))
+    command = [sys.executable, "-c", PARENT, WAITS, "takeover", str(file), "--rehearse"]
+    with subprocess.Popen(
+        command, pass_fds=(file,), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        os.close(file)
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert "there\n" == parent.stdout.readline()
+        pidfd = os.pidfd_open(pid)
+        parent.kill()
+        parent.wait(30)
+        # its input stays open, and the end of the output is its own
+        died = readable(pidfd)
+        os.close(pidfd)
+        assert died
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"\xff\xfe"])

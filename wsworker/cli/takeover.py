@@ -31,15 +31,21 @@ if TYPE_CHECKING:
 @click.pass_obj
 def takeover(settings: Settings, descriptor: int, rehearse: bool) -> int:
     """Go on with the service of the program that has executed this one."""
-    from wsworker.master.estate import Unfit
+    from wsworker import log
+    from wsworker.master.process import die_with_parent
 
+    if rehearse:
+        # nobody hears the answer then
+        die_with_parent(os.getppid())
     try:
         prepared, estate = _prepare(settings, descriptor)
         if not rehearse:
             return prepared.go_on(estate)
         # a configuration that a reload would refuse is told before anything has happened
         load(prepared.path, prepared.environ, prepared.flags)
-    except (Unfit, ConfigError) as error:
+        # and so is a log that cannot be opened, without which no master goes on
+        log.set_up(prepared.loaded.config.log)
+    except (PlatformError, ConfigError) as error:
         if not rehearse:
             raise PlatformError(str(error)) from None
         click.echo(json.dumps({"error": str(error)}))
@@ -50,9 +56,11 @@ def takeover(settings: Settings, descriptor: int, rehearse: bool) -> int:
 
 def _prepare(settings: Settings, descriptor: int) -> tuple[Prepared, Estate]:
     """Read the estate; return what goes on with it. Raises Unfit."""
+    # the rehearsal is to load all that a master loads, also for its workers: what is missing must be found here
     from wsworker.master import estate as estates
-    from wsworker.master import inventory, main, succession  # noqa: F401 - the rehearsal is to load what the master needs
+    from wsworker.master import inventory, main, succession  # noqa: F401
     from wsworker.worker.boot import preload
+    from wsworker.worker.main import run  # noqa: F401
 
     left = estates.decode(succession.read(descriptor), inventory.SHARED)
     call = left.call

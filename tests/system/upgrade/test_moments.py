@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -17,7 +19,7 @@ from tests.system.daemon import eventually
 from tests.system.faults.mischief import call, ended
 from tests.system.faults.test_master import check_port_and_lock_are_free
 from tests.system.upgrade.conftest import MakeReleased
-from tests.system.upgrade.releases import NEW, OLD, WHICH, release_of, waits
+from tests.system.upgrade.releases import NEW, OLD, WHICH, Released, release_of, waits
 from tests.system.upgrade.test_refused import ask_bare, told
 from wsworker.wire import Command, encode
 
@@ -159,6 +161,52 @@ def test_callers_in_the_middle(make_released: MakeReleased) -> None:
             (answer,) = told(sock)
             assert NEW == answer.body["version"]
         assert "ok" == told(caller)[-1].body["result"]
+
+
+LOADED = "import pathlib, sys; pathlib.Path('loaded-NAME').write_text(' '.join(sys.modules))\n"
+SAYS = '    click.echo(json.dumps({"version": version()}))\n'
+
+
+def test_what_takes_over_has_been_loaded_in_the_rehearsal(make_released: MakeReleased) -> None:
+    """So whatever of it cannot be loaded is found while there is still a way back."""
+    inherit = "        self._inventory.inherit(left)\n"
+    daemon = make_released(WHICH).start()
+    daemon.upgraded(
+        NEW,
+        {
+            "cli/takeover.py": (SAYS, f"{SAYS}    {LOADED.replace('NAME', 'rehearsal')}"),
+            "master/main.py": (inherit, f"{inherit}        {LOADED.replace('NAME', 'takeover')}"),
+        },
+    )
+    rehearsed, needed = ({*(daemon.folder / f"loaded-{name}").read_text().split()} for name in BOTH)
+    assert "wsworker.worker.main" in needed
+    assert set() == needed - rehearsed
+
+
+class Scripted(Released):
+    """A service that is started by `python SCRIPT start`."""
+
+    def __init__(self) -> None:
+        super().__init__(WHICH)
+        (self.folder / "ws").write_text("from wsworker.__main__ import main\nmain()\n")
+
+    def _command(self, command: str, *arguments: str) -> Sequence[str]:
+        others = super()._command(command, *arguments)
+        return [sys.executable, "ws", command, "-c", self.config.name] if command == "start" else others
+
+
+def test_the_script_goes_between_rehearsal_and_takeover() -> None:
+    """It is not executed then, and nothing has changed; with the script back it takes over."""
+    with Scripted() as daemon:
+        daemon.start()
+        edits = (SAYS, f"    os.rename('ws', 'away')\n{SAYS}")
+        daemon.install(NEW, {"cli/takeover.py": edits})
+        (result,) = told(ask_bare(daemon, "upgrade"))
+        script = "ws cannot be read any more; install it again"
+        assert f"not upgraded, and nothing has changed: {script}" == result.body["error"]["message"]
+        assert OLD == daemon.status()["version"] == daemon.release()
+        (daemon.folder / "away").rename(daemon.folder / "ws")
+        daemon.upgraded(NEW, {})
 
 
 def test_it_breaks_once_it_has_taken_over(make_released: MakeReleased) -> None:

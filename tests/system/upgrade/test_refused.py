@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import socket
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -30,6 +32,10 @@ OTHERS: dict[str, tuple[Edits, str]] = {
     ),
     "syntax": ({"master/main.py": ("    def run(self) -> Exit:\n", "    def run(self -> Exit:\n")}, "SyntaxError"),
     "import": ({"master/main.py": ("import setproctitle\n", "import no_such_title\n")}, "no_such_title"),
+    "import of a worker": (
+        {"worker/main.py": ("import asyncio\n", "import asyncio\nimport no_such_loop\n")},
+        "no_such_loop",
+    ),
     "silent": (
         {"cli/takeover.py": ("    try:\n        prepared", "    raise SystemExit\n    try:\n        prepared")},
         "the new program does not start: it said nothing",
@@ -90,6 +96,52 @@ def test_the_configuration_on_disk_is_broken(make_released: MakeReleased) -> Non
     del daemon.settings["wrokers"]
     daemon.write_config()
     daemon.upgraded()
+
+
+def test_the_log_cannot_be_opened_again(make_released: MakeReleased) -> None:
+    """Its folder is gone: the one that runs goes on with the file that it has open, and is upgraded when it is back."""
+    daemon = make_released(WHICH)
+    folder = daemon.folder / "logs"
+    folder.mkdir()
+    daemon.write_config(log={"file": str(folder / "x.log")})
+    daemon.start()
+    daemon.install(NEW)
+    folder.rename(folder.with_name("away"))
+    check_refused(daemon, f"cannot open the log file {folder / 'x.log'}: No such file or directory")
+    folder.with_name("away").rename(folder)
+    daemon.upgraded()
+
+
+class Wrapped(Released):
+    """A service that is started by a program of somebody's own, `python run.py`, whose last line is this one."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(WHICH)
+        text = f"import sys\nfrom wsworker.cli.main import main, run\n{line}\n"
+        (self.folder / "run.py").write_text(text)
+        # what an interpreter would run that is given nothing but our arguments
+        (self.folder / "takeover").write_text("open('planted', 'w')\n")
+
+    def _command(self, command: str, *arguments: str) -> Sequence[str]:
+        return [sys.executable, "run.py"] if command == "start" else super()._command(command, *arguments)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sys.exit(run(['start', '-c', 'config.yaml']))",
+        "sys.exit(run(['restart', '-c', 'config.yaml']))",
+        "sys.argv = ['wsworker', 'start', '-c', 'config.yaml']; main()",
+    ],
+    ids=["run", "restart", "argv"],
+)
+def test_a_start_by_another_program(line: str) -> None:
+    """Its words would start something else: nothing is started by them, and the service goes on."""
+    with Wrapped(line) as daemon:
+        daemon.start()
+        daemon.install(NEW)
+        check_refused(daemon, "it was started by a program of its own and not by `wsworker`; restart it instead")
+        assert not (daemon.folder / "planted").exists()
 
 
 def ask_bare(daemon: Released, command: str) -> socket.socket:
