@@ -338,16 +338,22 @@ class Lane:
 
         What user code publishes there for the same client comes over another link, and would overtake it.
         """
+        try:
+            while True:
+                await self._to_release.wait()
+                self._to_release.clear()
+                numbers, self._due = tuple(self._due), []
+                await self._be_heard()
+                self._put(Go(numbers))
+        except Exception as error:
+            self._break_of_bug(error)
+
+    async def _be_heard(self) -> None:
         loop, exchange = self._hub.loop, self._hub.post.exchange
-        while True:
-            await self._to_release.wait()
-            self._to_release.clear()
-            numbers, self._due = tuple(self._due), []
-            published, began_at = exchange.published, loop.time()
-            if published != self._heard and await exchange.settle(self._patience):
-                self._heard = published
-            self._patience = max(0.0, self._patience - (loop.time() - began_at))
-            self._put(Go(numbers))
+        published, began_at = exchange.published, loop.time()
+        if published != self._heard and await exchange.settle(self._patience):
+            self._heard = published
+        self._patience = max(0.0, self._patience - (loop.time() - began_at))
 
     def _let_go(self, message: Go) -> None:
         """Know that connections are the other's, as it was said."""
