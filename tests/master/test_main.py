@@ -671,17 +671,10 @@ def test_an_upgrade_during_a_reload_is_refused(start: Start, folder: Path, pipe:
 def test_what_cannot_be_executed_any_more_takes_nothing_over(start: Start, folder: Path) -> None:
     """It has rehearsed well and is gone when it is to take over: refused, and the service goes on as before."""
     lines = 'import os, sys; print(\'{"version": "2.0.0"}\', flush=True); os.unlink(sys.argv[0])'
-    start_by = saying(folder, lines)
-
-    def by_itself() -> None:
-        start_by()
-        # an interpreter would be executed, and find out too late
-        succession.BY_SCRIPT = True  # type: ignore[misc]
-
-    daemon = running(start, config="workers: 2", before=by_itself)
+    daemon = running(start, config="workers: 2", before=saying(folder, lines))
     before = daemon.pids()
     (body,) = daemon.ask(Command("upgrade"))
-    message = "not upgraded, and nothing has changed: No such file or directory"
+    message = f"not upgraded, and nothing has changed: {folder / 'SCRIPT'} cannot be read any more; install it again"
     assert ("upgrade_refused", message) == (body["error"]["code"], body["error"]["message"])
     assert before == daemon.pids()
     daemon.child.signal(signal.SIGUSR1)
