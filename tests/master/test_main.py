@@ -44,7 +44,7 @@ from wsworker import configfile, log, wire
 from wsworker.assignment import Assignment
 from wsworker.cli.version import version
 from wsworker.errors import WsworkerError
-from wsworker.master import inquiry, succession
+from wsworker.master import inquiry
 from wsworker.master.cgroup import OomCounter
 from wsworker.master.estate import Call
 from wsworker.master.main import Master
@@ -674,7 +674,7 @@ def test_what_cannot_be_executed_any_more_takes_nothing_over(start: Start, folde
     daemon = running(start, config="workers: 2", before=saying(folder, lines))
     before = daemon.pids()
     (body,) = daemon.ask(Command("upgrade"))
-    message = f"not upgraded, and nothing has changed: {folder / 'SCRIPT'} cannot be read any more; install it again"
+    message = f"not upgraded, and nothing has changed: {folder / 'program'} cannot be read any more; install it again"
     assert ("upgrade_refused", message) == (body["error"]["code"], body["error"]["message"])
     assert before == daemon.pids()
     daemon.child.signal(signal.SIGUSR1)
