@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-system test-rest check cover browser compliance fuzz bench bench-broadcast bench-handover soak pictures clean
+.PHONY: help run test test-system test-faults test-rest check cover browser compliance fuzz bench bench-broadcast bench-handover soak pictures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run     start the hello example on ws://127.0.0.1:2346, Ctrl+C stops it"
-	@echo "make test    run all tests; make -j2 test-system test-rest runs two halves at once"
+	@echo "make test    run all tests; make -j3 test-system test-faults test-rest runs its parts at once"
 	@echo "make check   ruff (format and lint) and mypy --strict"
 	@echo "make cover   every branch of the pure files is covered by their own tests"
 	@echo "make browser  a headless Chromium against a running daemon; make test has it too where chromium is installed"
@@ -35,10 +35,15 @@ run: $(BIN)/.ready
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest $(ARGS)
 
-# the same in two halves, for `make -j2 test-system test-rest`: the tests mostly wait. No pytest-xdist: it has a thread in
+# the same in parts, for `make -j3 test-system test-faults test-rest`: the tests mostly wait. No pytest-xdist: it has a thread in
 # each of its processes, and what is tested here forks, which a process of several threads must not
+FAULTS := tests/system/faults tests/system/handover tests/system/upgrade
+
 test-system: $(BIN)/.ready
-	$(BIN)/python -m pytest tests/system $(ARGS)
+	$(BIN)/python -m pytest tests/system $(FAULTS:%=--ignore=%) $(ARGS)
+
+test-faults: $(BIN)/.ready
+	$(BIN)/python -m pytest $(FAULTS) $(ARGS)
 
 test-rest: $(BIN)/.ready
 	$(BIN)/python -m pytest --ignore=tests/system $(ARGS)
