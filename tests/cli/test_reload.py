@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import NAME, STATUS, Answering, Place, Result, Script, Turns
+from tests.master.forks import until
 from wsworker.cli.reload import progress_line, refusal, result_line
 from wsworker.wire import Command
 
@@ -252,13 +253,14 @@ def test_a_config_error(wsworker: Callable[..., Result], running: Callable[[Scri
     )
 
 
-def interrupted(until: str) -> tuple[int, str]:
-    """Press Ctrl-C once `reload` has said something; return its exit code and what it says then."""
+def interrupted(master: Answering, said: str) -> tuple[int, str]:
+    """Press Ctrl-C once `reload` has said something and is heard; return its exit code and what it says then."""
     command = [sys.executable, "-m", "wsworker", "reload"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while until not in process.stderr.readline():
+        while said not in process.stderr.readline():
             assert process.poll() is None
+        until(lambda: Command("reload") in master.heard)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
         return process.returncode, err
@@ -266,15 +268,17 @@ def interrupted(until: str) -> tuple[int, str]:
 
 def test_ctrl_c_while_workers_are_replaced(running: Callable[[Script], Answering]) -> None:
     """Nobody takes the wish back: one sentence says that it goes on."""
-    running({"status": [STATUS]})
-    assert (130, f"the reload of {NAME} goes on; `wsworker status` and the log say how\n") == interrupted("reloading")
+    master = running({"status": [STATUS]})
+    expected = f"the reload of {NAME} goes on; `wsworker status` and the log say how\n"
+    assert (130, expected) == interrupted(master, "reloading")
 
 
 def test_ctrl_c_while_old_workers_leave(running: Callable[[Script], Answering]) -> None:
     """All is done by then but for the goodbyes."""
     old = AFTER | {"workers": [*AFTER["workers"], row(1, connections=7, drain_seconds=40.0)]}
-    running({"status": Turns(STATUS, old), "reload": [DONE]})
-    assert (130, f"{NAME} is reloaded; 7 connections of old workers go on leaving\n") == interrupted("draining")
+    master = running({"status": Turns(STATUS, old), "reload": [DONE]})
+    expected = f"{NAME} is reloaded; 7 connections of old workers go on leaving\n"
+    assert (130, expected) == interrupted(master, "draining")
 
 
 def test_no_wait(wsworker: Callable[..., Result], running: Callable[[Script], Answering]) -> None:
