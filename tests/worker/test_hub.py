@@ -524,6 +524,34 @@ def test_whoever_counts_is_told_of_each_change() -> None:
     on_the_clock(main)
 
 
+def test_many_that_move_are_told_of_once() -> None:
+    """In the next tick of the loop, and before whoever waits until nobody is here."""
+
+    async def main() -> None:
+        seen: list[int] = []
+        hub = make_hub(make_app(), lambda: seen.append(len(hub.worker.connections)))
+        several = [arrive(hub, head())[0] for _ in range(3)]
+        empty = asyncio.ensure_future(hub.empty.wait())
+        empty.add_done_callback(lambda _: seen.append(-1))
+        await turns()
+        for gone, told in ((several[:2], [1]), (several[2:], [0, -1])):
+            seen.clear()
+            for connection in gone:
+                hub.moved(connection)
+            assert [] == seen
+            await turns()
+            assert told == seen
+        seen.clear()
+        for connection in several:
+            assert hub.resumed(connection)
+        assert [] == seen
+        await turns()
+        assert [3] == seen
+        assert not hub.empty.is_set()
+
+    on_the_clock(main)
+
+
 # a message to many
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate{}\r\n"
@@ -759,11 +787,10 @@ def test_who_comes_from_another_worker_is_known() -> None:
     """It is shown, has its topics and its user, and a place; what has no place leaves no trace."""
 
     async def main() -> None:
-        changes: list[None] = []
-        hub = make_hub(make_app(), lambda: changes.append(None), worker_connections=2, max_per_user=1)
+        hub = make_hub(make_app(), worker_connections=2, max_per_user=1)
         ann = _known(hub, 1, "ann")
         assert hub.resumed(ann)
-        assert (1, False, {ann.id: ann}) == (len(changes), hub.empty.is_set(), dict(hub.worker.connections))
+        assert (False, {ann.id: ann}) == (hub.empty.is_set(), dict(hub.worker.connections))
         assert ((ann,), 1) == (hub.users.of("ann"), hub.worker.count("news"))
         # as many as this user may have, and as many as there are places
         assert not hub.resumed(_known(hub, 2, "ann"))

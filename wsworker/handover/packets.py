@@ -87,6 +87,7 @@ _BODY: Final[Mapping[Side, frozenset[Type]]] = {
 _LAST: Final[Mapping[Type, frozenset[Type]]] = {Type.DONE: frozenset([Type.TAIL]), Type.BYE: frozenset()}
 """What may come behind the last words of a side."""
 
+_TYPES: Final = {each.value: each for each in Type}
 _IN_PARTS: Final = frozenset([Type.MARKS, Type.STATE, Type.TAIL])
 
 
@@ -198,14 +199,15 @@ def encode(message: Message) -> list[bytes]:
     ValueError if it has more than MOST_BYTES, as a State may have.
     """
     match message:
+        case State(number, state):
+            # nearly all
+            return _packets(Type.STATE, number, state)
         case Hello(wsworker):
             return _packets(Type.HELLO, 0, _json({"version": VERSION, "wsworker": wsworker}))
         case Keys(number, keys, last):
             return _packets(Type.KEYS, number, bytes([last]) + _json(keys))
         case Marks(changes):
             return _packets(Type.MARKS, 0, _json(changes))
-        case State(number, state):
-            return _packets(Type.STATE, number, state)
         case Tail(number, wish):
             return _packets(Type.TAIL, number, wish)
         case Done(count, settled):
@@ -266,7 +268,7 @@ class Reader:
         if kind not in self._expected:
             wanted = ", ".join(expected.name for expected in sorted(self._expected)) or "nothing"
             raise WireError(f"type {kind} from the {self._side}, where {wanted} is expected")
-        self._type = Type(kind)
+        self._type = _TYPES[kind]
         if not 1 <= total <= (_MOST_PARTS if self._type in _IN_PARTS else 1):
             raise WireError(f"{self._type.name} in {total} parts")
         if self._type is Type.STATE and number in self._moved:
@@ -278,6 +280,10 @@ class Reader:
     def _message(self, kind: Type, number: int, body: bytes) -> Message:
         self._expected = _LAST.get(kind, self._expected)
         match kind:
+            case Type.STATE:
+                # nearly all
+                self._moved.add(number)
+                return State(number, body)
             case Type.HELLO:
                 self._expected = _BODY[self._side]
                 return _hello(body)
@@ -285,9 +291,6 @@ class Reader:
                 return Keys(number, _keys(body[1:]), _flag(body))
             case Type.MARKS:
                 return Marks(_list(body))
-            case Type.STATE:
-                self._moved.add(number)
-                return State(number, body)
             case Type.TAIL:
                 return Tail(number, body)
             case Type.DONE:

@@ -124,7 +124,7 @@ class _Form:
         types = [(get_args(hint) or (hint,))[0] for hint in hints.values()]
         self._kind = kind
         self._nones = [_NONES[each] for each in types]
-        self._needed = [name for name, hint in hints.items() if not get_args(hint)]
+        self._needed = [(place, name) for place, (name, hint) in enumerate(hints.items()) if not get_args(hint)]
         self._struct = struct.Struct("!" + "".join(_CODES[each] for each in types))
         self.size = self._struct.size
 
@@ -140,11 +140,10 @@ class _Form:
             raise WireError(f"an infinite number in a {self._kind.__name__}")
         # the float that equals NO_INT is a number as any other
         found = [None if isnan(value) or (value == NO_INT and type(value) is int) else value for value in values]
-        record = self._kind._make(found)
-        for name in self._needed:
-            if getattr(record, name) is None:
+        for place, name in self._needed:
+            if found[place] is None:
                 raise WireError(f"{name} is no number")
-        return record
+        return self._kind._make(found)
 
 
 _FORMS: Final = [_Form(kind) for kind in (PulseState, QuotaState, BucketState, Windows)]
@@ -205,31 +204,32 @@ def decode(data: bytes) -> ConnectionState:
     if windows is not None and not windows.right:
         raise WireError("windows that nobody can have agreed on")
     topics, values, hook = _read_rest(sections[5])
+    # by place and not by name, as in freezing.freeze
     return ConnectionState(
-        id=id_,
-        head=sections[4],
-        remote=(host, numbers.port),
-        subprotocol=subprotocol or None,
-        session=SessionState(sections[6], behind, windows),
-        tail=sections[7],
-        frames=tuple(sections[8 + len(texts) :]),
-        control=numbers.control,
-        user=_name(user, "a user") if user else None,
-        topics=topics,
-        data=values,
-        hook=hook,
-        paused=numbers.flags & _PAUSED > 0,
-        full=numbers.flags & _FULL > 0,
-        opened_age=numbers.opened_age,
-        active_age=numbers.active_age,
-        watch=_watch(numbers, pulse),
-        quota=quota,
-        control_bucket=bucket,
-        bytes_in=numbers.bytes_in,
-        messages_in=numbers.messages_in,
-        bytes_out=numbers.bytes_out,
-        messages_out=numbers.messages_out,
-        frozen_at=numbers.frozen_at,
+        id_,
+        sections[4],
+        (host, numbers.port),
+        subprotocol or None,
+        SessionState(sections[6], behind, windows),
+        sections[7],
+        tuple(sections[8 + len(texts) :]),
+        numbers.control,
+        _name(user, "a user") if user else None,
+        topics,
+        values,
+        hook,
+        numbers.flags & _PAUSED > 0,
+        numbers.flags & _FULL > 0,
+        numbers.opened_age,
+        numbers.active_age,
+        _watch(numbers, pulse),
+        quota,
+        bucket,
+        numbers.bytes_in,
+        numbers.messages_in,
+        numbers.bytes_out,
+        numbers.messages_out,
+        numbers.frozen_at,
     )
 
 

@@ -190,6 +190,9 @@ class Delivery:
     @property
     def only_messages_wait(self) -> bool:
         """Whether nothing but messages waits, if anything: those can be taken elsewhere."""
+        if not self._waiting:
+            # nearly all who are asked: they move
+            return True
         on_message = self._caller.app.on_message
         return all(callback is on_message for callback, _ in self._waiting)
 

@@ -72,7 +72,7 @@ class Giving:
         self._lane_of: dict[Connection, Lane] = {}
         self._why: dict[Connection, Unmoved] = {}  # has not moved, and may
         self._stays: set[Connection] = set()
-        self._states: dict[Connection, dict[str, Any] | None] = {}  # what a sync on_handover has given
+        self._states: dict[Connection, dict[str, Any]] = {}  # what a sync on_handover has given
         self._hooks: dict[Connection, asyncio.Task[dict[str, Any]]] = {}  # async on_handover of those that are held
 
     async def run(
@@ -145,7 +145,8 @@ class Giving:
         wanted: dict[Lane, set[Key]] = {lane: set() for lane in self._open if not lane.begun}
         turn = _Turn()
         for connection in todo:
-            await turn.mind()
+            if turn.is_over:
+                await turn.give_way()
             lane = self._assign(connection)
             if lane is not None and not lane.covers(keys := freezing.keys(connection)):
                 wanted.setdefault(lane, set()).update(keys)
@@ -159,7 +160,9 @@ class Giving:
         lanes = [lane for lane in self._open if not self._counted or lane.assigned < lane.share]
         if not lanes:
             return None
-        chosen = min(lanes, key=lambda lane: (lane.assigned + 1) / max(1, lane.share))
+        chosen = lanes[0]
+        if len(lanes) > 1:
+            chosen = min(lanes, key=lambda lane: (lane.assigned + 1) / max(1, lane.share))
         chosen.assigned += 1
         self._lane_of[connection] = chosen
         return chosen
@@ -173,7 +176,8 @@ class Giving:
             lane = self._lane_of.get(connection)
             if lane is None or not lane.open:
                 continue
-            await turn.mind()
+            if turn.is_over:
+                await turn.give_way()
             if not lane.has_room:
                 if not await lane.until_room(max(self._seconds, STALL_SECONDS)):
                     # it stands still: the others would wait for it as long, one after the other
@@ -241,9 +245,11 @@ class Giving:
     def _state(self, connection: Connection) -> dict[str, Any] | None:
         """Return what on_handover gives, None if there is none, or if it is async and still runs. Raises Declined."""
         callback = self._hub.app.on_handover
-        if callback is None or not callback.is_async:
+        if callback is None:
+            return None
+        if not callback.is_async:
             if connection not in self._states:
-                self._states[connection] = hooks.hand_over(self._hub, connection)
+                self._states[connection] = hooks.hand_over(self._hub, connection, callback)
             return self._states[connection]
         if connection not in self._hooks:
             act = hooks.hand_over_later(self._hub, connection, callback)
@@ -310,8 +316,12 @@ class _Turn:
     def __init__(self) -> None:
         self._until = monotonic() + TURN_SECONDS
 
-    async def mind(self) -> None:
-        """Give way to others if the turn is over."""
-        if monotonic() > self._until:
-            await asyncio.sleep(0)
-            self._until = monotonic() + TURN_SECONDS
+    @property
+    def is_over(self) -> bool:
+        """Whether others should have their turn."""
+        return monotonic() > self._until
+
+    async def give_way(self) -> None:
+        """Let them have it, and begin another one."""
+        await asyncio.sleep(0)
+        self._until = monotonic() + TURN_SECONDS

@@ -79,6 +79,9 @@ class Home(Protocol):
     def closed(self, connection: Any) -> None:
         """Forget it: its socket is closed and its callbacks are done. May come twice."""
 
+    def moved(self, connection: Any) -> None:
+        """Forget it: another worker has it, and on_close does not come."""
+
     def subscribe(self, topic: str, connection: Any) -> None:
         """Know that it wants a topic, and did not before."""
 

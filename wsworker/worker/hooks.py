@@ -22,11 +22,8 @@ class Declined(Exception):
     """The connection does not move: a hook has raised, or gave something that cannot travel; it is reported."""
 
 
-def hand_over(hub: Hub, connection: Connection) -> dict[str, Any] | None:
-    """Call a sync on_handover; return its state, None if there is no such hook. Raises Declined."""
-    callback = hub.app.on_handover
-    if callback is None:
-        return None
+def hand_over(hub: Hub, connection: Connection, callback: Callback) -> dict[str, Any]:
+    """Call a sync on_handover; return its state. Raises Declined."""
     found: list[object] = []
 
     def ask() -> None:

@@ -114,11 +114,12 @@ class Hub:
 
     node, boot: the first two parts of every connection's id, unique to this machine and to this process's life on
     it; random: where jitter comes from; changed: called whenever a connection has opened, has ended, has its
-    handshake behind it, or is gone with its socket; failed: is told what callbacks and timers raise, and what a bug
-    of ours does, whatever becomes of the log. draining: set by drain(). expected: how many connections are about to
-    come from another worker, whose places are kept for them. checks_data: connection.data is checked when it is
-    set. unfinished: how many handshakes are not over. empty: set while there is no connection, not even one that is
-    being accepted or closed. You must call timers.cancel_all() at the end.
+    handshake behind it, or is gone with its socket, and in the next tick of the loop when some have moved; failed: is
+    told what callbacks and timers raise, and what a bug of ours does, whatever becomes of the log. draining: set by
+    drain(). expected: how many connections are about to come from another worker, whose places are kept for them.
+    checks_data: connection.data is checked when it is set. unfinished: how many handshakes are not over. empty: set
+    while there is no connection, not even one that is being accepted or closed. You must call timers.cancel_all() at
+    the end.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class Hub:
         self._wheel_began_at = loop.time()
         self._wheel_turns = False
         self._stood_still = False  # at the turn before; then what is due is due, or it would be put off for ever
+        self._recounts = False  # in the next tick of the loop
         self.context = speaker.aside()
         self.post = Post(self, self.context)
         self.users = self.post.users
@@ -230,10 +232,19 @@ class Hub:
         self._present.add(connection)
         self.empty.clear()
         self._open[connection.id] = connection
-        for topic in connection.topics:
+        for topic in connection._topics or ():
             self.post.subscribe(topic, connection)
-        self._changed()
+        self._count_soon()
         return True
+
+    def moved(self, connection: Connection) -> None:
+        """Forget a connection that another worker has."""
+        # before empty is set: who waits for that is told afterwards
+        self._count_soon()
+        del self._open[connection.id]
+        self._present.discard(connection)
+        if not self._present:
+            self.empty.set()
 
     def ended(self, connection: Connection) -> None:
         """Show it no longer."""
@@ -247,13 +258,17 @@ class Hub:
             self.empty.set()
         self._changed()
 
-    def schedule(self, connection: Connection, ticks: int) -> None:
-        """Call the connection's _expire in so many ticks."""
+    def wake_wheel(self) -> None:
+        """Have tick count on, which stands still while no deadline is to come."""
         if not self._wheel_turns:
-            # it stood still while it was empty
             self._wheel_turns = True
             self._wheel.advance(self._now())
             self._wait_for_tick()
+
+    def schedule(self, connection: Connection, ticks: int) -> None:
+        """Call the connection's _expire in so many ticks."""
+        if not self._wheel_turns:
+            self.wake_wheel()
         self._wheel.schedule(connection, ticks)
 
     def cancel(self, connection: Connection) -> None:
@@ -369,6 +384,16 @@ class Hub:
         self._wheel_turns = len(self._wheel) > 0
         if self._wheel_turns:
             self._wait_for_tick()
+
+    def _count_soon(self) -> None:
+        # thousands come and go in a second when a worker is replaced, many of them in one turn
+        if not self._recounts:
+            self._recounts = True
+            self.loop.call_soon(self._recount, context=self.context)
+
+    def _recount(self) -> None:
+        self._recounts = False
+        self._changed()
 
     def _flush_soon(self) -> None:
         if not self._flushes:

@@ -24,7 +24,7 @@ class Limbo(asyncio.Transport):
     __slots__ = ("aborted",)
 
     def __init__(self) -> None:
-        super().__init__()
+        # not that of asyncio, which makes a dict for what get_extra_info knows: nobody asks this one
         self.aborted = False
 
     def is_closing(self) -> bool:

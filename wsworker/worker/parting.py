@@ -15,21 +15,23 @@ import asyncio
 class Parting(asyncio.Protocol):
     """The protocol of a transport that is left. You must hold another descriptor of its socket, which stays open.
 
-    slipped: done with the number of bytes, of those that it had, which were written all the same; mostly at once, else
-    in the next tick. You must take so many off the beginning of what take_rest has returned as the tail, before
-    anybody else writes it. It is done in any case, also when the client goes meanwhile.
+    slipped: done in the next tick with the number of bytes, of those that it had, which were written all the same; None
+    if it had nothing, as most have. You must take so many off the beginning of what take_rest has returned as the tail,
+    before anybody else writes it. It is done in any case, also when the client goes meanwhile.
     """
+
+    __slots__ = ("_left", "_transport", "slipped")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.slipped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.slipped: asyncio.Future[int] | None = None
         transport.set_protocol(self)
         transport.abort()
         self._left = transport.get_write_buffer_size()
-        if not self._left:
-            self.slipped.set_result(0)
+        if self._left:
+            self.slipped = asyncio.get_running_loop().create_future()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Know that nothing is written any more."""
-        if not self.slipped.done():
+        if self.slipped is not None and not self.slipped.done():
             self.slipped.set_result(self._left - self._transport.get_write_buffer_size())

@@ -101,7 +101,8 @@ class Taking:
                 message = self._packets.feed(parcel.packet)
                 if isinstance(message, State):
                     sock, descriptor = _socket(descriptor), None
-                    await self._take(message, sock)
+                    if refused := self._take(message, sock):
+                        await self._say(refused)
                 elif message is not None:
                     await self._obey(message)
             finally:
@@ -143,7 +144,8 @@ class Taking:
 
     # Connections
 
-    async def _take(self, message: State, sock: socket.socket | None) -> None:
+    def _take(self, message: State, sock: socket.socket | None) -> Refused | None:
+        """Have a connection here; the answer if that cannot be, else there will be one with others."""
         if self._expected:
             self._expected -= 1
             self._hub.expected -= 1
@@ -151,7 +153,7 @@ class Taking:
             # it cannot be ours any more
             if sock is not None:
                 sock.close()
-            return
+            return None
         try:
             if sock is None:
                 raise _Unwilling("descriptors")
@@ -159,10 +161,10 @@ class Taking:
         except _Unwilling as refusal:
             if sock is not None:
                 sock.close()
-            await self._say(Refused(message.number, refusal.reason))
-            return
+            return Refused(message.number, refusal.reason)
         self._offered[message.number] = connection, sock
         self._acks.append(message.number)
+        return None
 
     async def _acknowledge(self) -> None:
         """Say which connections could be ours: together, as each word wakes the giver."""
@@ -223,6 +225,9 @@ class Taking:
     def _catch_up(self, connection: Connection) -> None:
         """Give a connection what its giver had not received, and keep from it what that one had."""
         post = self._hub.post
+        if not (self._marks or self._log.size):
+            # nothing was published, here or there
+            return
         keys = [EVERYBODY, *freezing.keys(connection)]
         marks = self._marks.of(keys)
         for publisher, envelope in self._log.missed(marks, keys) if self._log.size else ():
