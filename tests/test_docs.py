@@ -132,4 +132,4 @@ def test_a_wrong_transcript_is_found(tmp_path: Path) -> None:
         session.perform(Block(1, "run", "exit 3", ("$ exit 3",)))
         session.perform(Block(1, "file", "hello.txt", ("hello",)))
         session.perform(Block(1, "run", "", ("$ cat hello.txt", "hello", "$ read x; echo got $x", "> 7", "got 7")))
-        session.perform(Block(1, "run", "background", ("$ sh -c 'echo ready; sleep 60'", "ready")))
+        session.perform(Block(1, "run", "background", ("$ tail -f hello.txt", "hello")))
