@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import ExitStack
 from typing import Any
@@ -157,7 +158,8 @@ def test_a_crash_loop_costs_one_slot(make_daemon: MakeDaemon) -> None:
     assert 150 == shown.code
     assert shown.out.startswith(f"{daemon.name}  degraded  ")
     assert "\n1/2 workers  " in shown.out
-    assert "exit 9; next start in " in shown.out
+    # on a busy machine it dies before it is ready, of which there is more to say
+    assert re.search("exit 9; .*next start in ", shown.out)
     (healthy,) = [row["pid"] for row in daemon.status()["workers"] if row["slot"] == 1]
     with ConnectLoop(daemon) as loop:
         eventually(lambda: loop.echoed > 50, "clients of the healthy worker")
