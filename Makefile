@@ -35,8 +35,8 @@ run: $(BIN)/.ready
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest $(ARGS)
 
-# the same in parts, for `make -j3 test-system test-faults test-rest`: the tests mostly wait. No pytest-xdist: it has a thread in
-# each of its processes, and what is tested here forks, which a process of several threads must not
+# the same in parts, for `make -j3 test-system test-faults test-rest`: the tests mostly wait. No pytest-xdist: it has a
+# thread in each of its processes, and what is tested here forks, which a process of several threads must not
 FAULTS := tests/system/faults tests/system/handover tests/system/upgrade
 
 test-system: $(BIN)/.ready

@@ -204,7 +204,7 @@ def decode(data: bytes) -> ConnectionState:
     if windows is not None and not windows.right:
         raise WireError("windows that nobody can have agreed on")
     topics, values, hook = _read_rest(sections[5])
-    # by place and not by name, as in freezing.freeze
+    # by place and not by name: see freezing.py
     return ConnectionState(
         id_,
         sections[4],

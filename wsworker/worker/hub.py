@@ -242,9 +242,7 @@ class Hub:
         # before empty is set: who waits for that is told afterwards
         self._count_soon()
         del self._open[connection.id]
-        self._present.discard(connection)
-        if not self._present:
-            self.empty.set()
+        self._forget(connection)
 
     def ended(self, connection: Connection) -> None:
         """Show it no longer."""
@@ -253,9 +251,7 @@ class Hub:
 
     def closed(self, connection: Connection) -> None:
         """Forget it."""
-        self._present.discard(connection)
-        if not self._present:
-            self.empty.set()
+        self._forget(connection)
         self._changed()
 
     def wake_wheel(self) -> None:
@@ -267,8 +263,7 @@ class Hub:
 
     def schedule(self, connection: Connection, ticks: int) -> None:
         """Call the connection's _expire in so many ticks."""
-        if not self._wheel_turns:
-            self.wake_wheel()
+        self.wake_wheel()
         self._wheel.schedule(connection, ticks)
 
     def cancel(self, connection: Connection) -> None:
@@ -384,6 +379,11 @@ class Hub:
         self._wheel_turns = len(self._wheel) > 0
         if self._wheel_turns:
             self._wait_for_tick()
+
+    def _forget(self, connection: Connection) -> None:
+        self._present.discard(connection)
+        if not self._present:
+            self.empty.set()
 
     def _count_soon(self) -> None:
         # thousands come and go in a second when a worker is replaced, many of them in one turn

@@ -10,7 +10,6 @@ starts again when reading does. Time is counted in ticks of the worker's wheel a
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 Verdict: TypeAlias = Literal["wait", "ping", "silent"]
@@ -68,7 +67,7 @@ class Pulse:
 
         A ping that would be later than the interval allows is not: that of this one stays.
         """
-        if state.left <= _most(self._interval):
+        if state.left <= _varied(self._interval, 1.0):
             self._ping_at = now + state.left
         self.asked_at = None if state.asked is None else now - state.asked
         self.count = state.pings
@@ -110,11 +109,6 @@ class Pulse:
         if self._sent_at is not None and payload == self.payload():
             self.round_trip = at - self._sent_at
             self._sent_at = None
-
-
-@cache
-def _most(interval: int) -> int:
-    return _varied(interval, 1.0)
 
 
 def _varied(interval: int, chance: float) -> int:
